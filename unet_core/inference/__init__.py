@@ -1,0 +1,1 @@
+"""Networks to masks. Whole images of any size, with or without averaging over mirrored and turned copies."""

@@ -1,0 +1,91 @@
+"""Scores of a network on samples with known masks, with pictures of truth beside prediction."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from unet_core import metrics, scores
+from unet_core.data import images
+from unet_core.data.classes import ClassMap
+from unet_core.data.folders import Sample
+from unet_core.errors import UserError
+from unet_core.inference.files import predicted_ids
+from unet_core.inference.predictor import Predictor
+from unet_core.reports import pictures, tables
+
+
+def score_samples(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    classes: ClassMap,
+    picture_dir: pathlib.Path,
+    *,
+    progress: Callable = iter,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Predicts `samples` whole, writes `<name>_errors.png` for each, and returns the scores.
+
+    Returns:
+        A dict for `scores.json`: `scores` over all pixels of all samples, `per_image`, `confusion`, and
+        `best_threshold` per class. None if `should_stop()` became true.
+
+    Raises:
+        UserError: If a picture cannot be written.
+    """
+    total = np.zeros((len(classes), len(classes)), np.int64)
+    per_image = {}
+    rarest = int(np.argmin(sum(np.bincount(s.mask.ravel(), minlength=len(classes)) for s in samples)))
+    try:
+        picture_dir.mkdir(parents=True, exist_ok=True)
+        for sample in progress(samples):
+            if should_stop():
+                return None
+            ids = predicted_ids(predictor(sample.image))
+            confusion = np.bincount(
+                sample.mask.ravel().astype(np.int64) * len(classes) + ids.ravel(), minlength=len(classes) ** 2
+            ).reshape(len(classes), len(classes))
+            total += confusion
+            per_image[sample.name] = metrics.scores(confusion, classes.names)
+            row = pictures.side_by_side(
+                [
+                    sample.image,
+                    classes.values(sample.mask),
+                    classes.values(ids),
+                    pictures.errors(sample.image, sample.mask, ids, of_class=rarest),
+                ],
+                ["image", "truth", "prediction", f"{classes.names[rarest]}: missed blue, invented red"],
+            )
+            images.write_png(picture_dir / f"{sample.name}_errors.png", row)
+    except OSError as error:
+        raise UserError(f"{picture_dir}: pictures cannot be written ({error.strerror}).") from error
+    thresholds = {}
+    for number, name in enumerate(classes.names):
+        dice, how = scores.best_threshold_dice([s.image for s in samples], [s.mask for s in samples], number)
+        thresholds[name] = {"dice": dice, "how": how}
+    return {
+        "scores": metrics.scores(total, classes.names),
+        "best_threshold": thresholds,
+        "confusion": total.tolist(),
+        "per_image": per_image,
+    }
+
+
+def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
+    """Returns the scores of `score_samples` as text for the screen."""
+    found = result["scores"]
+    lines = [
+        f"Scores on {len(result['per_image'])} held-out image(s)",
+        tables.class_scores(found, classes.names),
+        f"accuracy {tables.number(found['accuracy'])} "
+        f"(always naming the most frequent class: {tables.number(found['majority_baseline'])})",
+    ]
+    for name, baseline in result["best_threshold"].items():
+        lines.append(
+            f"{name}: Dice {tables.number(found[f'dice/{name}'])}; the best threshold reaches "
+            f"{tables.number(baseline['dice'])} ({baseline['how']})"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,239 @@
+"""Losses for segmentation, from logits.
+
+Every loss takes class ids [B, H, W] and logits [B, H, W, K] and returns float32 [B], one value per example. K = 1
+stands for two classes that share one logit, that of class 1. None averages over the batch: the train step divides
+once, by the global batch size.
+
+    loss = losses.cross_entropy(masks, logits) + losses.soft_dice(masks, logits, batchwise=True)    # [B]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from unet_core.errors import UserError
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Returns class probabilities [..., C] float32 of logits [..., K]; K = 1 gives C = 2."""
+    logits = tf.cast(logits, tf.float32)
+    if logits.shape[-1] == 1:
+        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], -1)
+    return tf.nn.softmax(logits)
+
+
+def cross_entropy(
+    masks: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    class_weights: Sequence[float] | None = None,
+    pixel_weights: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns the mean cross entropy of each example's pixels, in nats.
+
+    Args:
+        masks: [B, H, W] integer class ids.
+        logits: [B, H, W, K] float; binary cross entropy for K = 1, categorical for more.
+        class_weights: One factor per class, on its pixels' terms.
+        pixel_weights: [B, H, W] float, one factor per pixel.
+
+    Returns:
+        [B] float32. The weighted sum is divided by the number of pixels, never by the sum of the weights.
+
+    Raises:
+        ValueError: If the static shapes do not fit.
+    """
+    _check(masks, logits)
+    per_pixel = _cross_entropy_per_pixel(masks, tf.cast(logits, tf.float32))
+    return _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights)
+
+
+def focal(
+    masks: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
+    pixel_weights: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns the mean over pixels of (1 - p)^gamma times the cross entropy -ln p, p that of the true class.
+
+    Arguments and result are those of `cross_entropy`; `gamma` >= 0, and 0 gives cross entropy itself.
+
+    Source: Lin et al. 2017, arXiv:1708.02002.
+    """
+    _check(masks, logits)
+    if gamma < 0:
+        raise ValueError(f"`gamma` ({gamma}) must be at least 0.")
+    per_pixel = _cross_entropy_per_pixel(masks, tf.cast(logits, tf.float32))
+    # Kept off 0, where the derivative of a power below 1 has no bound.
+    miss = tf.maximum(-tf.math.expm1(-per_pixel), 1e-7)
+    return _mean_of_pixels(miss**gamma * per_pixel, masks, class_weights, pixel_weights)
+
+
+def tversky(
+    masks: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    classes: Sequence[int] | None = None,
+    smooth: float = 1.0,
+    batchwise: bool = False,
+) -> tf.Tensor:
+    """Returns one minus the Tversky index TP / (TP + alpha FP + beta FN), averaged over `classes`.
+
+    Args:
+        masks: [B, H, W] integer class ids.
+        logits: [B, H, W, K] float.
+        alpha: Weight of false positives.
+        beta: Weight of false negatives.
+        classes: Ids of the classes that count; all by default.
+        smooth: Pixels added to numerator and denominator, > 0: a class that is neither there nor predicted then
+            scores about 0, not NaN.
+        batchwise: Whether TP, FP and FN are summed over the global batch, all replicas included, before the ratio is
+            taken. Every example then gets the value of the batch.
+
+    Returns:
+        [B] float32 in [0, 1]; 0 is perfect overlap.
+
+    Raises:
+        ValueError: If the static shapes do not fit, or `smooth` <= 0.
+
+    Source: Salehi et al. 2017, arXiv:1706.05721, with probabilities for counts.
+    """
+    _check(masks, logits)
+    if smooth <= 0:
+        raise ValueError(f"`smooth` ({smooth}) must be greater than 0.")
+    predicted = probabilities(logits)
+    truth = tf.one_hot(tf.cast(masks, tf.int32), predicted.shape[-1])
+    hit = tf.reduce_sum(predicted * truth, (1, 2))
+    false_positive = tf.reduce_sum(predicted, (1, 2)) - hit
+    false_negative = tf.reduce_sum(truth, (1, 2)) - hit
+    sums = tf.stack([hit, false_positive, false_negative])  # [3, B, C]
+    if batchwise:
+        sums = _sum_over_replicas(tf.reduce_sum(sums, 1, keepdims=True))
+    hit, false_positive, false_negative = tf.unstack(sums)
+    index = (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
+    if classes is not None:
+        index = tf.gather(index, list(classes), axis=-1)
+    loss = 1 - tf.reduce_mean(index, -1)
+    return tf.repeat(loss, tf.shape(masks)[0]) if batchwise else loss
+
+
+def soft_dice(
+    masks: tf.Tensor,
+    logits: tf.Tensor,
+    *,
+    classes: Sequence[int] | None = None,
+    smooth: float = 1.0,
+    batchwise: bool = False,
+) -> tf.Tensor:
+    """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s), averaged over `classes`.
+
+    It is the Tversky loss with both weights 1/2; arguments and result are as there.
+
+    Source: Milletari et al. 2016, V-Net, arXiv:1606.04797, with plain sums in the denominator.
+    """
+    return tversky(
+        masks, logits, alpha=0.5, beta=0.5, classes=classes, smooth=smooth / 2, batchwise=batchwise
+    )
+
+
+def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
+    """Returns the loss that is the sum of `weight * loss(masks, logits)` over `terms`."""
+
+    def total(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([weight * loss(masks, logits) for weight, loss in terms])
+
+    return total
+
+
+def parse(
+    text: str,
+    *,
+    class_weights: Sequence[float] | None = None,
+    overlap_classes: Sequence[int] | None = None,
+    focal_gamma: float = 2.0,
+    tversky_alpha: float = 0.3,
+    tversky_beta: float = 0.7,
+) -> Loss:
+    """Returns the loss written as `name:weight,name:weight`, a bare name having the weight 1.
+
+    The names are cross_entropy, focal, dice, batch_dice, tversky and batch_tversky.
+
+    Raises:
+        UserError: If a name is not one of these, or a weight not a number.
+    """
+
+    def entropy(masks, logits):
+        return cross_entropy(masks, logits, class_weights=class_weights)
+
+    def focal_loss(masks, logits):
+        return focal(masks, logits, gamma=focal_gamma, class_weights=class_weights)
+
+    def dice_loss(batchwise):
+        return lambda masks, logits: soft_dice(masks, logits, classes=overlap_classes, batchwise=batchwise)
+
+    def tversky_loss(batchwise):
+        return lambda masks, logits: tversky(
+            masks,
+            logits,
+            alpha=tversky_alpha,
+            beta=tversky_beta,
+            classes=overlap_classes,
+            batchwise=batchwise,
+        )
+
+    known = {
+        "cross_entropy": entropy,
+        "focal": focal_loss,
+        "dice": dice_loss(False),
+        "batch_dice": dice_loss(True),
+        "tversky": tversky_loss(False),
+        "batch_tversky": tversky_loss(True),
+    }
+    terms = []
+    for entry in text.split(","):
+        name, _, weight = entry.strip().partition(":")
+        try:
+            terms.append((float(weight or 1), known[name]))
+        except (KeyError, ValueError):
+            raise UserError(
+                f"`loss`: {entry!r} is not of the form name or name:weight with a name out of {', '.join(known)}."
+            ) from None
+    return weighted_sum(terms)
+
+
+def _cross_entropy_per_pixel(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    if logits.shape[-1] == 1:
+        truth = tf.cast(masks, tf.float32)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits[..., 0])
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.cast(masks, tf.int32), logits=logits)
+
+
+def _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights) -> tf.Tensor:
+    if class_weights is not None:
+        per_pixel *= tf.gather(tf.constant(class_weights, tf.float32), tf.cast(masks, tf.int32))
+    if pixel_weights is not None:
+        per_pixel *= tf.cast(pixel_weights, tf.float32)
+    return tf.reduce_mean(per_pixel, (1, 2))
+
+
+def _sum_over_replicas(sums: tf.Tensor) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return sums
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+
+def _check(masks: tf.Tensor, logits: tf.Tensor) -> None:
+    masks_shape, logits_shape = tf.TensorShape(masks.shape), tf.TensorShape(logits.shape)
+    if logits_shape.rank != 4 or masks_shape.rank != 3 or not masks_shape.is_compatible_with(logits_shape[:3]):
+        raise ValueError(
+            f"Expected masks [B, H, W] and logits [B, H, W, K]. Received {masks_shape} and {logits_shape}."
+        )

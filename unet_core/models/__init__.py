@@ -1,0 +1,1 @@
+"""Networks and their layers. Knows nothing of data or steps."""

@@ -1,0 +1,1 @@
+"""Histories, scores and masks as CSV, tables and pictures."""

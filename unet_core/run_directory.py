@@ -1,0 +1,149 @@
+"""The folder of one run: what lies where, who may write there, and whether a resumed run is the same run.
+
+    run = RunDirectory(path)
+    config = run.agree(config, data_fingerprint)
+    with run.locked():
+        run.store(config, data_fingerprint)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from unet_core.config import RunConfig
+from unet_core.errors import UserError
+
+
+class RunDirectory:
+    """The paths in a run's folder. Making one touches nothing.
+
+    Attributes:
+        checkpoints, events, history, predictions: Where each of these lies.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.events = self.path / "events"
+        self.history = self.path / "history.csv"
+        self.predictions = self.path / "predictions"
+        self._config = self.path / "config.json"
+        self._finished = self.path / "finished"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds it for this process alone, until the block or the process ends.
+
+        Raises:
+            UserError: If the folder cannot be written, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}: {error.filename}). "
+                "Choose another --run_dir."
+            ) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: another process is using this run folder. Wait for it, or choose another --run_dir."
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def holds_run(self) -> bool:
+        """Returns whether a run has begun in this folder."""
+        return self._config.exists()
+
+    def agree(self, config: RunConfig, data_fingerprint: str) -> RunConfig:
+        """Returns the config to run with; touches nothing.
+
+        A folder that already holds a run goes on with it: what was resolved then (precision, the schedule's horizon)
+        still holds, and everything else that changes the weights must be equal.
+
+        Args:
+            config: The config asked for. Its precision may be `auto` only if the folder holds a run.
+            data_fingerprint: Identifies the training images and masks.
+
+        Raises:
+            UserError: If settings or data differ; the message names them.
+        """
+        if not self.holds_run():
+            return dataclasses.replace(config, schedule_steps=config.schedule_steps or max(config.train_steps, 1))
+        before, fingerprint = self.read()
+        if config.precision == "auto":
+            config = dataclasses.replace(config, precision=before.precision)
+        config = dataclasses.replace(config, schedule_steps=config.schedule_steps or before.schedule_steps)
+        differing = [
+            f"{name} ({getattr(before, name)} there, {getattr(config, name)} here)"
+            for name in before.differences(config)
+        ]
+        if fingerprint != data_fingerprint:
+            differing.append("the training data (other images or masks)")
+        if differing:
+            raise UserError(
+                f"{self.path}: holds a run with other settings: {'; '.join(differing)}. "
+                "Give the same ones to go on with it, or another --run_dir to begin a new run."
+            )
+        return config
+
+    def store(self, config: RunConfig, data_fingerprint: str) -> None:
+        """Stores the config that `agree` has returned."""
+        stored = {"settings": dataclasses.asdict(config), "data": data_fingerprint}
+        _replace(self._config, json.dumps(stored, indent=1) + "\n")
+
+    def read(self) -> tuple[RunConfig, str]:
+        """Returns the config of the run in this folder and the fingerprint of its data.
+
+        Raises:
+            UserError: If there is no run, or its config cannot be read.
+        """
+        try:
+            stored = json.loads(self._config.read_text())
+            settings = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["settings"].items()}
+            return RunConfig(**settings), stored["data"]
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path}: holds no run. Train first, or give the --run_dir of one.") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._config}: cannot be read as the config of a run ({error}).") from error
+
+    def write_scores(self, scores: dict[str, Any], folder: pathlib.Path | None = None) -> None:
+        """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes null."""
+        _replace((folder or self.path) / "scores.json", json.dumps(_without_nan(scores), indent=1) + "\n")
+
+    def is_finished(self, step: int) -> bool:
+        """Returns whether everything after training was done at `step`."""
+        try:
+            return self._finished.read_text() == f"{step}\n"
+        except OSError:
+            return False
+
+    def mark_finished(self, step: int) -> None:
+        """Remembers that everything after training is done at `step`."""
+        _replace(self._finished, f"{step}\n")
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
