@@ -1,4 +1,6 @@
-"""From the settings of a run to its parts: network, loss, metrics, optimizer, schedule, augmentation."""
+"""From the settings of a run to its parts: network, loss, metrics, optimizer, schedule,
+augmentation.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
     """
     if config.class_weights and len(config.class_weights) != len(classes):
         raise UserError(
-            f"`class_weights` ({config.class_weights}) must be one number for each of the {len(classes)} classes "
+            f"`class_weights` ({config.class_weights}) must be one number for each of the "
+            f"{len(classes)} classes "
             f"{', '.join(classes.names)}."
         )
     return losses.parse(
@@ -62,7 +65,10 @@ def make_optimizer(config: RunConfig) -> keras.optimizers.Optimizer:
     decay = config.weight_decay or None
     if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(
-            config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0, weight_decay=decay
+            config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=decay,
         )
     else:
         optimizer = keras.optimizers.AdamW(
@@ -90,7 +96,8 @@ def make_schedule(config: RunConfig) -> schedules.Schedule:
         )
     if config.warmup_steps >= config.schedule_steps:
         raise UserError(
-            f"`warmup_steps` ({config.warmup_steps}) must be less than the schedule's {config.schedule_steps} steps; "
+            f"`warmup_steps` ({config.warmup_steps}) must be less than the schedule's "
+            f"{config.schedule_steps} steps; "
             "lower it, or give a longer --schedule_steps."
         )
     return schedules.cosine(

@@ -1,7 +1,9 @@
-"""Every setting of a run, once: its default, its rule, its help, and whether it binds a run directory.
+"""Every setting of a run, once: its default, its rule, its help, and whether it binds a run
+directory.
 
-`train_loop.py` makes a flag of each field; the library sees only the frozen `RunConfig`. Importing this module
-imports neither TensorFlow nor NumPy, so that `--help` and mistakes in flags are answered at once.
+`train_loop.py` makes a flag of each field; the library sees only the frozen `RunConfig`. Importing
+this module imports neither TensorFlow nor NumPy, so that `--help` and mistakes in flags are
+answered at once.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class RunConfig:
     """The settings of one run.
 
     Raises:
-        UserError: If a value breaks its rule; the message names the setting, the value and the rule.
+        UserError: If a value breaks its rule; the message names the setting, the value and the
+            rule.
     """
 
     # What to do.
@@ -45,7 +48,9 @@ class RunConfig:
     synthetic_data: bool = _setting(
         False, "Write synthetic membrane slices to --data_dir first if that folder does not exist."
     )
-    run_dir: str | None = _setting(None, "Folder of the run: checkpoints, history, scores, pictures.")
+    run_dir: str | None = _setting(
+        None, "Folder of the run: checkpoints, history, scores, pictures."
+    )
     input: str | None = _setting(
         None, "With --mode=predict: a PNG or a folder of PNGs. Default: test in the data folder."
     )
@@ -67,31 +72,47 @@ class RunConfig:
     # Data.
     classes: str = _setting(
         "0:membrane,255:cell",
-        "Mask values and their classes, numbered in this order. Two classes share one logit, the second's.",
+        "Mask values and their classes, numbered in this order. Two classes share one logit, the "
+        "second's.",
         binds=True,
     )
-    folds: int = _setting(0, "Number of contiguous folds; 0 holds nothing out.", binds=True, least=0)
+    folds: int = _setting(
+        0, "Number of contiguous folds; 0 holds nothing out.", binds=True, least=0
+    )
     fold: int = _setting(0, "Which fold is held out, from 0.", binds=True, least=0)
     crop_size: int = _setting(256, "Pixels a side of a training crop.", binds=True, least=1)
     generators: int = _setting(
-        0, "Python generators that make samples at once; 0 is one more than there are cores.", least=0
+        0,
+        "Python generators that make samples at once; 0 is one more than there are cores.",
+        least=0,
     )
 
     # Augmentation.
     rotation_degrees: float = _setting(
         0.0, "Largest random rotation either way; 180 is any.", binds=True, least=0, most=180
     )
-    scale: tuple[float, float] = _setting((1.0, 1.0), "Range of the random magnification.", binds=True)
+    scale: tuple[float, float] = _setting(
+        (1.0, 1.0), "Range of the random magnification.", binds=True
+    )
     flips: bool = _setting(False, "Mirror at random.", binds=True)
     elastic_grid: int = _setting(
         5, "Control points a side of the elastic deformation.", binds=True, least=2
     )
     elastic_px: float = _setting(
-        0.0, "Standard deviation of the control points' displacement, in pixels.", binds=True, least=0
+        0.0,
+        "Standard deviation of the control points' displacement, in pixels.",
+        binds=True,
+        least=0,
     )
-    contrast: tuple[float, float] = _setting((1.0, 1.0), "Range of the random contrast.", binds=True)
+    contrast: tuple[float, float] = _setting(
+        (1.0, 1.0), "Range of the random contrast.", binds=True
+    )
     brightness: float = _setting(
-        0.0, "Largest random shift of brightness; 1 is the whole range.", binds=True, least=0, most=1
+        0.0,
+        "Largest random shift of brightness; 1 is the whole range.",
+        binds=True,
+        least=0,
+        most=1,
     )
     gamma: tuple[float, float] = _setting((1.0, 1.0), "Range of the random gamma.", binds=True)
     noise: float = _setting(
@@ -123,7 +144,8 @@ class RunConfig:
     )
     precision: str = _setting(
         "auto",
-        "What the network computes in. auto: bfloat16 where the hardware has it, float16 on older GPUs.",
+        "What the network computes in. auto: bfloat16 where the hardware has it, float16 on older "
+        "GPUs.",
         binds=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )
@@ -169,9 +191,7 @@ class RunConfig:
         0.9, "Exponent of the polynomial schedule.", binds=True, least=0
     )
     weight_decay: float = _setting(0.0, "Decoupled weight decay of kernels.", binds=True, least=0)
-    momentum: float = _setting(
-        0.99, "Nesterov momentum (sgd).", binds=True, least=0, most=1
-    )
+    momentum: float = _setting(0.99, "Nesterov momentum (sgd).", binds=True, least=0, most=1)
     adam_epsilon: float = _setting(
         1e-5,
         "Epsilon of AdamW; smaller ones amplify rounding, so that replica counts drift apart.",
@@ -187,7 +207,9 @@ class RunConfig:
     global_batch_size: int = _setting(
         4, "Examples per update, over all devices.", binds=True, least=1
     )
-    seed: int = _setting(0, "Seed of weights, samples and dropout.", binds=True, least=0, most=2**31)
+    seed: int = _setting(
+        0, "Seed of weights, samples and dropout.", binds=True, least=0, most=2**31
+    )
     deterministic: bool = _setting(False, "Let TensorFlow use only deterministic kernels.")
     strategy: str = _setting(
         "none", "One device, or one copy of the network on each.", choices=("none", "mirrored")
@@ -201,7 +223,9 @@ class RunConfig:
 
     # Intervals.
     report_every_steps: int = _setting(20, "Steps between two rows of history.csv.", least=1)
-    eval_every_steps: int = _setting(250, "Steps between two evaluations of the held-out images.", least=1)
+    eval_every_steps: int = _setting(
+        250, "Steps between two evaluations of the held-out images.", least=1
+    )
     checkpoint_every_steps: int = _setting(250, "Steps between two checkpoints.", least=1)
     keep_checkpoints: int = _setting(3, "Latest checkpoints to keep, beside the best.", least=1)
     monitor: str = _setting(
@@ -230,5 +254,9 @@ def _check(field: dataclasses.Field, value: Any) -> None:
         raise UserError(f"`{field.name}` ({value}) must be at least {rule['least']:g}.")
     if rule["most"] is not None and value is not None and not value <= rule["most"]:
         raise UserError(f"`{field.name}` ({value}) must be at most {rule['most']:g}.")
-    if field.name in ("scale", "contrast", "gamma") and not (len(value) == 2 and 0 < value[0] <= value[1]):
-        raise UserError(f"`{field.name}` ({value}) must be two numbers low,high with 0 < low <= high.")
+    if field.name in ("scale", "contrast", "gamma") and not (
+        len(value) == 2 and 0 < value[0] <= value[1]
+    ):
+        raise UserError(
+            f"`{field.name}` ({value}) must be two numbers low,high with 0 < low <= high."
+        )

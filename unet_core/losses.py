@@ -1,10 +1,11 @@
 """Losses for segmentation, from logits.
 
-Every loss takes class ids [B, H, W] and logits [B, H, W, K] and returns float32 [B], one value per example. K = 1
-stands for two classes that share one logit, that of class 1. None averages over the batch: the train step divides
-once, by the global batch size.
+Every loss takes class ids [B, H, W] and logits [B, H, W, K] and returns float32 [B], one value per
+example. K = 1 stands for two classes that share one logit, that of class 1. None averages over the
+batch: the train step divides once, by the global batch size.
 
-    loss = losses.cross_entropy(masks, logits) + losses.soft_dice(masks, logits, batchwise=True)    # [B]
+    loss = losses.cross_entropy(masks, logits) + losses.soft_dice(masks, logits, batchwise=True)
+    # [B]
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def cross_entropy(
         pixel_weights: [B, H, W] float, one factor per pixel.
 
     Returns:
-        [B] float32. The weighted sum is divided by the number of pixels, never by the sum of the weights.
+        [B] float32. The weighted sum is divided by the number of pixels, never by the sum of the
+        weights.
 
     Raises:
         ValueError: If the static shapes do not fit.
@@ -60,9 +62,11 @@ def focal(
     class_weights: Sequence[float] | None = None,
     pixel_weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the mean over pixels of (1 - p)^gamma times the cross entropy -ln p, p that of the true class.
+    """Returns the mean over pixels of (1 - p)^gamma times the cross entropy -ln p, p that of the
+    true class.
 
-    Arguments and result are those of `cross_entropy`; `gamma` >= 0, and 0 gives cross entropy itself.
+    Arguments and result are those of `cross_entropy`; `gamma` >= 0, and 0 gives cross entropy
+    itself.
 
     Source: Lin et al. 2017, arXiv:1708.02002.
     """
@@ -93,10 +97,10 @@ def tversky(
         alpha: Weight of false positives.
         beta: Weight of false negatives.
         classes: Ids of the classes that count; all by default.
-        smooth: Pixels added to numerator and denominator, > 0: a class that is neither there nor predicted then
-            scores about 0, not NaN.
-        batchwise: Whether TP, FP and FN are summed over the global batch, all replicas included, before the ratio is
-            taken. Every example then gets the value of the batch.
+        smooth: Pixels added to numerator and denominator, > 0: a class that is neither there nor
+            predicted then scores about 0, not NaN.
+        batchwise: Whether TP, FP and FN are summed over the global batch, all replicas included,
+            before the ratio is taken. Every example then gets the value of the batch.
 
     Returns:
         [B] float32 in [0, 1]; 0 is perfect overlap.
@@ -133,7 +137,8 @@ def soft_dice(
     smooth: float = 1.0,
     batchwise: bool = False,
 ) -> tf.Tensor:
-    """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s), averaged over `classes`.
+    """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s), averaged over
+    `classes`.
 
     It is the Tversky loss with both weights 1/2; arguments and result are as there.
 
@@ -177,7 +182,9 @@ def parse(
         return focal(masks, logits, gamma=focal_gamma, class_weights=class_weights)
 
     def dice_loss(batchwise):
-        return lambda masks, logits: soft_dice(masks, logits, classes=overlap_classes, batchwise=batchwise)
+        return lambda masks, logits: soft_dice(
+            masks, logits, classes=overlap_classes, batchwise=batchwise
+        )
 
     def tversky_loss(batchwise):
         return lambda masks, logits: tversky(
@@ -204,7 +211,8 @@ def parse(
             terms.append((float(weight or 1), known[name]))
         except (KeyError, ValueError):
             raise UserError(
-                f"`loss`: {entry!r} is not of the form name or name:weight with a name out of {', '.join(known)}."
+                f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
+                f"{', '.join(known)}."
             ) from None
     return weighted_sum(terms)
 
@@ -213,7 +221,9 @@ def _cross_entropy_per_pixel(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     if logits.shape[-1] == 1:
         truth = tf.cast(masks, tf.float32)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits[..., 0])
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.cast(masks, tf.int32), logits=logits)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.cast(masks, tf.int32), logits=logits
+    )
 
 
 def _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights) -> tf.Tensor:
@@ -233,7 +243,12 @@ def _sum_over_replicas(sums: tf.Tensor) -> tf.Tensor:
 
 def _check(masks: tf.Tensor, logits: tf.Tensor) -> None:
     masks_shape, logits_shape = tf.TensorShape(masks.shape), tf.TensorShape(logits.shape)
-    if logits_shape.rank != 4 or masks_shape.rank != 3 or not masks_shape.is_compatible_with(logits_shape[:3]):
+    if (
+        logits_shape.rank != 4
+        or masks_shape.rank != 3
+        or not masks_shape.is_compatible_with(logits_shape[:3])
+    ):
         raise ValueError(
-            f"Expected masks [B, H, W] and logits [B, H, W, K]. Received {masks_shape} and {logits_shape}."
+            f"Expected masks [B, H, W] and logits [B, H, W, K]. Received {masks_shape} and "
+            f"{logits_shape}."
         )

@@ -1,7 +1,7 @@
 """Additive counts in the graph, and the scores they make.
 
-Counts are summed over batches and replicas first; scores are made of the sums once, on the host. So they are exact
-for ragged and empty batches, where a mean of per-batch scores is not.
+Counts are summed over batches and replicas first; scores are made of the sums once, on the host. So
+they are exact for ragged and empty batches, where a mean of per-batch scores is not.
 
     sums = {"confusion": metrics.confusion_matrix(masks, logits)}         # in the graph, additive
     table = metrics.scores(total["confusion"], class_names)               # on the host
@@ -16,7 +16,9 @@ import tensorflow as tf
 
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the class ids [...] int32 that logits [..., K] predict; one logit predicts class 1 above 0."""
+    """Returns the class ids [...] int32 that logits [..., K] predict; one logit predicts class 1
+    above 0.
+    """
     if logits.shape[-1] == 1:
         return tf.cast(logits[..., 0] > 0, tf.int32)
     return tf.argmax(logits, -1, tf.int32)
@@ -43,9 +45,10 @@ def scores(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float
         class_names: The C names.
 
     Returns:
-        For each class `<score>/<class>`, with dice = F1 = 2 TP / (2 TP + FP + FN), iou = TP / (TP + FP + FN),
-        precision = TP / (TP + FP) and recall = TP / (TP + FN); `dice/mean` and `iou/mean` over the classes that are
-        defined; `accuracy`; and `majority_baseline`, the accuracy of always naming the most frequent class.
+        For each class `<score>/<class>`, with dice = F1 = 2 TP / (2 TP + FP + FN), iou = TP / (TP +
+        FP + FN), precision = TP / (TP + FP) and recall = TP / (TP + FN); `dice/mean` and `iou/mean`
+        over the classes that are defined; `accuracy`; and `majority_baseline`, the accuracy of
+        always naming the most frequent class.
     """
     confusion = np.asarray(confusion, np.float64)
     hit = np.diag(confusion)

@@ -1,9 +1,10 @@
-"""The folder of one run: what lies where, who may write there, and whether a resumed run is the same run.
+"""The folder of one run: what lies where, who may write there, and whether a resumed run is the
+same run.
 
-    run = RunDirectory(path)
-    config = run.agree(config, data_fingerprint)
-    with run.locked():
-        run.store(config, data_fingerprint)
+run = RunDirectory(path)
+config = run.agree(config, data_fingerprint)
+with run.locked():
+    run.store(config, data_fingerprint)
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder and holds it for this process alone, until the block or the process ends.
+        """Makes the folder and holds it for this process alone, until the block or the process
+        ends.
 
         Raises:
             UserError: If the folder cannot be written, or another process holds it.
@@ -49,7 +51,8 @@ class RunDirectory:
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(
-                f"{self.path}: the run folder cannot be written ({error.strerror}: {error.filename}). "
+                f"{self.path}: the run folder cannot be written ({error.strerror}: "
+                f"{error.filename}). "
                 "Choose another --run_dir."
             ) from error
         try:
@@ -57,7 +60,8 @@ class RunDirectory:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UserError(
-                    f"{self.path}: another process is using this run folder. Wait for it, or choose another --run_dir."
+                    f"{self.path}: another process is using this run folder. Wait for it, or "
+                    f"choose another --run_dir."
                 ) from error
             yield
         finally:
@@ -70,22 +74,27 @@ class RunDirectory:
     def agree(self, config: RunConfig, data_fingerprint: str) -> RunConfig:
         """Returns the config to run with; touches nothing.
 
-        A folder that already holds a run goes on with it: what was resolved then (precision, the schedule's horizon)
-        still holds, and everything else that changes the weights must be equal.
+        A folder that already holds a run goes on with it: what was resolved then (precision, the
+        schedule's horizon) still holds, and everything else that changes the weights must be equal.
 
         Args:
-            config: The config asked for. Its precision may be `auto` only if the folder holds a run.
+            config: The config asked for. Its precision may be `auto` only if the folder holds a
+                run.
             data_fingerprint: Identifies the training images and masks.
 
         Raises:
             UserError: If settings or data differ; the message names them.
         """
         if not self.holds_run():
-            return dataclasses.replace(config, schedule_steps=config.schedule_steps or max(config.train_steps, 1))
+            return dataclasses.replace(
+                config, schedule_steps=config.schedule_steps or max(config.train_steps, 1)
+            )
         before, fingerprint = self.read()
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=before.precision)
-        config = dataclasses.replace(config, schedule_steps=config.schedule_steps or before.schedule_steps)
+        config = dataclasses.replace(
+            config, schedule_steps=config.schedule_steps or before.schedule_steps
+        )
         differing = [
             f"{name} ({getattr(before, name)} there, {getattr(config, name)} here)"
             for name in before.differences(config)
@@ -112,16 +121,27 @@ class RunDirectory:
         """
         try:
             stored = json.loads(self._config.read_text())
-            settings = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["settings"].items()}
+            settings = {
+                name: tuple(v) if isinstance(v, list) else v
+                for name, v in stored["settings"].items()
+            }
             return RunConfig(**settings), stored["data"]
         except FileNotFoundError as error:
-            raise UserError(f"{self.path}: holds no run. Train first, or give the --run_dir of one.") from error
+            raise UserError(
+                f"{self.path}: holds no run. Train first, or give the --run_dir of one."
+            ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._config}: cannot be read as the config of a run ({error}).") from error
+            raise UserError(
+                f"{self._config}: cannot be read as the config of a run ({error})."
+            ) from error
 
     def write_scores(self, scores: dict[str, Any], folder: pathlib.Path | None = None) -> None:
-        """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes null."""
-        _replace((folder or self.path) / "scores.json", json.dumps(_without_nan(scores), indent=1) + "\n")
+        """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes
+        null.
+        """
+        _replace(
+            (folder or self.path) / "scores.json", json.dumps(_without_nan(scores), indent=1) + "\n"
+        )
 
     def is_finished(self, step: int) -> bool:
         """Returns whether everything after training was done at `step`."""

@@ -11,10 +11,12 @@ import numpy as np
 def best_threshold_dice(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], class_id: int
 ) -> tuple[float, str]:
-    """Returns the best Dice of `class_id` that any one threshold of the grey values reaches, and how.
+    """Returns the best Dice of `class_id` that any one threshold of the grey values reaches, and
+    how.
 
-    Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are tried, both the dark and
-    the bright side, and the best is chosen with the truth in hand: a baseline that no honest threshold beats.
+    Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are tried,
+    both the dark and the bright side, and the best is chosen with the truth in hand: a baseline
+        that no honest threshold beats.
 
     Args:
         images: [H, W] uint8 each.
@@ -27,7 +29,9 @@ def best_threshold_dice(
         for image, mask in zip(images, masks, strict=True):
             values = cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
             for is_class in (0, 1):
-                counts[is_class] += np.bincount(values[(mask == class_id) == is_class], minlength=256)
+                counts[is_class] += np.bincount(
+                    values[(mask == class_id) == is_class], minlength=256
+                )
         total = counts[1].sum()
         dark = np.cumsum(counts, axis=1)
         for side, (others, hits) in (("<=", dark), (">", dark[:, -1:] - dark)):

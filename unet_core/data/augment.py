@@ -1,9 +1,10 @@
 """Joint random deformation of an image and its mask, and random intensities of the image.
 
-All geometry (crop, rotation, scale, flip, elastic deformation) is one map from crop pixels to image pixels, sampled
-once: linearly for the image, by nearest neighbour for the mask. All intensity curves (contrast, brightness, gamma) are
-one lookup table. An `Augmenter` keeps its scratch arrays, because fresh ones cost a page fault per 4 KiB; so each
-thread needs an augmenter of its own.
+All geometry (crop, rotation, scale, flip, elastic deformation) is one map from crop pixels to image
+pixels, sampled
+once: linearly for the image, by nearest neighbour for the mask. All intensity curves (contrast,
+brightness, gamma) are one lookup table. An `Augmenter` keeps its scratch arrays, because fresh ones
+cost a page fault per 4 KiB; so each thread needs an augmenter of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Recipe:
         contrast: Range of the factor on the distance from the image's mean intensity.
         brightness: Largest shift either way; 1 is the whole range of intensities.
         gamma: Range of the exponent on intensities in 0..1. Drawn uniformly in its logarithm.
-        noise: Largest standard deviation of the Gaussian noise; 1 is the whole range of intensities.
+        noise: Largest standard deviation of the Gaussian noise; 1 is the whole range of
+            intensities.
         noise_share: Share of samples that get noise.
         blur_share: Share of samples that get a Gaussian blur of 0.5 to 1.5 pixels.
     """
@@ -58,7 +60,8 @@ class Augmenter:
     def __init__(self, crop_size: int, recipe: Recipe):
         self._size = crop_size
         self._recipe = recipe
-        # A map is rows @ core @ columns: the first `grid` rows and columns interpolate the elastic grid, the last
+        # A map is rows @ core @ columns: the first `grid` rows and columns interpolate the elastic
+        # grid, the last
         # two are the coordinate, measured from the centre of the crop, and the constant 1.
         coordinate = np.arange(crop_size, dtype=np.float32) - (crop_size - 1) / 2
         basis = np.vstack(
@@ -83,14 +86,22 @@ class Augmenter:
         image_out: np.ndarray,
         mask_out: np.ndarray,
     ) -> None:
-        """Writes one augmented crop of `image` and `mask` ([H, W] uint8) to the two [crop, crop] uint8 outputs."""
+        """Writes one augmented crop of `image` and `mask` ([H, W] uint8) to the two [crop, crop]
+        uint8 outputs.
+        """
         x, y = self._draw_map(rng, image.shape)
-        cv2.remap(image, x, y, cv2.INTER_LINEAR, dst=self._pixels, borderMode=cv2.BORDER_REFLECT_101)
+        cv2.remap(
+            image, x, y, cv2.INTER_LINEAR, dst=self._pixels, borderMode=cv2.BORDER_REFLECT_101
+        )
         cv2.remap(mask, x, y, cv2.INTER_NEAREST, dst=mask_out, borderMode=cv2.BORDER_REFLECT_101)
         self._draw_intensities(rng, float(self._pixels[::8, ::8].mean()) / 255, image_out)
 
-    def _draw_map(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for every crop pixel the image coordinates x and y to sample, each [crop, crop] float32."""
+    def _draw_map(
+        self, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for every crop pixel the image coordinates x and y to sample, each [crop, crop]
+        float32.
+        """
         recipe = self._recipe
         angle = np.deg2rad(rng.uniform(-recipe.rotation_degrees, recipe.rotation_degrees))
         magnification = _log_uniform(rng, *recipe.scale)
@@ -102,7 +113,11 @@ class Augmenter:
         centre_x = half + rng.integers(0, shape[1] - self._size + 1)
 
         core = self._core
-        core[0, -1, -2], core[0, -2, -1], core[0, -1, -1] = flip_x * cosine, -flip_y * sine, centre_x
+        core[0, -1, -2], core[0, -2, -1], core[0, -1, -1] = (
+            flip_x * cosine,
+            -flip_y * sine,
+            centre_x,
+        )
         core[1, -1, -2], core[1, -2, -1], core[1, -1, -1] = flip_x * sine, flip_y * cosine, centre_y
         if recipe.elastic_px:
             shifts = rng.standard_normal((2, recipe.elastic_grid, recipe.elastic_grid), np.float32)
@@ -121,7 +136,8 @@ class Augmenter:
         if rng.random() < recipe.blur_share:
             cv2.GaussianBlur(out, (0, 0), rng.uniform(0.5, 1.5), dst=out)
         if recipe.noise and rng.random() < recipe.noise_share:
-            # A window of fixed noise at a random place: as random to the eye, at a tenth of the time of fresh noise.
+            # A window of fixed noise at a random place: as random to the eye, at a tenth of the
+            # time of fresh noise.
             top, left = rng.integers(0, self._NOISE_SPARE, 2)
             noise = self._noise_bank[top : top + self._size, left : left + self._size]
             sigma = rng.uniform(0, recipe.noise) * 255 * (1 if rng.random() < 0.5 else -1)
@@ -133,9 +149,11 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _cubic_weights(size: int, grid: int) -> np.ndarray:
-    """Returns [grid, size]: the weight of each control point at each pixel, cubic convolution (Keys 1981, a = -1/2).
+    """Returns [grid, size]: the weight of each control point at each pixel, cubic convolution (Keys
+    1981, a = -1/2).
 
-    The control points span the crop from edge to edge; beyond the edge the outermost point is repeated.
+    The control points span the crop from edge to edge; beyond the edge the outermost point is
+    repeated.
     """
     positions = np.linspace(0, grid - 1, size)
     weights = np.zeros((grid, size))

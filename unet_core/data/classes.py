@@ -1,8 +1,8 @@
 """The map from the values found in mask files to class ids, and back.
 
-    classes = ClassMap.parse("0:membrane,255:cell")
-    ids = classes.ids(mask)          # [H, W] uint8 values -> [H, W] uint8 class ids 0, 1
-    values = classes.values(ids)     # and back
+classes = ClassMap.parse("0:membrane,255:cell")
+ids = classes.ids(mask)          # [H, W] uint8 values -> [H, W] uint8 class ids 0, 1
+values = classes.values(ids)     # and back
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _UNKNOWN = 255
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
-    """Class `i` is called `names[i]` and stands in mask files as the value `mask_values[i]`, 0 to 255."""
+    """Class `i` is called `names[i]` and stands in mask files as the value `mask_values[i]`, 0 to
+    255.
+    """
 
     mask_values: tuple[int, ...]
     names: tuple[str, ...]
@@ -28,22 +30,24 @@ class ClassMap:
         """Returns the map written as `value:name,value:name`, classes numbered in that order.
 
         Raises:
-            UserError: If an entry has another form, a value or name occurs twice, a value is outside 0..255, or
-                fewer than two classes are named.
+            UserError: If an entry has another form, a value or name occurs twice, a value is
+                outside 0..255, or fewer than two classes are named.
         """
         values, names = [], []
         for entry in text.split(","):
             value, _, name = entry.strip().partition(":")
             if not value.isdigit() or not 0 <= int(value) <= 255 or not name.strip():
                 raise UserError(
-                    f"`classes`: {entry!r} is not of the form value:name with a value from 0 to 255; "
+                    f"`classes`: {entry!r} is not of the form value:name with a value from 0 to "
+                    f"255; "
                     "write for example 0:membrane,255:cell."
                 )
             values.append(int(value))
             names.append(name.strip())
         if len(values) < 2 or len(set(values)) < len(values) or len(set(names)) < len(names):
             raise UserError(
-                f"`classes` ({text!r}) must name at least two classes, each value and each name once; "
+                f"`classes` ({text!r}) must name at least two classes, each value and each name "
+                f"once; "
                 "write for example 0:membrane,255:cell."
             )
         return cls(tuple(values), tuple(names))
@@ -52,7 +56,9 @@ class ClassMap:
         return len(self.names)
 
     def __str__(self) -> str:
-        return ",".join(f"{value}:{name}" for value, name in zip(self.mask_values, self.names))
+        return ",".join(
+            f"{value}:{name}" for value, name in zip(self.mask_values, self.names, strict=True)
+        )
 
     def index(self, name: str) -> int:
         """Returns the id of the class called `name`.
@@ -61,13 +67,17 @@ class ClassMap:
             UserError: If there is none.
         """
         if name not in self.names:
-            raise UserError(f"No class is called {name!r}; the classes are {', '.join(self.names)}.")
+            raise UserError(
+                f"No class is called {name!r}; the classes are {', '.join(self.names)}."
+            )
         return self.names.index(name)
 
     def unknown_values(self, mask: np.ndarray) -> dict[int, int]:
         """Returns the values of `mask` (uint8) that are not in the map, with their pixel counts."""
         counts = np.bincount(mask.ravel(), minlength=256)
-        return {int(v): int(counts[v]) for v in np.flatnonzero(counts) if int(v) not in self.mask_values}
+        return {
+            int(v): int(counts[v]) for v in np.flatnonzero(counts) if int(v) not in self.mask_values
+        }
 
     def ids(self, mask: np.ndarray) -> np.ndarray:
         """Returns the class ids (uint8) of `mask` (uint8 values), of the same shape.
@@ -80,7 +90,8 @@ class ClassMap:
         ids = table[mask]
         if (ids == _UNKNOWN).any():
             raise UserError(
-                f"A mask holds the values {sorted(self.unknown_values(mask))}, which are not in the class map {self}."
+                f"A mask holds the values {sorted(self.unknown_values(mask))}, which are not in "
+                f"the class map {self}."
             )
         return ids
 

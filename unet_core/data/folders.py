@@ -35,7 +35,9 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What a data folder holds: the samples that are sound, and every problem found, as complete sentences."""
+    """What a data folder holds: the samples that are sound, and every problem found, as complete
+    sentences.
+    """
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
@@ -45,7 +47,9 @@ class Survey:
 
 def numeric_order(path: pathlib.Path) -> tuple:
     """Returns a sort key by which `2.png` comes before `10.png`."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)), path.name
+    return tuple(
+        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)
+    ), path.name
 
 
 def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -55,7 +59,9 @@ def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
         UserError: If the folder is missing.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder. See README.md for the layout of a data folder.")
+        raise UserError(
+            f"{folder}: there is no such folder. See README.md for the layout of a data folder."
+        )
     found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
     return sorted(found, key=numeric_order)
 
@@ -79,14 +85,21 @@ def survey(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) ->
         problems.append(f"{data_dir / 'train' / 'image'}: holds no PNG pictures.")
     for stem, count in collections.Counter(p.stem for p in image_paths).items():
         if count > 1:
-            problems.append(f"{data_dir / 'train' / 'image' / stem}.*: {count} images share this stem; rename one.")
+            problems.append(
+                f"{data_dir / 'train' / 'image' / stem}.*: {count} images share this stem; rename "
+                f"one."
+            )
     for path in image_paths:
         if path.stem not in mask_paths:
-            problems.append(f"{path}: there is no mask of the same name in {data_dir / 'train' / 'label'}.")
+            problems.append(
+                f"{path}: there is no mask of the same name in {data_dir / 'train' / 'label'}."
+            )
     stems = {p.stem for p in image_paths}
     for stem, path in mask_paths.items():
         if stem not in stems:
-            problems.append(f"{path}: there is no image of the same name in {data_dir / 'train' / 'image'}.")
+            problems.append(
+                f"{path}: there is no image of the same name in {data_dir / 'train' / 'image'}."
+            )
 
     samples: list[Sample] = []
     digest = hashlib.sha256()
@@ -106,17 +119,21 @@ def survey(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) ->
         value_counts.update({int(v): int(counts[v]) for v in np.flatnonzero(counts)})
         unknown = classes.unknown_values(mask)
         if unknown:
-            listed = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
+            listed = ", ".join(
+                f"{value} ({count} px)" for value, count in list(unknown.items())[:8]
+            )
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             problems.append(
-                f"{mask_paths[path.stem]}: holds values outside the class map {classes}: {listed}{more}. "
+                f"{mask_paths[path.stem]}: holds values outside the class map {classes}: "
+                f"{listed}{more}. "
                 "Mend the mask, or list the values in --classes."
             )
         if image is None:
             continue
         if image.shape != mask.shape:
             problems.append(
-                f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, its mask {mask.shape[1]}x{mask.shape[0]}; "
+                f"{path}: is {image.shape[1]}x{image.shape[0]} pixels, its mask "
+                f"{mask.shape[1]}x{mask.shape[0]}; "
                 "both must have one size."
             )
         elif not unknown:
@@ -125,12 +142,15 @@ def survey(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) ->
             digest.update(f"{path.stem} {image.shape} {len(classes)}\n".encode())
             digest.update(image.tobytes())
             digest.update(ids.tobytes())
-    missing = [n for v, n in zip(classes.mask_values, classes.names) if not value_counts[v]]
+    missing = [
+        n for v, n in zip(classes.mask_values, classes.names, strict=True) if not value_counts[v]
+    ]
     if missing and value_counts:
         present = ", ".join(str(v) for v in sorted(value_counts))
         problems.append(
             f"{data_dir / 'train' / 'label'}: no mask has a pixel of class {', '.join(missing)} "
-            f"(values found: {present}; class map: {classes}). A network cannot learn a class that never occurs."
+            f"(values found: {present}; class map: {classes}). A network cannot learn a class "
+            f"that never occurs."
         )
     return Survey(tuple(samples), tuple(problems), dict(value_counts), digest.hexdigest()[:16])
 
@@ -149,13 +169,19 @@ def load(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) -> S
 
 def describe(found: Survey, classes: ClassMap) -> str:
     """Returns what a survey found as text: pairs, sizes, dtypes, mask values and their shares."""
-    sizes = collections.Counter(f"{s.image.shape[1]}x{s.image.shape[0]} {s.image.dtype}" for s in found.samples)
+    sizes = collections.Counter(
+        f"{s.image.shape[1]}x{s.image.shape[0]} {s.image.dtype}" for s in found.samples
+    )
     lines = [f"{len(found.samples)} sound pair(s) of image and mask"]
     lines += [f"  {count:6d} of {size}" for size, count in sizes.most_common()]
     total = sum(found.value_counts.values())
     lines.append(f"{total} mask pixel(s), uint8")
     for value, count in sorted(found.value_counts.items()):
-        name = classes.names[classes.mask_values.index(value)] if value in classes.mask_values else "not in the map"
+        name = (
+            classes.names[classes.mask_values.index(value)]
+            if value in classes.mask_values
+            else "not in the map"
+        )
         lines.append(f"  value {value:3d}  {name:16s} {count:12d}  {count / total:7.2%}")
     return "\n".join(lines)
 
@@ -169,8 +195,8 @@ def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
 def split(samples: Sequence[Sample], *, folds: int, fold: int) -> tuple[list[Sample], list[Sample]]:
     """Returns (training samples, held-out samples): contiguous block `fold` of `folds` is held out.
 
-    Neighbouring slices of a volume resemble one another, so a random split would leak. With `folds` = 0 everything
-    is for training and nothing is held out.
+    Neighbouring slices of a volume resemble one another, so a random split would leak. With `folds`
+    = 0 everything is for training and nothing is held out.
 
     Raises:
         UserError: If `fold` is outside 0..folds-1, or there are fewer samples than folds.
@@ -178,7 +204,9 @@ def split(samples: Sequence[Sample], *, folds: int, fold: int) -> tuple[list[Sam
     if folds == 0:
         return list(samples), []
     if folds == 1 or folds > len(samples):
-        raise UserError(f"`folds` ({folds}) must be 0, or from 2 to the number of samples, {len(samples)}.")
+        raise UserError(
+            f"`folds` ({folds}) must be 0, or from 2 to the number of samples, {len(samples)}."
+        )
     if not 0 <= fold < folds:
         raise UserError(f"`fold` ({fold}) must be from 0 to `folds` - 1 = {folds - 1}.")
     first = fold * len(samples) // folds

@@ -1,11 +1,13 @@
-"""From samples to `tf.data`: Python generators bound with `functools.partial`, interleaved, in whole batches.
+"""From samples to `tf.data`: Python generators bound with `functools.partial`, interleaved, in
+whole batches.
 
-    dataset_fn = partial(make_train_dataset, samples, seed=0, crop_size=256, recipe=recipe, global_batch_size=4)
-    dataset = dataset_fn(start_step, tf.distribute.InputContext())
-    # elements: (images [B, crop, crop, 1] uint8, masks [B, crop, crop] uint8), the batch of one replica
+    dataset_fn = partial(make_train_dataset, samples, seed=0, crop_size=256, recipe=recipe,
+    global_batch_size=4) dataset = dataset_fn(start_step, tf.distribute.InputContext())
+    # elements: (images [B, crop, crop, 1] uint8, masks [B, crop, crop] uint8), the batch of one
+    replica
 
-Several generators run at once; each yields chunks of many batches, because handing over one element costs about as
-much as augmenting one sample (measured by `benchmarks/input_pipeline.py`).
+Several generators run at once; each yields chunks of many batches, because handing over one element
+costs about as much as augmenting one sample (measured by `benchmarks/input_pipeline.py`).
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ def make_train_dataset(
 ) -> tf.data.Dataset:
     """Returns the endless dataset of training batches from `start_step` on, for one input pipeline.
 
-    Row r of global batch k is sample k * global_batch_size + r of the stream, whatever the number of replicas: an
-    element is the batch of one replica, and successive elements go to successive replicas.
+    Row r of global batch k is sample k * global_batch_size + r of the stream, whatever the number
+    of replicas: an element is the batch of one replica, and successive elements go to successive
+        replicas.
 
     Args:
         samples: The training samples.
@@ -74,12 +77,16 @@ def make_train_dataset(
         replicas=replicas,
         rows=rows,
     )
-    SampleStream(samples, seed=seed, crop_size=crop_size, recipe=recipe)  # Raises here rather than in a thread.
+    SampleStream(
+        samples, seed=seed, crop_size=crop_size, recipe=recipe
+    )  # Raises here rather than in a thread.
     shape = [steps_per_chunk * replicas, rows, crop_size, crop_size]
     signature = (tf.TensorSpec([*shape, 1], tf.uint8), tf.TensorSpec(shape, tf.uint8))
 
     def from_generator(number):
-        return tf.data.Dataset.from_generator(make_chunks, output_signature=signature, args=(number,))
+        return tf.data.Dataset.from_generator(
+            make_chunks, output_signature=signature, args=(number,)
+        )
 
     chunks = tf.data.Dataset.range(generators).interleave(
         from_generator,
@@ -96,14 +103,17 @@ def make_image_dataset(
 ) -> tf.data.Dataset:
     """Returns the finite dataset of whole images and masks, in order, for one input pipeline.
 
-    Images of one size are batched, the last batch being what is left over; if sizes differ, every image is a batch.
+    Images of one size are batched, the last batch being what is left over; if sizes differ, every
+    image is a batch.
     """
     rows = max(1, global_batch_size // context.num_replicas_in_sync)
     if len({sample.image.shape for sample in samples}) > 1:
         rows = 1
     signature = (tf.TensorSpec([None, None, 1], tf.uint8), tf.TensorSpec([None, None], tf.uint8))
     dataset = tf.data.Dataset.from_generator(
-        functools.partial(_whole, samples[context.input_pipeline_id :: context.num_input_pipelines]),
+        functools.partial(
+            _whole, samples[context.input_pipeline_id :: context.num_input_pipelines]
+        ),
         output_signature=signature,
     )
     return dataset.batch(rows).prefetch(1)
@@ -115,7 +125,8 @@ def check_global_batch_size(global_batch_size: int, replicas: int) -> None:
         low = global_batch_size // replicas * replicas
         valid = f"{low} or {low + replicas}" if low else f"{replicas}"
         raise UserError(
-            f"`global_batch_size` ({global_batch_size}) must be a multiple of the {replicas} replicas; "
+            f"`global_batch_size` ({global_batch_size}) must be a multiple of the {replicas} "
+            f"replicas; "
             f"nearest valid: {valid}."
         )
 
@@ -135,7 +146,9 @@ def _chunks(
     replicas: int,
     rows: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields every `generators`-th chunk from chunk `number` on, [batches, rows, crop, crop(, 1)] uint8 twice."""
+    """Yields every `generators`-th chunk from chunk `number` on, [batches, rows, crop, crop(, 1)]
+    uint8 twice.
+    """
     stream = SampleStream(samples, seed=seed, crop_size=crop_size, recipe=recipe)
     shape = (steps_per_chunk, replicas * rows, crop_size, crop_size)
     batches = (steps_per_chunk * replicas, rows, crop_size, crop_size)
@@ -152,7 +165,9 @@ def _chunks(
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a new uint8 array at a multiple of 64 bytes, which TensorFlow takes over without a copy."""
+    """Returns a new uint8 array at a multiple of 64 bytes, which TensorFlow takes over without a
+    copy.
+    """
     size = math.prod(shape)
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64

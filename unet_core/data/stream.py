@@ -1,7 +1,7 @@
 """Which image, crop and random draw belong to sample i: a pure function of (seed, i).
 
-Epoch e is the samples e*N ... (e+1)*N - 1, in the permutation of (seed, e). Nothing here remembers where it is, so a
-run may start at any step and see exactly the batches it would have seen.
+Epoch e is the samples e*N ... (e+1)*N - 1, in the permutation of (seed, e). Nothing here remembers
+where it is, so a run may start at any step and see exactly the batches it would have seen.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from unet_core.data.augment import Augmenter, Recipe
 from unet_core.data.folders import Sample
 from unet_core.errors import UserError
 
-# Keys of the counter-based generator: samples count up from 0, the permutations of epochs from here.
+# Keys of the counter-based generator: samples count up from 0, the permutations of epochs from
+# here.
 _EPOCHS = 2**62
 
 
 class SampleStream:
     """The endless stream of augmented training samples.
 
-    One stream belongs to one thread (its augmenter has scratch memory); streams made with equal arguments give equal
-    samples.
+    One stream belongs to one thread (its augmenter has scratch memory); streams made with equal
+    arguments give equal samples.
 
     Args:
         samples: The training samples.
@@ -57,7 +58,9 @@ class SampleStream:
 
 
 def names_of_batch(samples: Sequence[Sample], *, seed: int, step: int, size: int) -> list[str]:
-    """Returns the names of the samples that global batch `step` of `size` examples is drawn from, row by row."""
+    """Returns the names of the samples that global batch `step` of `size` examples is drawn from,
+    row by row.
+    """
     names = []
     for index in range(step * size, (step + 1) * size):
         epoch, position = divmod(index, len(samples))
@@ -73,7 +76,8 @@ def check_crop_size(samples: Sequence[Sample], crop_size: int) -> None:
         if crop_size > min(sample.image.shape):
             height, width = sample.image.shape
             raise UserError(
-                f"`crop_size` ({crop_size}) is larger than image {sample.name!r} ({width}x{height} pixels); "
+                f"`crop_size` ({crop_size}) is larger than image {sample.name!r} "
+                f"({width}x{height} pixels); "
                 f"choose at most {min(min(s.image.shape) for s in samples)}."
             )
 

@@ -1,10 +1,11 @@
 """Synthetic electron micrographs of packed cells, for a first run without data.
 
-Slices are sections through one volume: cells wander, grow and shrink from slice to slice, so neighbours resemble one
-another. Cells are a multiplicatively weighted Voronoi diagram (each has its own pace of growth, so borders are curved
-and small cells lie in the bends of large ones) under a smooth warp. Membranes vary in width and darkness; mitochondria
-with cristae, vesicles and synaptic smears are as dark as membranes but are none; light is uneven and noise is that of
-counted electrons. Everything is a pure function of a seed.
+Slices are sections through one volume: cells wander, grow and shrink from slice to slice, so
+neighbours resemble one another. Cells are a multiplicatively weighted Voronoi diagram (each has its
+own pace of growth, so borders are curved and small cells lie in the bends of large ones) under a
+smooth warp. Membranes vary in width and darkness; mitochondria with cristae, vesicles and synaptic
+smears are as dark as membranes but are none; light is uneven and noise is that of counted
+electrons. Everything is a pure function of a seed.
 
     write_dataset("data/membrane")     # train/image, train/label, test
 """
@@ -36,9 +37,11 @@ def write_dataset(
     seed: int = 2012,
     progress: Callable = iter,
 ) -> None:
-    """Writes `train/image`, `train/label` and `test` as PNG named 0.png, 1.png, ... under `data_dir`.
+    """Writes `train/image`, `train/label` and `test` as PNG named 0.png, 1.png, ... under
+    `data_dir`.
 
-    It is written to a temporary sibling and renamed, so that a killed write never looks like a data set.
+    It is written to a temporary sibling and renamed, so that a killed write never looks like a data
+    set.
 
     Args:
         data_dir: The folder to make; it must not exist.
@@ -53,7 +56,9 @@ def write_dataset(
     """
     data_dir = pathlib.Path(data_dir)
     if os.path.lexists(data_dir):
-        raise UserError(f"{data_dir}: exists already; synthetic data are only written to a new folder.")
+        raise UserError(
+            f"{data_dir}: exists already; synthetic data are only written to a new folder."
+        )
     work = [("train", z) for z in range(train_slices)] + [("test", z) for z in range(test_slices)]
     volumes = {"train": Volume(size=size, seed=seed), "test": Volume(size=size, seed=seed + 1)}
     try:
@@ -71,12 +76,16 @@ def write_dataset(
                 images.write_png(sibling / "test" / f"{z}.png", image)
         sibling.rename(data_dir)
     except OSError as error:
-        raise UserError(f"{data_dir}: synthetic data cannot be written ({error.strerror}).") from error
+        raise UserError(
+            f"{data_dir}: synthetic data cannot be written ({error.strerror})."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One cell of the diagram: where its centre is, how it wanders per slice, its pace of growth and its grey."""
+    """One cell of the diagram: where its centre is, how it wanders per slice, its pace of growth
+    and its grey.
+    """
 
     centre: np.ndarray
     drift: np.ndarray
@@ -87,7 +96,9 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True)
 class _Organelle:
-    """An ellipsoid (mitochondrion) or a small ring (vesicle): centre in x, y, z, semi-axes, turn and grey."""
+    """An ellipsoid (mitochondrion) or a small ring (vesicle): centre in x, y, z, semi-axes, turn
+    and grey.
+    """
 
     centre: np.ndarray
     axes: np.ndarray
@@ -114,7 +125,9 @@ class Volume:
         self._pair_draws = rng.random((3, 4096), np.float32)
 
     def slice_at(self, z: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns slice `z` as (image, mask), each [size, size] uint8; the mask is 0 on membranes, 255 in cells."""
+        """Returns slice `z` as (image, mask), each [size, size] uint8; the mask is 0 on membranes,
+        255 in cells.
+        """
         x, y = self._warped_coordinates(z)
         owner, neighbour, distance = self._diagram(x, y, z)
         pair = (np.minimum(owner, neighbour) * 131 + np.maximum(owner, neighbour) * 17) % 4096
@@ -135,7 +148,9 @@ class Volume:
         image -= 0.35 * smear
         # Membranes cut obliquely are wide and faint: the profile spreads while its darkness falls.
         spread = half_width * (0.75 + 0.9 * blur_draw)
-        depth = (0.3 + 0.24 * dark_draw) * (1 - 0.3 * blur_draw) * (1 + 0.25 * self._field(z, 4, 20))
+        depth = (
+            (0.3 + 0.24 * dark_draw) * (1 - 0.3 * blur_draw) * (1 + 0.25 * self._field(z, 4, 20))
+        )
         image -= np.clip(depth, 0.1, 0.6) * np.exp(-((distance / spread) ** 2))
 
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.9)
@@ -172,19 +187,30 @@ class Volume:
         )
 
     def _field(self, z: float, stream: int, spacing: int) -> np.ndarray:
-        """Returns a smooth random field [size, size] of about unit variance that changes slowly with `z`."""
+        """Returns a smooth random field [size, size] of about unit variance that changes slowly
+        with `z`.
+        """
         key, share = divmod(z / _SLICES_PER_KEY, 1)
         grid = -(-self._size // spacing) + 3
         coarse = 0.0
-        for number, weight in ((int(key), np.cos(share * np.pi / 2)), (int(key) + 1, np.sin(share * np.pi / 2))):
-            draws = self._generator(10_000 + 1000 * stream + number).standard_normal((grid, grid), np.float32)
+        for number, weight in (
+            (int(key), np.cos(share * np.pi / 2)),
+            (int(key) + 1, np.sin(share * np.pi / 2)),
+        ):
+            draws = self._generator(10_000 + 1000 * stream + number).standard_normal(
+                (grid, grid), np.float32
+            )
             coarse = coarse + np.float32(weight) * draws
         fine = cv2.resize(coarse, None, fx=spacing, fy=spacing, interpolation=cv2.INTER_CUBIC)
-        return fine[spacing : spacing + self._size, spacing : spacing + self._size] * np.float32(1.3)
+        return fine[spacing : spacing + self._size, spacing : spacing + self._size] * np.float32(
+            1.3
+        )
 
     def _texture(self, rng: np.random.Generator, sigma: float) -> np.ndarray:
         """Returns fresh noise of unit variance, blurred by `sigma` pixels."""
-        blurred = cv2.GaussianBlur(rng.standard_normal((self._size, self._size), np.float32), (0, 0), sigma)
+        blurred = cv2.GaussianBlur(
+            rng.standard_normal((self._size, self._size), np.float32), (0, 0), sigma
+        )
         return blurred / blurred.std()
 
     def _warped_coordinates(self, z: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,14 +220,18 @@ class Volume:
         return x, y
 
     def _diagram(self, x, y, z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the cell of each pixel, its nearest neighbour cell, and about the pixels to the border of the two."""
+        """Returns the cell of each pixel, its nearest neighbour cell, and about the pixels to the
+        border of the two.
+        """
         shape = x.shape
         first = np.full(shape, np.inf, np.float32)
         second = np.full(shape, np.inf, np.float32)
         owner = np.zeros(shape, np.int32)
         neighbour = np.zeros(shape, np.int32)
         paces = np.array([cell.pace for cell in self._cells], np.float32)
-        centres = np.array([c.centre + c.drift * z + 6 * np.sin(z / 7 + c.sway) for c in self._cells], np.float32)
+        centres = np.array(
+            [c.centre + c.drift * z + 6 * np.sin(z / 7 + c.sway) for c in self._cells], np.float32
+        )
         for number, (centre_x, centre_y) in enumerate(centres):
             time = np.hypot(x - centre_x, y - centre_y) / paces[number]
             is_first = time < first
@@ -210,7 +240,8 @@ class Volume:
             neighbour = np.where(is_first, owner, np.where(is_second, number, neighbour))
             first = np.where(is_first, time, first)
             owner = np.where(is_first, number, owner)
-        # The border is where the times are equal; their difference over its slope is the distance to it.
+        # The border is where the times are equal; their difference over its slope is the distance
+        # to it.
         slope_x, slope_y = (
             (axis - centres[neighbour, i]) / (second * paces[neighbour] ** 2)
             - (axis - centres[owner, i]) / (np.maximum(first, 1e-3) * paces[owner] ** 2)
@@ -225,7 +256,7 @@ class Volume:
             if cut <= 0.1:
                 continue
             reach = int(organelle.axes[0] * 1.3) + 24
-            column, row = (int(round(v)) for v in organelle.centre[:2])
+            column, row = (round(float(v)) for v in organelle.centre[:2])
             window = (
                 slice(max(0, row - reach), max(0, row + reach)),
                 slice(max(0, column - reach), max(0, column + reach)),
@@ -260,7 +291,9 @@ class Volume:
             radius = vesicle.axes[0] * np.sqrt(cut)
             rows = slice(max(0, row - 8), row + 9)
             columns = slice(max(0, column - 8), column + 9)
-            dy, dx = np.mgrid[rows.start : rows.start + image[rows].shape[0], columns.start : columns.start + 17]
+            dy, dx = np.mgrid[
+                rows.start : rows.start + image[rows].shape[0], columns.start : columns.start + 17
+            ]
             dx = dx[:, : image[rows, columns].shape[1]]
             dy = dy[:, : image[rows, columns].shape[1]]
             ring = np.exp(-((np.hypot(dx - column, dy - row) - radius) ** 2))

@@ -30,15 +30,17 @@ def score_samples(
     """Predicts `samples` whole, writes `<name>_errors.png` for each, and returns the scores.
 
     Returns:
-        A dict for `scores.json`: `scores` over all pixels of all samples, `per_image`, `confusion`, and
-        `best_threshold` per class. None if `should_stop()` became true.
+        A dict for `scores.json`: `scores` over all pixels of all samples, `per_image`, `confusion`,
+        and `best_threshold` per class. None if `should_stop()` became true.
 
     Raises:
         UserError: If a picture cannot be written.
     """
     total = np.zeros((len(classes), len(classes)), np.int64)
     per_image = {}
-    rarest = int(np.argmin(sum(np.bincount(s.mask.ravel(), minlength=len(classes)) for s in samples)))
+    rarest = int(
+        np.argmin(sum(np.bincount(s.mask.ravel(), minlength=len(classes)) for s in samples))
+    )
     try:
         picture_dir.mkdir(parents=True, exist_ok=True)
         for sample in progress(samples):
@@ -46,7 +48,8 @@ def score_samples(
                 return None
             ids = predicted_ids(predictor(sample.image))
             confusion = np.bincount(
-                sample.mask.ravel().astype(np.int64) * len(classes) + ids.ravel(), minlength=len(classes) ** 2
+                sample.mask.ravel().astype(np.int64) * len(classes) + ids.ravel(),
+                minlength=len(classes) ** 2,
             ).reshape(len(classes), len(classes))
             total += confusion
             per_image[sample.name] = metrics.scores(confusion, classes.names)
@@ -57,14 +60,21 @@ def score_samples(
                     classes.values(ids),
                     pictures.errors(sample.image, sample.mask, ids, of_class=rarest),
                 ],
-                ["image", "truth", "prediction", f"{classes.names[rarest]}: missed blue, invented red"],
+                [
+                    "image",
+                    "truth",
+                    "prediction",
+                    f"{classes.names[rarest]}: missed blue, invented red",
+                ],
             )
             images.write_png(picture_dir / f"{sample.name}_errors.png", row)
     except OSError as error:
         raise UserError(f"{picture_dir}: pictures cannot be written ({error.strerror}).") from error
     thresholds = {}
     for number, name in enumerate(classes.names):
-        dice, how = scores.best_threshold_dice([s.image for s in samples], [s.mask for s in samples], number)
+        dice, how = scores.best_threshold_dice(
+            [s.image for s in samples], [s.mask for s in samples], number
+        )
         thresholds[name] = {"dice": dice, "how": how}
     return {
         "scores": metrics.scores(total, classes.names),

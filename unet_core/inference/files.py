@@ -26,7 +26,11 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
     path = pathlib.Path(path)
     if path.is_file():
         return [path]
-    found = [p for p in list_pictures(path) if not p.stem.endswith(("_predict", "_overlay", "_probability"))]
+    found = [
+        p
+        for p in list_pictures(path)
+        if not p.stem.endswith(("_predict", "_overlay", "_probability"))
+    ]
     if not found:
         raise UserError(f"{path}: holds no PNG pictures to predict.")
     return found
@@ -42,21 +46,23 @@ def predict_files(
     progress: Callable = iter,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[str, list[str]]:
-    """Predicts each image and writes its mask at native size, `<name>_predict.png`, and `<name>_overlay.png`.
+    """Predicts each image and writes its mask at native size, `<name>_predict.png`, and
+    `<name>_overlay.png`.
 
     Args:
         predictor: The network.
         paths: The images.
         output_dir: The folder to write to; made if need be.
         classes: Their mask values are those written.
-        save_probabilities: Whether to write `<name>_probability.png` too: for two classes the probability of the
-            second, for more one file per class with its name; 16 bit, 65535 being 1.
+        save_probabilities: Whether to write `<name>_probability.png` too: for two classes the
+            probability of the second, for more one file per class with its name; 16 bit, 65535
+            being 1.
         progress: Wraps the list of paths while it is gone through.
         should_stop: Asked before every image.
 
     Returns:
-        A table of what was predicted, and complete sentences about everything that looks wrong: images that could not
-        be read (the others are done), predictions of one class only.
+        A table of what was predicted, and complete sentences about everything that looks wrong:
+        images that could not be read (the others are done), predictions of one class only.
 
     Raises:
         UserError: If `output_dir` cannot be written.
@@ -80,18 +86,22 @@ def predict_files(
             if save_probabilities:
                 _write_probabilities(output_dir, path.stem, probabilities, classes)
             shares = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
-            # Of two classes the probability of the second says all; of more, that of the class predicted.
+            # Of two classes the probability of the second says all; of more, that of the class
+            # predicted.
             shown = probabilities[..., 1] if len(classes) == 2 else probabilities.max(-1)
             figures = (shown.min(), shown.mean(), shown.max(), *shares)
             rows.append([path.name, *(f"{value:.3f}" for value in figures)])
             if shares.max() == 1:
                 warnings.append(
-                    f"{path}: the prediction is constant, {classes.names[shares.argmax()]} everywhere. The network has "
-                    "not learned this kind of image: train longer, or check that images and masks belong together."
+                    f"{path}: the prediction is constant, {classes.names[shares.argmax()]} "
+                    f"everywhere. The network has "
+                    "not learned this kind of image: train longer, or check that images and masks "
+                    "belong together."
                 )
     except OSError as error:
         raise UserError(
-            f"{output_dir}: predictions cannot be written ({error.strerror}). Those already there are whole; make room "
+            f"{output_dir}: predictions cannot be written ({error.strerror}). Those already there "
+            f"are whole; make room "
             "or choose another --output_dir."
         ) from error
     shown = f"p({classes.names[1]})" if len(classes) == 2 else "p(predicted)"
@@ -100,7 +110,9 @@ def predict_files(
 
 
 def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second needs more than 1/2."""
+    """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second
+    needs more than 1/2.
+    """
     return probabilities.argmax(-1).astype(np.uint8)
 
 

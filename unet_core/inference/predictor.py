@@ -1,7 +1,7 @@
 """From a network and an image to class probabilities.
 
-    predictor = Predictor(model, tta="dihedral")
-    probabilities = predictor(image)        # [H, W] uint8 -> [H, W, C] float32
+predictor = Predictor(model, tta="dihedral")
+probabilities = predictor(image)        # [H, W] uint8 -> [H, W, C] float32
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Predictor:
 
     Args:
         model: [B, H, W, channels] pixel values to logits [B, H, W, K].
-        tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned ones.
-        margin: Pixels mirrored around the image first and cut off afterwards, so that its border is seen in context.
+        tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
+            ones.
+        margin: Pixels mirrored around the image first and cut off afterwards, so that its border is
+            seen in context.
     """
 
     def __init__(self, model: keras.Model, *, tta: str = "none", margin: int = 64):

@@ -1,4 +1,6 @@
-"""Layers that Keras lacks or does more slowly: fused batch norm, replica-true dropout, padding to any size."""
+"""Layers that Keras lacks or does more slowly: fused batch norm, replica-true dropout, padding to
+any size.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,13 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class FusedBatchNorm(keras.layers.Layer):
-    """Batch normalisation over [N, H, W] by TensorFlow's fused kernel, its statistics shared by all replicas.
+    """Batch normalisation over [N, H, W] by TensorFlow's fused kernel, its statistics shared by all
+    replicas.
 
-    Statistics are those of the global batch, so the number of replicas does not change the mathematics, and the
-    moving averages are equal on every replica. They are kept with the population variance. Keras'
-    `BatchNormalization` (seen on 3.15) does not use the fused kernel and takes about twice as long.
+    Statistics are those of the global batch, so the number of replicas does not change the
+    mathematics, and the moving averages are equal on every replica. They are kept with the
+    population variance. Keras' `BatchNormalization` (seen on 3.15) does not use the fused kernel
+    and takes about twice as long.
 
     Input and output: [B, H, W, C] in the compute dtype; statistics are float32.
     """
@@ -50,11 +54,13 @@ class FusedBatchNorm(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class RowDropout(keras.layers.Layer):
-    """Dropout whose mask depends on (seed, calls so far, row of the global batch), not on the replicas.
+    """Dropout whose mask depends on (seed, calls so far, row of the global batch), not on the
+    replicas.
 
-    One layer draws one mask for the global batch and each replica takes its rows, so rows differ and any number of
-    replicas agrees with one. Keras' `Dropout` draws the same mask on every replica. The count of training calls is a
-    variable, so it is in every checkpoint and a resumed run goes on with the masks it would have drawn.
+    One layer draws one mask for the global batch and each replica takes its rows, so rows differ
+    and any number of replicas agrees with one. Keras' `Dropout` draws the same mask on every
+    replica. The count of training calls is a variable, so it is in every checkpoint and a resumed
+    run goes on with the masks it would have drawn.
 
     Args:
         rate: Share of values set to 0, 0 <= rate < 1; the others grow by 1 / (1 - rate).
@@ -80,7 +86,8 @@ class RowDropout(keras.layers.Layer):
         shape = tf.shape(inputs)
         count = tf.identity(self.calls.value)
         draws = tf.random.stateless_uniform(
-            tf.concat([[shape[0] * replicas], shape[1:]], 0), tf.stack([tf.cast(self.seed, tf.int64), count])
+            tf.concat([[shape[0] * replicas], shape[1:]], 0),
+            tf.stack([tf.cast(self.seed, tf.int64), count]),
         )
         self.calls.value.assign_add(1)
         kept = draws[replica * shape[0] : (replica + 1) * shape[0]] >= self.rate
@@ -97,8 +104,9 @@ class RowDropout(keras.layers.Layer):
 class MirrorPad(keras.layers.Layer):
     """Pads [B, H, W, C] by mirroring to a size the U-Net can take, whatever H and W are.
 
-    With `same` convolutions: down and right to the next multiple of 2**depth. With `valid` ones: all around, to the
-    smallest size at which every pooling sees an even number of pixels and the output covers the input.
+    With `same` convolutions: down and right to the next multiple of 2**depth. With `valid` ones:
+    all around, to the smallest size at which every pooling sees an even number of pixels and the
+    output covers the input.
 
     Args:
         depth: Number of poolings.
@@ -129,7 +137,9 @@ class MirrorPad(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class CropLike(keras.layers.Layer):
-    """Crops the first input [B, H, W, C] from the top left to the height and width of the second."""
+    """Crops the first input [B, H, W, C] from the top left to the height and width of the
+    second.
+    """
 
     def call(self, inputs):
         outputs, like = inputs
@@ -146,7 +156,9 @@ class CropLike(keras.layers.Layer):
 
 
 def padding_for(size, depth: int, valid: bool):
-    """Returns the pixels to add before and after an axis of `size` pixels (int, or scalar int32 tensor)."""
+    """Returns the pixels to add before and after an axis of `size` pixels (int, or scalar int32
+    tensor).
+    """
     step = 2**depth
     if not valid:
         return 0, -size % step
@@ -159,8 +171,12 @@ def padding_for(size, depth: int, valid: bool):
     return halo, total - halo
 
 
-def _equal_on_replicas(initializer: str, shape: tuple[int, ...], dtype: str, name: str) -> keras.Variable:
-    """Returns a variable of which each replica keeps its own copy, all equal: no communication, exact when saved."""
+def _equal_on_replicas(
+    initializer: str, shape: tuple[int, ...], dtype: str, name: str
+) -> keras.Variable:
+    """Returns a variable of which each replica keeps its own copy, all equal: no communication,
+    exact when saved.
+    """
     return keras.Variable(
         initializer,
         shape=shape,
@@ -174,14 +190,18 @@ def _equal_on_replicas(initializer: str, shape: tuple[int, ...], dtype: str, nam
 
 
 def _mirrored(size, before, after) -> tf.Tensor:
-    """Returns the indices -before ... size+after-1 folded back into 0 ... size-1 without repeating the edge."""
+    """Returns the indices -before ... size+after-1 folded back into 0 ... size-1 without repeating
+    the edge.
+    """
     period = tf.maximum(2 * (size - 1), 1)
     index = tf.math.floormod(tf.range(-before, size + after), period)
     return tf.where(index < size, index, period - index)
 
 
 def _fused(inputs, scale, offset, mean=(), variance=(), *, epsilon: float, training: bool):
-    """Runs the fused kernel: with its own batch statistics in training, otherwise with those given."""
+    """Runs the fused kernel: with its own batch statistics in training, otherwise with those
+    given.
+    """
     return tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=scale,
@@ -194,13 +214,17 @@ def _fused(inputs, scale, offset, mean=(), variance=(), *, epsilon: float, train
 
 
 def _population_variance(raw, inputs) -> tf.Tensor:
-    """Undoes Bessel's correction, with which the kernel returns the variance it has normalised without."""
+    """Undoes Bessel's correction, with which the kernel returns the variance it has normalised
+    without.
+    """
     count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
     return raw.batch_variance * (count - 1) / count
 
 
 def _normalise(inputs, gamma, beta, epsilon: float):
-    """Returns (normalised [B, H, W, C], mean [C], population variance [C]) over the batches of all replicas."""
+    """Returns (normalised [B, H, W, C], mean [C], population variance [C]) over the batches of all
+    replicas.
+    """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         raw = _fused(inputs, gamma, beta, epsilon=epsilon, training=True)
@@ -211,12 +235,13 @@ def _normalise(inputs, gamma, beta, epsilon: float):
 def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
     """As `_normalise`, with statistics and gradients averaged over the replicas of `context`.
 
-    The fused kernel neither shares statistics nor differentiates through those it is given, so the gradient is put
-    together here from the kernel's own sums:
+    The fused kernel neither shares statistics nor differentiates through those it is given, so the
+    gradient is put together here from the kernel's own sums:
 
         dx = gamma / sd * (dy - mean(dy) - xhat * mean(dy * xhat)),  xhat = (x - mean) / sd
 
-    (Ioffe and Szegedy 2015, arXiv:1502.03167), both means over all replicas. Every replica has equally many rows.
+    (Ioffe and Szegedy 2015, arXiv:1502.03167), both means over all replicas. Every replica has
+    equally many rows.
     """
     mean_over_replicas = functools.partial(context.all_reduce, tf.distribute.ReduceOp.MEAN)
 

@@ -3,8 +3,8 @@
     model = make_unet(classes=2)
     logits = model(images)     # [B, H, W, 1] pixel values, any H and W -> [B, H, W, 1]
 
-Precision is a property of the model: its layers carry their own dtype policy, the variables are float32 and so are
-the logits.
+Precision is a property of the model: its layers carry their own dtype policy, the variables are
+float32 and so are the logits.
 """
 
 from __future__ import annotations
@@ -34,26 +34,28 @@ def make_unet(
 ) -> keras.Model:
     """Returns a U-Net from 8-bit pixel values to logits of the same height and width.
 
-    The network scales 0..255 to -2..2 itself, so nothing outside it scales, and it pads by mirroring and crops, so
-    that every image size will do. Convolutions are initialised by He et al. 2015 and have no bias where batch norm
-    follows; dropout stands at the end of the contracting path.
+    The network scales 0..255 to -2..2 itself, so nothing outside it scales, and it pads by
+    mirroring and crops, so that every image size will do. Convolutions are initialised by He et al.
+    2015 and have no bias where batch norm follows; dropout stands at the end of the contracting
+    path.
 
     Args:
         classes: Number of classes, >= 2. Two classes share one logit, that of class 1.
         channels: Channels of the image.
         depth: Number of poolings; the paper's is 4.
         base_filters: Channels of the first level, doubled by every pooling; the paper's is 64.
-        padding: "same", or "valid" as in the paper, with the image mirrored around by 92 pixels (for depth 4).
-        decoder: "transpose" for a 2x2 transposed convolution; "upsample" for doubling by repetition and a 2x2
-            convolution.
+        padding: "same", or "valid" as in the paper, with the image mirrored around by 92 pixels
+            (for depth 4).
+        decoder: "transpose" for a 2x2 transposed convolution; "upsample" for doubling by repetition
+            and a 2x2 convolution.
         batch_norm: Whether a batch norm follows every 3x3 convolution.
         dropout: Share of values dropped at the end of the contracting path.
         precision: "float32", "bfloat16" or "float16": what the layers compute in.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
-        A `keras.Model` from [B, H, W, channels], uint8 or float pixel values in 0..255, to float32 logits
-        [B, H, W, 1] for two classes and [B, H, W, classes] for more.
+        A `keras.Model` from [B, H, W, channels], uint8 or float pixel values in 0..255, to float32
+        logits [B, H, W, 1] for two classes and [B, H, W, classes] for more.
 
     Raises:
         UserError: If an argument is outside its range.
@@ -120,7 +122,8 @@ def make_unet(
         x = upsample(x, base_filters * 2**number, f"up{number}_grow")
         skip = skips[number]
         if padding == "valid":
-            # What unpadded convolutions below have taken off each side: 4, 16, 40 and 88 in the paper.
+            # What unpadded convolutions below have taken off each side: 4, 16, 40 and 88 in the
+            # paper.
             skip = layers.Cropping2D(excess, dtype=policy, name=f"up{number}_crop")(skip)
             excess = 2 * (excess + 4)
         x = layers.Concatenate(dtype=policy, name=f"up{number}_join")([skip, x])

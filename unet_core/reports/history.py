@@ -1,7 +1,7 @@
 """The history of a run as CSV: one row per report, the same whether or not the run was interrupted.
 
-    history = History(run_dir / "history.csv", columns, resumed_at=step)
-    history.append({"step": 20, "train/loss": 0.7})
+history = History(run_dir / "history.csv", columns, resumed_at=step)
+history.append({"step": 20, "train/loss": 0.7})
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class History:
         if self._path.exists():
             rows = list(csv.reader(self._path.read_text().splitlines()))
             # A row cut short by a kill is the last one, and lies beyond every checkpoint.
-            kept = [row for row in rows[1:] if len(row) == len(columns) and int(row[0]) <= resumed_at]
+            kept = [
+                row for row in rows[1:] if len(row) == len(columns) and int(row[0]) <= resumed_at
+            ]
         partial = self._path.with_name(self._path.name + ".part")
         partial.write_text(_as_csv([self._columns, *kept]))
         partial.replace(self._path)

@@ -10,7 +10,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:]))]).rstrip()
+        return "  ".join(
+            [
+                cells[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
@@ -18,8 +23,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def class_scores(scores: Mapping[str, float], class_names: Sequence[str]) -> str:
     """Returns the per-class scores of `metrics.scores` as a table, with the means below."""
     columns = ("dice", "iou", "precision", "recall", "f1")
-    rows = [[name, *(number(scores[f"{column}/{name}"]) for column in columns)] for name in class_names]
-    rows.append(["mean", *(number(scores[f"{c}/mean"]) if f"{c}/mean" in scores else "" for c in columns)])
+    rows = [
+        [name, *(number(scores[f"{column}/{name}"]) for column in columns)] for name in class_names
+    ]
+    rows.append(
+        ["mean", *(number(scores[f"{c}/mean"]) if f"{c}/mean" in scores else "" for c in columns)]
+    )
     return table(["class", *columns], rows)
 
 

@@ -1,14 +1,15 @@
-"""The loop: steps, replicas, schedules, checkpoints, summaries. Knows nothing of images or segmentation.
+"""The loop: steps, replicas, schedules, checkpoints, summaries. Knows nothing of images or
+segmentation.
 
-    from unet_core import training
+from unet_core import training
 
-    loop = training.Loop(model, optimizer, loss=my_loss, strategy=strategy)
-    checkpoints = training.Checkpoints(directory, loop, keep=3)
-    checkpoints.restore()
+loop = training.Loop(model, optimizer, loss=my_loss, strategy=strategy)
+checkpoints = training.Checkpoints(directory, loop, keep=3)
+checkpoints.restore()
 
-    for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
-        print(report.step, report.loss, report.examples_per_sec)
-        checkpoints.save()
+for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
+    print(report.step, report.loss, report.examples_per_sec)
+    checkpoints.save()
 """
 
 from unet_core.training import schedules
@@ -16,4 +17,12 @@ from unet_core.training.checkpoints import Checkpoints, load_weights
 from unet_core.training.loop import Loop, NonFiniteError, Report
 from unet_core.training.summaries import SummaryWriter
 
-__all__ = ["Checkpoints", "Loop", "NonFiniteError", "Report", "SummaryWriter", "load_weights", "schedules"]
+__all__ = [
+    "Checkpoints",
+    "Loop",
+    "NonFiniteError",
+    "Report",
+    "SummaryWriter",
+    "load_weights",
+    "schedules",
+]

@@ -4,9 +4,10 @@
     step = checkpoints.restore()           # 0 if there is none
     checkpoints.save(score=0.81)           # the best score's checkpoint is kept beside the latest 3
 
-A checkpoint is a folder `step-00000500` with TensorFlow's checkpoint files and `manifest.json`: step, scores, the
-caller's metadata, the model's variables, and size and SHA-256 of each file. It is written under another name, flushed
-to disk, and renamed: a folder of that name is whole. Nothing in it is executed when it is read.
+A checkpoint is a folder `step-00000500` with TensorFlow's checkpoint files and `manifest.json`:
+step, scores, the caller's metadata, the model's variables, and size and SHA-256 of each file. It is
+written under another name, flushed to disk, and renamed: a folder of that name is whole. Nothing in
+    it is executed when it is read.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Checkpoints:
         return steps_in(self._directory)
 
     def save(self, *, score: float | None = None) -> pathlib.Path:
-        """Saves the loop as it is now and returns the checkpoint's folder; does nothing if this step is saved.
+        """Saves the loop as it is now and returns the checkpoint's folder; does nothing if this
+        step is saved.
 
         Args:
             score: The monitored value at this step. The step with the best one so far is kept.
@@ -106,9 +108,15 @@ class Checkpoints:
             partial.rename(final)
             _flush(self._directory)
         except (OSError, tf.errors.OpError) as error:
-            reason = (getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)).strip()
+            reason = (
+                getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+            ).strip()
             last = max(self.steps(), default=None)
-            kept = "There is no earlier checkpoint." if last is None else f"The checkpoint of step {last} is whole."
+            kept = (
+                "There is no earlier checkpoint."
+                if last is None
+                else f"The checkpoint of step {last} is whole."
+            )
             raise UserError(
                 f"{final}: the checkpoint cannot be written ({reason.splitlines()[0]}). {kept} "
                 "Make room or permit writing, and start the same command again."
@@ -141,7 +149,9 @@ class Checkpoints:
         return score > self.best_score if self._higher_is_better else score < self.best_score
 
     def _prune(self) -> None:
-        """Removes what this class has written and needs no more; a file of anybody else's keeps its folder alive."""
+        """Removes what this class has written and needs no more; a file of anybody else's keeps its
+        folder alive.
+        """
         kept = {*self.steps()[-self._keep :], self.best_step}
         for step in self.steps():
             if step not in kept:
@@ -206,7 +216,8 @@ def _verify(folder: pathlib.Path) -> dict[str, Any]:
         return manifest
     earlier = [step for step in steps_in(folder.parent) if folder_of(folder.parent, step) < folder]
     way_out = (
-        f"The one before it is {folder_of(folder.parent, earlier[-1]).name}: to go on from there, move "
+        f"The one before it is {folder_of(folder.parent, earlier[-1]).name}: to go on from there, "
+        f"move "
         f"{folder.name} out of the folder."
         if earlier
         else "There is none before it: to begin anew, choose another run folder."
@@ -219,11 +230,13 @@ def _check_network(folder: pathlib.Path, manifest: dict[str, Any], model: keras.
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if differing:
         listed = "; ".join(
-            f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here" for name in differing[:4]
+            f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
+            for name in differing[:4]
         )
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"{folder}: the checkpoint is of another network ({listed}{more}). Build the network it was made with."
+            f"{folder}: the checkpoint is of another network ({listed}{more}). Build the network "
+            f"it was made with."
         )
 
 
@@ -233,7 +246,10 @@ def _variable_shapes(model: keras.Model) -> dict[str, list[int]]:
 
 def _describe(path: pathlib.Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
 
 
 def _flush(path: pathlib.Path) -> None:

@@ -1,4 +1,6 @@
-"""Devices, strategies and the precision a machine is good at. Each function here acts on the whole process or asks it."""
+"""Devices, strategies and the precision a machine is good at. Each function here acts on the whole
+process or asks it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from unet_core.errors import UserError
 
 
 def split_device(parts: int) -> None:
-    """Splits the first GPU, or the CPU if there is none, into `parts` logical devices, to try out several replicas.
+    """Splits the first GPU, or the CPU if there is none, into `parts` logical devices, to try out
+    several replicas.
 
     Must be called before anything runs on a device.
     """
@@ -30,7 +33,8 @@ def make_strategy(name: str, devices: Sequence[int] = ()) -> tf.distribute.Strat
 
     Args:
         name: "none" for one device, "mirrored" for one copy of the network per device.
-        devices: Numbers of the devices for "mirrored": of GPUs, or of logical CPUs if there is no GPU. Empty is all.
+        devices: Numbers of the devices for "mirrored": of GPUs, or of logical CPUs if there is no
+            GPU. Empty is all.
 
     Raises:
         UserError: If a device does not exist; the message lists those that do.
@@ -51,12 +55,17 @@ def choose_precision() -> tuple[str, str]:
     """Returns the fastest precision this machine trains well in, and the reason."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        capability = tf.config.experimental.get_device_details(gpus[0]).get(
+            "compute_capability", (0, 0)
+        )
         dotted = ".".join(map(str, capability))
         if capability >= (8, 0):
             return "bfloat16", f"the GPU has compute capability {dotted}, at least 8.0"
         if capability >= (7, 0):
-            return "float16", f"the GPU has compute capability {dotted}, tensor cores but no bfloat16"
+            return (
+                "float16",
+                f"the GPU has compute capability {dotted}, tensor cores but no bfloat16",
+            )
         return "float32", f"the GPU has compute capability {dotted}, no tensor cores"
     features = _cpu_features()
     for feature in ("amx_bf16", "avx512_bf16"):

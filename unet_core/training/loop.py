@@ -4,7 +4,8 @@
     for report in loop.train(dataset_fn, until_step=1000, report_every_steps=100):
         print(report.step, report.loss)     # the caller keeps control: break, evaluate, save
 
-A batch is a tuple whose first item goes into the model. `loss` and `metrics` are plain callables of (outputs, batch).
+A batch is a tuple whose first item goes into the model. `loss` and `metrics` are plain callables of
+(outputs, batch).
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class NonFiniteError(ArithmeticError):
     """
 
     def __init__(self, step: int):
-        super().__init__(f"Step {step}: the loss or a gradient is not finite; the weights are those before it.")
+        super().__init__(
+            f"Step {step}: the loss or a gradient is not finite; the weights are those before it."
+        )
         self.step = step
 
 
@@ -48,13 +51,15 @@ class Report:
 
     Attributes:
         step: Global batches consumed so far.
-        due: Whether the step is one that `report_every_steps` asks for; else it was stopped for another reason.
+        due: Whether the step is one that `report_every_steps` asks for; else it was stopped for
+            another reason.
         loss: Mean loss per example since the last step that was due.
         rate: Learning rate of the last step.
         gradient_norm: Global norm of the last step's reduced gradient, before clipping.
         loss_scale: Factor on a float16 loss; 1 without loss scaling.
         skipped_steps: Updates skipped so far because a float16 gradient overflowed.
-        step_ms: Mean milliseconds per step since the last report, compilation left out; NaN if nothing was timed.
+        step_ms: Mean milliseconds per step since the last report, compilation left out; NaN if
+            nothing was timed.
         examples_per_sec: Examples per second over the same steps.
         data_wait_share: Share of that time spent waiting for data, 0 to 1.
     """
@@ -76,20 +81,24 @@ class Loop:
 
     Args:
         model: A Keras model; called as `model(batch[0], training=...)`.
-        optimizer: A Keras optimizer. Its `update_step` and `weight_decay` are used; its slots are built here.
-        loss: `(outputs, batch) -> [B]` float32, one value per example. The step divides their sum once, by the
-            global batch size; nothing else averages.
-        metrics: `(outputs, batch) -> dict` of additive tensors, summed over batches and replicas in evaluation.
+        optimizer: A Keras optimizer. Its `update_step` and `weight_decay` are used; its slots are
+            built here.
+        loss: `(outputs, batch) -> [B]` float32, one value per example. The step divides their sum
+            once, by the global batch size; nothing else averages.
+        metrics: `(outputs, batch) -> dict` of additive tensors, summed over batches and replicas in
+            evaluation.
         strategy: Where model and optimizer were made; by default the current one.
         schedule: Step -> learning rate. None leaves the optimizer its own.
         clip_norm: Largest global norm of the reduced gradient; None does not clip.
-        loss_scaling: Whether to scale the loss for float16. An overflow on any replica then skips the update on all
-            and halves the scale. Without it a gradient that is not finite stops the training.
-        seconds_per_call: How long one compiled call may take, about: a request to stop is seen after that.
+        loss_scaling: Whether to scale the loss for float16. An overflow on any replica then skips
+            the update on all and halves the scale. Without it a gradient that is not finite stops
+            the training.
+        seconds_per_call: How long one compiled call may take, about: a request to stop is seen
+            after that.
 
     Raises:
-        ValueError: If the optimizer is set to clip, average, scale or accumulate, which Keras (seen on 3.15) does
-            on each replica before the sum.
+        ValueError: If the optimizer is set to clip, average, scale or accumulate, which Keras (seen
+            on 3.15) does on each replica before the sum.
     """
 
     def __init__(
@@ -119,10 +128,13 @@ class Loop:
         self._decays = [_decays(optimizer, variable) for variable in model.trainable_variables]
         self._variables = [variable.value for variable in model.trainable_variables]
 
-        # Everything that a resumed run must know; `Checkpoints` saves it beside model and optimizer.
+        # Everything that a resumed run must know; `Checkpoints` saves it beside model and
+        # optimizer.
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self._window_loss = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="window_loss")
-        self._window_examples = tf.Variable(0, dtype=tf.int64, trainable=False, name="window_examples")
+        self._window_examples = tf.Variable(
+            0, dtype=tf.int64, trainable=False, name="window_examples"
+        )
         self._loss_scale = tf.Variable(
             _LOSS_SCALE_START if loss_scaling else 1.0, trainable=False, name="loss_scale"
         )
@@ -156,7 +168,9 @@ class Loop:
         """How often each compiled function has been traced so far."""
         return {
             "train": self._run_steps.experimental_get_tracing_count(),
-            "evaluate": sum(f.experimental_get_tracing_count() for f in self._evaluate_batch.values()),
+            "evaluate": sum(
+                f.experimental_get_tracing_count() for f in self._evaluate_batch.values()
+            ),
         }
 
     def train(
@@ -170,13 +184,13 @@ class Loop:
     ) -> Iterator[Report]:
         """Trains up to `until_step`, yielding a report whenever the loop pauses.
 
-        It pauses at every multiple of `report_every_steps` and of each of `pause_every_steps`, at the end, when the
-        data are used up, and when `should_stop()` is true after a call. While it pauses, the caller may evaluate,
-        save, or leave the loop.
+        It pauses at every multiple of `report_every_steps` and of each of `pause_every_steps`, at
+        the end, when the data are used up, and when `should_stop()` is true after a call. While it
+        pauses, the caller may evaluate, save, or leave the loop.
 
         Args:
-            dataset: `(start_step, InputContext) -> tf.data.Dataset` of per-replica batches, from the global batch
-                `start_step` on; or a plain dataset of global batches.
+            dataset: `(start_step, InputContext) -> tf.data.Dataset` of per-replica batches, from
+                the global batch `start_step` on; or a plain dataset of global batches.
             until_step: The step to end at.
             report_every_steps: Steps over which the reported loss is averaged.
             pause_every_steps: Further intervals, for evaluation and checkpoints.
@@ -184,8 +198,8 @@ class Loop:
 
         Raises:
             NonFiniteError: If a loss or gradient is not finite and there is no loss scaling.
-            UserError: If an interval is below 1, or a plain dataset is given to a restored loop, which could not
-                find its place in it.
+            UserError: If an interval is below 1, or a plain dataset is given to a restored loop,
+                which could not find its place in it.
         """
         intervals = [report_every_steps, *pause_every_steps]
         if min(intervals) < 1:
@@ -218,7 +232,8 @@ class Loop:
                 if stopping:
                     return
         finally:
-            # A process that ends while a parallel generator pipeline is alive is aborted by TensorFlow (seen on 2.21).
+            # A process that ends while a parallel generator pipeline is alive is aborted by
+            # TensorFlow (seen on 2.21).
             del iterator
             gc.collect()
 
@@ -230,10 +245,12 @@ class Loop:
     ) -> dict[str, np.ndarray] | None:
         """Returns the sums over a finite dataset: `loss`, `examples` and what `metrics` returns.
 
-        The last batch may be ragged, and empty on some replicas. Returns None if `should_stop()` became true.
+        The last batch may be ragged, and empty on some replicas. Returns None if `should_stop()`
+        became true.
 
         Args:
-            dataset: `InputContext -> tf.data.Dataset` of per-replica batches, or a plain dataset of global batches.
+            dataset: `InputContext -> tf.data.Dataset` of per-replica batches, or a plain dataset of
+                global batches.
             should_stop: Asked before every batch.
         """
         if isinstance(dataset, tf.data.Dataset):
@@ -265,8 +282,10 @@ class Loop:
             )
         if self.resumed_at:
             raise UserError(
-                f"The loop was restored at step {self.resumed_at}, and a plain tf.data.Dataset cannot be entered "
-                "there. Give a callable (start_step, tf.distribute.InputContext) -> tf.data.Dataset instead."
+                f"The loop was restored at step {self.resumed_at}, and a plain tf.data.Dataset "
+                f"cannot be entered "
+                "there. Give a callable (start_step, tf.distribute.InputContext) -> "
+                "tf.data.Dataset instead."
             )
         return self.strategy.experimental_distribute_dataset(dataset)
 
@@ -286,7 +305,9 @@ class Loop:
     # What follows runs in the graph.
 
     def _steps(self, iterator, count):
-        """Runs up to `count` steps on the device; leaves early when data end or a step is not finite."""
+        """Runs up to `count` steps on the device; leaves early when data end or a step is not
+        finite.
+        """
 
         def more(done, finite, exhausted, *_):
             return tf.logical_and(done < count, tf.logical_and(finite, tf.logical_not(exhausted)))
@@ -305,7 +326,9 @@ class Loop:
 
             def step():
                 new_rate = tf.cast(self._rate(), tf.float32)
-                per_replica = self.strategy.run(self._replica_step, args=(item.get_value(), new_rate))
+                per_replica = self.strategy.run(
+                    self._replica_step, args=(item.get_value(), new_rate)
+                )
                 loss_sum, examples = (
                     self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
                     for value in per_replica[:2]
@@ -332,7 +355,9 @@ class Loop:
         )
         examples_before = tf.identity(self._window_examples)
         with tf.control_dependencies([examples_before]):
-            done, finite, _, wait, norm, rate = tf.while_loop(more, one, start, parallel_iterations=1)
+            done, finite, _, wait, norm, rate = tf.while_loop(
+                more, one, start, parallel_iterations=1
+            )
         with tf.control_dependencies([done]):
             examples = self._window_examples - examples_before
         return {
@@ -345,7 +370,9 @@ class Loop:
         }
 
     def _replica_step(self, batch, rate):
-        """Returns (loss sum float64, examples int64, finite, global gradient norm) of one replica's share."""
+        """Returns (loss sum float64, examples int64, finite, global gradient norm) of one replica's
+        share.
+        """
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         with tf.GradientTape() as tape:
@@ -354,14 +381,17 @@ class Loop:
             _check_per_example(per_example)
             rows = per_example.shape[0]
             if rows is None:
-                # Replicas may have different numbers of rows, so the global batch size must be counted.
+                # Replicas may have different numbers of rows, so the global batch size must be
+                # counted.
                 rows = tf.shape(per_example)[0]
                 global_rows = _sum_over(context, tf.cast(rows, tf.float32))
             else:
                 global_rows = float(rows * replicas)
             loss_sum = tf.reduce_sum(per_example)
             scaled = loss_sum / global_rows * self._loss_scale
-        gradients = tape.gradient(scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(
+            scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         gradients = _sum_over(context, [tf.convert_to_tensor(g) for g in gradients])
         # Everything below sees the reduced gradient, so an inf of any replica is seen by all.
         scaled_norm = tf.linalg.global_norm(gradients)
@@ -376,7 +406,9 @@ class Loop:
         return tf.cast(loss_sum, tf.float64), tf.cast(rows, tf.int64), finite, norm
 
     def _update(self, strategy, gradients, finite, rate):
-        """Updates every replica's variables by the reduced gradients, unless they are not finite."""
+        """Updates every replica's variables by the reduced gradients, unless they are not
+        finite.
+        """
         finite, rate = (strategy.experimental_local_results(value)[0] for value in (finite, rate))
 
         def update_variable(variable, gradient, decays):
@@ -386,8 +418,12 @@ class Loop:
             self.optimizer.update_step(gradient, variable, variable_rate)
 
         def apply():
-            for variable, gradient, decays in zip(self._variables, gradients, self._decays, strict=True):
-                strategy.extended.update(variable, update_variable, args=(gradient, decays), group=False)
+            for variable, gradient, decays in zip(
+                self._variables, gradients, self._decays, strict=True
+            ):
+                strategy.extended.update(
+                    variable, update_variable, args=(gradient, decays), group=False
+                )
             self.optimizer.iterations.assign_add(1)
             if self._loss_scaling:
                 self._good_steps.assign_add(1)
@@ -461,7 +497,9 @@ class _Stopwatch:
 
     def figures(self) -> dict[str, float]:
         if not self._steps:
-            return dict(step_ms=float("nan"), examples_per_sec=float("nan"), data_wait_share=float("nan"))
+            return dict(
+                step_ms=float("nan"), examples_per_sec=float("nan"), data_wait_share=float("nan")
+            )
         return dict(
             step_ms=1000 * self._seconds / self._steps,
             examples_per_sec=self._examples / self._seconds,
@@ -476,7 +514,9 @@ def _sum_over(context, values):
 
 
 def _at_least_one_row(tensor: tf.Tensor) -> tf.Tensor:
-    """Returns `tensor`, or one row of zeros if it has none: oneDNN's fused convolution fails on no rows (TF 2.21)."""
+    """Returns `tensor`, or one row of zeros if it has none: oneDNN's fused convolution fails on no
+    rows (TF 2.21).
+    """
     if tensor.shape[0] is not None:
         return tensor
     shape = tf.shape(tensor)
@@ -512,6 +552,7 @@ def _refuse_replica_wise(optimizer: keras.optimizers.Optimizer) -> None:
     for name, way_out in refused.items():
         if getattr(optimizer, name, None):
             raise ValueError(
-                f"The optimizer has `{name}` set ({getattr(optimizer, name)}), which Keras applies on each replica "
+                f"The optimizer has `{name}` set ({getattr(optimizer, name)}), which Keras "
+                f"applies on each replica "
                 f"before the sum; {way_out} instead."
             )

@@ -1,7 +1,7 @@
 """Learning rates as functions of the step.
 
-A schedule is a callable from the step (int64 scalar tensor: updates done before) to the rate (float32 scalar tensor).
-After its last step a schedule stays at its final rate.
+A schedule is a callable from the step (int64 scalar tensor: updates done before) to the rate
+(float32 scalar tensor). After its last step a schedule stays at its final rate.
 
     rate = schedules.cosine(1e-3, total_steps=10_000, warmup_steps=200)
 """
@@ -29,10 +29,14 @@ def step_decay(rate: float, *, every_steps: int, factor: float = 0.1) -> Schedul
     """
     if every_steps < 1:
         raise ValueError(f"`every_steps` ({every_steps}) must be at least 1.")
-    return lambda step: rate * tf.cast(factor, tf.float32) ** tf.cast(step // every_steps, tf.float32)
+    return lambda step: (
+        rate * tf.cast(factor, tf.float32) ** tf.cast(step // every_steps, tf.float32)
+    )
 
 
-def polynomial(rate: float, *, total_steps: int, power: float = 0.9, final: float = 0.0) -> Schedule:
+def polynomial(
+    rate: float, *, total_steps: int, power: float = 0.9, final: float = 0.0
+) -> Schedule:
     """Returns the fall from `rate` to `final` as (1 - step / total_steps) ** power.
 
     Raises:
@@ -43,7 +47,8 @@ def polynomial(rate: float, *, total_steps: int, power: float = 0.9, final: floa
 
 
 def cosine(rate: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
-    """Returns a linear rise to `rate` over `warmup_steps`, then half a cosine down to `final` at `total_steps`.
+    """Returns a linear rise to `rate` over `warmup_steps`, then half a cosine down to `final` at
+    `total_steps`.
 
     Raises:
         ValueError: If `warmup_steps` is negative or not below `total_steps`.
@@ -63,7 +68,8 @@ def cosine(rate: float, *, total_steps: int, warmup_steps: int = 0, final: float
 def _share_done(first_step: int, last_step: int) -> Schedule:
     if not 0 <= first_step < last_step:
         raise ValueError(
-            f"The warm-up ({first_step} steps) must be at least 0 and end before the schedule does ({last_step})."
+            f"The warm-up ({first_step} steps) must be at least 0 and end before the schedule "
+            f"does ({last_step})."
         )
     length = last_step - first_step
     return lambda step: tf.clip_by_value(tf.cast(step - first_step, tf.float32) / length, 0.0, 1.0)

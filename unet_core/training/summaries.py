@@ -1,7 +1,7 @@
 """TensorBoard event files in which nothing appears twice after a resume.
 
-    with SummaryWriter(run_dir / "events", resumed_at=checkpoints.restore()) as writer:
-        writer.scalars(step, {"train/loss": 0.3})
+with SummaryWriter(run_dir / "events", resumed_at=checkpoints.restore()) as writer:
+    writer.scalars(step, {"train/loss": 0.3})
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class SummaryWriter:
 
     Args:
         directory: The folder of the event files.
-        resumed_at: The step the run goes on from. What earlier files hold beyond it, TensorBoard then drops.
+        resumed_at: The step the run goes on from. What earlier files hold beyond it, TensorBoard
+            then drops.
     """
 
     def __init__(self, directory: str | os.PathLike, *, resumed_at: int = 0):
@@ -65,12 +66,16 @@ class SummaryWriter:
 def _write_restart(directory: pathlib.Path, step: int) -> None:
     """Writes an event file that only says: what came before, from `step` on, is void.
 
-    `tf.summary` (seen on 2.21) cannot say that. Readers take the files in the order of their names, and the second
-    dot puts this one before a file begun in the same second.
+    `tf.summary` (seen on 2.21) cannot say that. Readers take the files in the order of their names,
+    and the second dot puts this one before a file begun in the same second.
     """
     now = time.time()
     path = directory / f"events.out.tfevents.{int(now):010d}..{os.getpid()}.restart.v2"
     with tf.io.TFRecordWriter(str(path)) as file:
-        file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        file.write(
+            tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString()
+        )
         restart = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        file.write(tf.compat.v1.Event(wall_time=now, step=step, session_log=restart).SerializeToString())
+        file.write(
+            tf.compat.v1.Event(wall_time=now, step=step, session_log=restart).SerializeToString()
+        )

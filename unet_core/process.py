@@ -1,0 +1,120 @@
+"""What acts on the whole process: loading libraries quietly, devices and seeds, signals. Only
+`train_loop.py` calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from absl import logging
+
+from unet_core.config import RunConfig
+from unet_core.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def import_libraries() -> None:
+    """Imports TensorFlow, Keras and OpenCV, their start-up noise shown only if one of them
+    fails.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND is {backend!r}; this program needs tensorflow. Unset it, or set it to "
+            f"that."
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _held_back_noise():
+        try:
+            import cv2
+        except ImportError as error:
+            raise UserError(
+                f"OpenCV cannot be loaded ({error}). On a machine without a screen, install "
+                "opencv-python-headless in place of opencv-python."
+            ) from error
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    if keras.backend.backend() != "tensorflow":
+        raise UserError(
+            f"Keras is set up for {keras.backend.backend()!r}; run with KERAS_BACKEND=tensorflow."
+        )
+    # Samples are made in several threads already; OpenCV's own would stand in their way.
+    cv2.setNumThreads(1)
+    logging.set_verbosity(logging.WARNING)
+    tf.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def _held_back_noise() -> Iterator[None]:
+    """Sends what native code writes to standard error to a file, shown only if the block fails.
+
+    TF_CPP_MIN_LOG_LEVEL does not silence the lines written before logging is set up (TensorFlow
+    2.21).
+    """
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as noise:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield
+        except UserError:
+            raise
+        except BaseException:
+            noise.seek(0)
+            os.write(screen, noise.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def prepare_devices(config: RunConfig) -> tf.distribute.Strategy:
+    """Sets up devices, seeds and determinism for the whole process and returns the strategy."""
+    import keras
+    import tensorflow as tf
+
+    from unet_core.training import devices
+
+    devices.split_device(config.logical_devices)
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return devices.make_strategy(config.strategy, config.devices)
+
+
+class Stopped:
+    """Whether, and by which signal, the run has been asked to stop."""
+
+    signal = 0
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stopped]:
+    """Turns the first Ctrl-C or SIGTERM into a request; the second Ctrl-C stops at once."""
+    stopped = Stopped()
+
+    def request(number, _):
+        stopped.signal = number
+        print("\nStopping: finishing the current call and saving.", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

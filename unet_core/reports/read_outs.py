@@ -1,0 +1,141 @@
+"""Where the read-outs of a training run go: progress bar, history.csv, TensorBoard.
+
+with ReadOuts(run, config, classes, held_out=True, resumed_at=step) as read_outs:
+    read_outs.write(report, scores)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from unet_core import metrics
+from unet_core.config import RunConfig
+from unet_core.data.classes import ClassMap
+from unet_core.data.folders import Sample
+from unet_core.inference.files import predicted_ids
+from unet_core.inference.predictor import Predictor
+from unet_core.reports import pictures
+from unet_core.reports.history import History
+from unet_core.run_directory import RunDirectory
+from unet_core.training import Report, SummaryWriter
+
+_IN_HISTORY = ("loss", "rate", "gradient_norm", "loss_scale", "skipped_steps")
+_SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
+
+
+class ReadOuts:
+    """Writes what the loop reports; every tag and column is written once per step, also after a
+    resume.
+
+    Only what is the same in every repetition goes to the history; speeds go to TensorBoard and the
+    bar.
+
+    Args:
+        run: The folder of the run.
+        config: Its settings.
+        classes: Its classes.
+        held_out: Whether images are held out.
+        resumed_at: The step the run goes on from, 0 for a new one.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        classes: ClassMap,
+        *,
+        held_out: bool,
+        resumed_at: int,
+    ):
+        columns = ["step", *(f"train/{name}" for name in _IN_HISTORY)]
+        if held_out:
+            columns += [f"held_out/{name}" for name in score_names(classes)]
+        self._classes = classes
+        self._history = History(run.history, columns, resumed_at=resumed_at)
+        self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
+        self._bar = tqdm.tqdm(
+            total=config.train_steps,
+            initial=resumed_at,
+            desc="Training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=resumed_at >= config.train_steps,
+        )
+
+    def __enter__(self) -> ReadOuts:
+        self._summaries.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+        self._summaries.__exit__(*error)
+
+    def show(self, report: Report) -> None:
+        """Moves the progress bar."""
+        self._bar.set_postfix_str(
+            f"loss {report.loss:.4f}, rate {report.rate:.2g}, {report.examples_per_sec:.1f} "
+            f"images/s, "
+            f"data wait {report.data_wait_share:.1%}"
+        )
+        self._bar.update(report.step - self._bar.n)
+
+    def write(self, report: Report, scores: Mapping[str, float]) -> None:
+        """Writes a row of the history and the scalars; `scores` of held-out images, by name, may be
+        empty.
+        """
+        row = {f"train/{name}": getattr(report, name) for name in _IN_HISTORY}
+        row |= {f"held_out/{name}": value for name, value in scores.items()}
+        self._history.append({"step": report.step, **row})
+        speeds = {f"speed/{name}": getattr(report, name) for name in _SPEEDS}
+        self._summaries.scalars(report.step, row | speeds)
+
+    def write_pictures(self, step: int, model: keras.Model, samples: Sequence[Sample]) -> None:
+        """Writes input, truth, prediction and errors of `samples`."""
+        predictor = Predictor(model)
+        for sample in samples:
+            ids = predicted_ids(predictor(sample.image))
+            rarest = int(np.argmin(np.bincount(sample.mask.ravel(), minlength=len(self._classes))))
+            panels = {
+                "input": sample.image[..., None],
+                "truth": self._classes.values(sample.mask)[..., None],
+                "prediction": self._classes.values(ids)[..., None],
+                "errors": pictures.errors(sample.image, sample.mask, ids, of_class=rarest)[
+                    ..., ::-1
+                ],
+            }
+            for name, panel in panels.items():
+                self._summaries.images(step, f"held_out_{sample.name}/{name}", panel[None])
+
+    def write_description(self, config: RunConfig, model: keras.Model) -> None:
+        """Writes the config as text and the graph of the network."""
+        settings = "\n".join(
+            f"    {name} = {value}" for name, value in dataclasses.asdict(config).items()
+        )
+        self._summaries.text(0, "config", settings)
+        spec = tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.uint8)
+        self._summaries.graph(lambda images: model(images, training=False), spec)
+
+    def flush(self) -> None:
+        """Hands everything to the operating system, so that it is not older than a checkpoint saved
+        next.
+        """
+        self._summaries.flush()
+
+
+def score_names(classes: ClassMap) -> list[str]:
+    """Returns the names of the held-out scores."""
+    return ["loss", *metrics.scores(np.zeros([len(classes)] * 2), classes.names)]
+
+
+def scores_of(sums: Mapping[str, np.ndarray], classes: ClassMap) -> dict[str, float]:
+    """Returns the held-out scores, by the names of `score_names`, of the sums that `Loop.evaluate`
+    returns.
+    """
+    loss = float(sums["loss"]) / int(sums["examples"])
+    return {"loss": loss, **metrics.scores(sums["confusion"], classes.names)}
