@@ -46,6 +46,14 @@ def main(_: Sequence[str]) -> int:
     except UserError as error:
         print(f"train_loop: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"train_loop: {error.filename or 'a file'}: {error.strerror or error}. Make room or "
+            "permit access, and start the same command again: a run goes on from its last "
+            "checkpoint.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(
             "train_loop: stopped at once; the run goes on from its last checkpoint.",
@@ -55,9 +63,7 @@ def main(_: Sequence[str]) -> int:
 
 
 def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
-    """Trains, scores the held-out images, predicts the test images; goes on with a run that was
-    interrupted.
-    """
+    """Trains, or goes on with a run; scores the held-out images; predicts the test images."""
     import tensorflow as tf
 
     from unet_core import assembly, training
@@ -112,9 +118,16 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
             higher_is_better=config.monitor != "loss",
             metadata={"config": dataclasses.asdict(config), "classes": str(classes)},
         )
+        for leftover in checkpoints.unfinished():
+            print(f"{leftover}: skipped, a save that was interrupted.")
         start = checkpoints.restore()
         if start:
             print(f"Going on from step {start} of {run.path}.")
+        if config.schedule_steps <= start < config.train_steps:
+            print(
+                f"The schedule ended at step {config.schedule_steps}: the learning rate stays "
+                f"at its end. To lay it out anew, give --schedule_steps={config.train_steps}."
+            )
 
         train_data = functools.partial(
             pipeline.make_train_dataset,
@@ -147,10 +160,8 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
                     last = report.step >= config.train_steps
                     scores = {}
                     if held_out and (last or report.step % config.eval_every_steps == 0):
-                        sums = loop.evaluate(held_out_data, should_stop=stopped)
-                        if sums is not None:
-                            scores = scores_of(sums, classes)
-                            read_outs.write_pictures(report.step, model, held_out[:2])
+                        scores = scores_of(loop.evaluate(held_out_data), classes)
+                        read_outs.write_pictures(report.step, model, held_out[:2])
                     if report.due or scores or last:
                         read_outs.write(report, scores)
                     if (
@@ -170,16 +181,14 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
                 )
                 raise UserError(
                     f"{error} Its samples were drawn from {', '.join(names)}. Lower "
-                    f"--learning_rate, set --clip_norm, "
-                    "or try --precision=float32; the run goes on from its last checkpoint."
+                    "--learning_rate, set --clip_norm, or try --precision=float32; the run goes on "
+                    "from its last checkpoint."
                 ) from error
             except tf.errors.ResourceExhaustedError as error:
                 raise UserError(
                     f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
-                    f"--global_batch_size "
-                    f"({config.global_batch_size}), --crop_size ({config.crop_size}) or "
-                    f"--base_filters "
-                    f"({config.base_filters})."
+                    f"--global_batch_size ({config.global_batch_size}), --crop_size "
+                    f"({config.crop_size}) or --base_filters ({config.base_filters})."
                 ) from error
         if stopped():
             print(f"Stopped and saved at step {loop.step}. Start the same command again to go on.")
@@ -188,9 +197,7 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
 
 
 def evaluate(config: RunConfig, stopped: Callable[[], bool]) -> None:
-    """Scores a run's network: on the images it held out, or on all images of another data
-    folder.
-    """
+    """Scores a run's network: on the images it held out, or on all of another data folder."""
     from unet_core.data import folders
     from unet_core.reports.screen import progress_bar
 
@@ -205,7 +212,7 @@ def evaluate(config: RunConfig, stopped: Callable[[], bool]) -> None:
                 f"{data_dir}: the run has trained on all of these images; give another --data_dir."
             )
     output_dir = pathlib.Path(config.output_dir) if config.output_dir else run.path
-    with run.locked():
+    with contextlib.nullcontext() if config.output_dir else run.locked():
         _score(config, run, output_dir, model, step, samples, classes, stopped)
 
 
@@ -253,7 +260,10 @@ def _resolve(config: RunConfig, run: RunDirectory, data_fingerprint: str) -> tup
         reason = "as this run began"
     elif precision == "auto":
         precision, reason = devices.choose_precision()
-    return run.agree(dataclasses.replace(config, precision=precision), data_fingerprint), reason
+    # Stored whole, so that the run can be used from any folder.
+    data_dir = os.path.abspath(config.data_dir)
+    config = dataclasses.replace(config, precision=precision, data_dir=data_dir)
+    return run.agree(config, data_fingerprint), reason
 
 
 def _open_run(config: RunConfig) -> tuple[Any, ...]:
@@ -273,9 +283,7 @@ def _open_run(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _finish(config, run, loop, held_out, classes, stopped) -> None:
-    """Scores the held-out images and predicts the test images, unless that has been done for this
-    step.
-    """
+    """Scores held-out images and predicts test images, unless that was done at this step."""
     from unet_core import training
     from unet_core.inference.files import find_images
 
@@ -288,15 +296,9 @@ def _finish(config, run, loop, held_out, classes, stopped) -> None:
     if held_out:
         _score(config, run, run.path, loop.model, step, held_out, classes, stopped)
     test = pathlib.Path(config.data_dir) / "test"
-    if test.is_dir() and not stopped():
-        _predict(
-            config,
-            loop.model,
-            find_images(test),
-            config.output_dir or run.predictions,
-            classes,
-            stopped,
-        )
+    if test.is_dir() and any(test.iterdir()) and not stopped():
+        output_dir = config.output_dir or run.predictions
+        _predict(config, loop.model, find_images(test), output_dir, classes, stopped)
     if not stopped():
         run.mark_finished(loop.step)
         print(

@@ -203,7 +203,7 @@ class RunConfig:
     )
 
     # Steps and devices.
-    train_steps: int = _setting(1000, "Step to train up to.", least=0)
+    train_steps: int = _setting(1000, "Step to train up to.", least=1)
     global_batch_size: int = _setting(
         4, "Examples per update, over all devices.", binds=True, least=1
     )

@@ -22,15 +22,10 @@ if TYPE_CHECKING:
 
 
 def import_libraries() -> None:
-    """Imports TensorFlow, Keras and OpenCV, their start-up noise shown only if one of them
-    fails.
-    """
+    """Imports TensorFlow, Keras and OpenCV; shows their start-up noise only if one fails."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
-        raise UserError(
-            f"KERAS_BACKEND is {backend!r}; this program needs tensorflow. Unset it, or set it to "
-            f"that."
-        )
+        raise UserError(f"KERAS_BACKEND is {backend!r}; this program needs tensorflow. Unset it.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _held_back_noise():
         try:

@@ -87,7 +87,7 @@ class RunDirectory:
         """
         if not self.holds_run():
             return dataclasses.replace(
-                config, schedule_steps=config.schedule_steps or max(config.train_steps, 1)
+                config, schedule_steps=config.schedule_steps or config.train_steps
             )
         before, fingerprint = self.read()
         if config.precision == "auto":

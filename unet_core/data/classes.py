@@ -36,7 +36,7 @@ class ClassMap:
         values, names = [], []
         for entry in text.split(","):
             value, _, name = entry.strip().partition(":")
-            if not value.isdigit() or not 0 <= int(value) <= 255 or not name.strip():
+            if not value.isdecimal() or not 0 <= int(value) <= 255 or not name.strip():
                 raise UserError(
                     f"`classes`: {entry!r} is not of the form value:name with a value from 0 to "
                     f"255; "

@@ -48,7 +48,7 @@ class Survey:
 def numeric_order(path: pathlib.Path) -> tuple:
     """Returns a sort key by which `2.png` comes before `10.png`."""
     return tuple(
-        int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)
+        int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.stem)
     ), path.name
 
 
@@ -73,33 +73,14 @@ def survey(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) ->
         data_dir: The folder that holds `train/image` and `train/label`.
         classes: The values that masks may hold.
         progress: Wraps the list of pairs while it is gone through, such as `tqdm.tqdm`.
-
-    Raises:
-        UserError: If `train/image` or `train/label` is missing.
     """
     data_dir = pathlib.Path(data_dir)
-    image_paths = list_pictures(data_dir / "train" / "image")
-    mask_paths = {p.stem: p for p in list_pictures(data_dir / "train" / "label")}
+    image_dir, mask_dir = data_dir / "train" / "image", data_dir / "train" / "label"
     problems: list[str] = []
-    if not image_paths:
-        problems.append(f"{data_dir / 'train' / 'image'}: holds no PNG pictures.")
-    for stem, count in collections.Counter(p.stem for p in image_paths).items():
-        if count > 1:
-            problems.append(
-                f"{data_dir / 'train' / 'image' / stem}.*: {count} images share this stem; rename "
-                f"one."
-            )
-    for path in image_paths:
-        if path.stem not in mask_paths:
-            problems.append(
-                f"{path}: there is no mask of the same name in {data_dir / 'train' / 'label'}."
-            )
-    stems = {p.stem for p in image_paths}
-    for stem, path in mask_paths.items():
-        if stem not in stems:
-            problems.append(
-                f"{path}: there is no image of the same name in {data_dir / 'train' / 'image'}."
-            )
+    image_paths, found_masks = (_listed(folder, problems) for folder in (image_dir, mask_dir))
+    mask_paths = {path.stem: path for path in found_masks}
+    if not problems:
+        problems += _unpaired(image_dir, image_paths, mask_dir, found_masks)
 
     samples: list[Sample] = []
     digest = hashlib.sha256()
@@ -148,7 +129,7 @@ def survey(data_dir: str | pathlib.Path, classes: ClassMap, *, progress=iter) ->
     if missing and value_counts:
         present = ", ".join(str(v) for v in sorted(value_counts))
         problems.append(
-            f"{data_dir / 'train' / 'label'}: no mask has a pixel of class {', '.join(missing)} "
+            f"{mask_dir}: no mask has a pixel of class {', '.join(missing)} "
             f"(values found: {present}; class map: {classes}). A network cannot learn a class "
             f"that never occurs."
         )
@@ -212,3 +193,40 @@ def split(samples: Sequence[Sample], *, folds: int, fold: int) -> tuple[list[Sam
     first = fold * len(samples) // folds
     last = (fold + 1) * len(samples) // folds
     return [*samples[:first], *samples[last:]], list(samples[first:last])
+
+
+def _listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
+    """Returns the pictures of `folder`; if it is missing, none, and adds that to `problems`."""
+    try:
+        return list_pictures(folder)
+    except UserError as error:
+        problems.append(str(error))
+        return []
+
+
+def _unpaired(
+    image_dir: pathlib.Path,
+    image_paths: Sequence[pathlib.Path],
+    mask_dir: pathlib.Path,
+    mask_paths: Sequence[pathlib.Path],
+) -> list[str]:
+    """Returns the problems of pictures that do not form pairs by their stems."""
+    problems = [] if image_paths else [f"{image_dir}: holds no PNG pictures."]
+    stems = {image_dir: collections.Counter(p.stem for p in image_paths)}
+    stems[mask_dir] = collections.Counter(p.stem for p in mask_paths)
+    for folder, word in ((image_dir, "images"), (mask_dir, "masks")):
+        problems += [
+            f"{folder / stem}.*: {count} {word} share this stem; rename one."
+            for stem, count in stems[folder].items()
+            if count > 1
+        ]
+    for paths, missing, folder in (
+        (image_paths, "mask", mask_dir),
+        (mask_paths, "image", image_dir),
+    ):
+        problems += [
+            f"{path}: there is no {missing} of the same name in {folder}."
+            for path in paths
+            if path.stem not in stems[folder]
+        ]
+    return problems

@@ -13,8 +13,8 @@ written under another name, flushed to disk, and renamed: a folder of that name 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import logging
 import os
 import pathlib
 import re
@@ -69,6 +69,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps of all whole checkpoints, ascending."""
         return steps_in(self._directory)
+
+    def unfinished(self) -> list[pathlib.Path]:
+        """Returns the folders of saves that were interrupted; `restore` passes them over."""
+        return sorted(self._directory.glob(f"step-*{_INCOMPLETE}"))
 
     def save(self, *, score: float | None = None) -> pathlib.Path:
         """Saves the loop as it is now and returns the checkpoint's folder; does nothing if this
@@ -130,15 +134,19 @@ class Checkpoints:
         Raises:
             UserError: If it does not pass its verification, or is of another network.
         """
-        for partial in self._directory.glob("step-*" + _INCOMPLETE):
-            logging.warning("%s: skipped, a save that did not finish.", partial)
         step = max(self.steps(), default=None)
         if step is None:
             return 0
         folder = folder_of(self._directory, step)
         manifest = _verify(folder)
         _check_network(folder, manifest, self._loop.model)
-        self._state.read(str(folder / _PREFIX)).assert_consumed()
+        try:
+            self._state.read(str(folder / _PREFIX)).assert_consumed()
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"{folder}: the checkpoint does not fit the optimizer or the loop it is restored "
+                f"into ({str(error).splitlines()[0]}). Build them as they were when it was saved."
+            ) from error
         self.best_step, self.best_score = manifest["best_step"], manifest["best_score"]
         self._loop.resumed_at = step
         return step
@@ -156,7 +164,7 @@ class Checkpoints:
         for step in self.steps():
             if step not in kept:
                 _remove(folder_of(self._directory, step))
-        for partial in self._directory.glob("step-*" + _INCOMPLETE):
+        for partial in self.unfinished():
             _remove(partial)
 
 
@@ -226,22 +234,27 @@ def _verify(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_network(folder: pathlib.Path, manifest: dict[str, Any], model: keras.Model) -> None:
-    there, here = manifest["variables"], _variable_shapes(model)
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    # By place, not by name: Keras numbers the layers of one process.
+    pairs = itertools.zip_longest(manifest["variables"], _variable_shapes(model))
+    differing = [(there, here) for there, here in pairs if (there or [0])[-1] != (here or [0])[-1]]
     if differing:
         listed = "; ".join(
-            f"{name} is {there.get(name, 'absent')} there, {here.get(name, 'absent')} here"
-            for name in differing[:4]
+            f"{_name_and_shape(there)} there, {_name_and_shape(here)} here"
+            for there, here in differing[:3]
         )
-        more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"{folder}: the checkpoint is of another network ({listed}{more}). Build the network "
-            f"it was made with."
+            "it was made with."
         )
 
 
-def _variable_shapes(model: keras.Model) -> dict[str, list[int]]:
-    return {variable.path: list(variable.shape) for variable in model.variables}
+def _variable_shapes(model: keras.Model) -> list[list[Any]]:
+    return [[variable.path, list(variable.shape)] for variable in model.variables]
+
+
+def _name_and_shape(variable: list[Any] | None) -> str:
+    return f"{variable[0]} {variable[1]}" if variable else "nothing"
 
 
 def _describe(path: pathlib.Path) -> dict[str, Any]:

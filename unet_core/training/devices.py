@@ -47,8 +47,10 @@ def make_strategy(name: str, devices: Sequence[int] = ()) -> tf.distribute.Strat
     if missing:
         listed = ", ".join(f"{number} ({device.name})" for number, device in enumerate(available))
         raise UserError(f"`devices`: there is no device {missing[0]}. There are: {listed}.")
-    numbers = devices or range(len(available))
-    return tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in numbers])
+    names = [f"{kind}:{number}" for number in devices or range(len(available))]
+    # Collective operations on CPUs fail once a process has had strategies of two sizes (TF 2.21).
+    reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 
 
 def choose_precision() -> tuple[str, str]:

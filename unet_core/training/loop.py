@@ -223,12 +223,13 @@ class Loop:
                 exhausted = done < count
                 stopping = exhausted or should_stop()
                 if step == pause or stopping:
-                    due = step % report_every_steps == 0
-                    yield self._report(step, due, result, watch)
-                    if due:
+                    report = self._report(step, step % report_every_steps == 0, result, watch)
+                    watch.start_window()
+                    if report.due:
+                        # Before the caller may save: a checkpoint holds the window as it goes on.
                         self._window_loss.assign(0.0)
                         self._window_examples.assign(0)
-                    watch.start_window()
+                    yield report
                 if stopping:
                     return
         finally:
@@ -240,18 +241,14 @@ class Loop:
     def evaluate(
         self,
         dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset] | tf.data.Dataset,
-        *,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> dict[str, np.ndarray] | None:
+    ) -> dict[str, np.ndarray]:
         """Returns the sums over a finite dataset: `loss`, `examples` and what `metrics` returns.
 
-        The last batch may be ragged, and empty on some replicas. Returns None if `should_stop()`
-        became true.
+        The last batch may be ragged, and empty on some replicas.
 
         Args:
             dataset: `InputContext -> tf.data.Dataset` of per-replica batches, or a plain dataset of
                 global batches.
-            should_stop: Asked before every batch.
         """
         if isinstance(dataset, tf.data.Dataset):
             distributed = self.strategy.experimental_distribute_dataset(dataset)
@@ -265,8 +262,6 @@ class Loop:
         iterator = iter(distributed)
         try:
             for batch in iterator:
-                if should_stop():
-                    return None
                 for name, value in self._evaluate_batch[key](batch).items():
                     totals[name] = totals.get(name, 0) + value.numpy()
         finally:

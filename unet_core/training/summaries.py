@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -20,15 +19,14 @@ class SummaryWriter:
 
     Args:
         directory: The folder of the event files.
-        resumed_at: The step the run goes on from. What earlier files hold beyond it, TensorBoard
-            then drops.
+        resumed_at: The step the run goes on from. What earlier files hold beyond it is dropped.
     """
 
     def __init__(self, directory: str | os.PathLike, *, resumed_at: int = 0):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.glob("events.out.tfevents.*")):
-            _write_restart(directory, resumed_at + 1)
+        for earlier in directory.glob("events.out.tfevents.*"):
+            _cut(earlier, resumed_at)
         self._writer = tf.summary.create_file_writer(str(directory))
 
     def __enter__(self) -> SummaryWriter:
@@ -63,19 +61,25 @@ class SummaryWriter:
         self._writer.flush()
 
 
-def _write_restart(directory: pathlib.Path, step: int) -> None:
-    """Writes an event file that only says: what came before, from `step` on, is void.
+def _cut(path: pathlib.Path, last_step: int) -> None:
+    """Drops what `path` holds beyond `last_step`, and a record cut short by a kill.
 
-    `tf.summary` (seen on 2.21) cannot say that. Readers take the files in the order of their names,
-    and the second dot puts this one before a file begun in the same second.
+    TensorBoard's own way, a SessionLog.START event, is not honoured by all of its readers
+    (tensorboard 2.21), and `tf.summary` cannot write one.
     """
-    now = time.time()
-    path = directory / f"events.out.tfevents.{int(now):010d}..{os.getpid()}.restart.v2"
-    with tf.io.TFRecordWriter(str(path)) as file:
-        file.write(
-            tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString()
-        )
-        restart = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        file.write(
-            tf.compat.v1.Event(wall_time=now, step=step, session_log=restart).SerializeToString()
-        )
+    kept, whole = [], True
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            if tf.compat.v1.Event.FromString(record).step <= last_step:
+                kept.append(record)
+            else:
+                whole = False
+    except tf.errors.DataLossError:
+        whole = False
+    if whole:
+        return
+    partial = path.with_name("." + path.name)
+    with tf.io.TFRecordWriter(str(partial)) as file:
+        for record in kept:
+            file.write(record)
+    partial.replace(path)

@@ -1,0 +1,26 @@
+"""One CPU split into four logical devices, so that several replicas can be tried anywhere."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import cv2
+import pytest
+import tensorflow as tf
+
+from unet_core.training import devices
+
+cv2.setNumThreads(1)
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+
+@pytest.fixture
+def mirrored():
+    """A factory of strategies: `mirrored(n)` has n replicas on n logical CPUs; 1 is no strategy."""
+
+    def make(replicas: int) -> tf.distribute.Strategy:
+        return devices.make_strategy("none" if replicas == 1 else "mirrored", range(replicas))
+
+    return make
