@@ -13,8 +13,6 @@ import numpy as np
 
 from unet_core.errors import UserError
 
-_UNKNOWN = 255
-
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
@@ -85,15 +83,14 @@ class ClassMap:
         Raises:
             UserError: If the mask holds values outside the map.
         """
-        table = np.full(256, _UNKNOWN, np.uint8)
-        table[list(self.mask_values)] = np.arange(len(self), dtype=np.uint8)
-        ids = table[mask]
-        if (ids == _UNKNOWN).any():
+        unknown = self.unknown_values(mask)
+        if unknown:
             raise UserError(
-                f"A mask holds the values {sorted(self.unknown_values(mask))}, which are not in "
-                f"the class map {self}."
+                f"A mask holds the values {sorted(unknown)}, which are not in the class map {self}."
             )
-        return ids
+        table = np.zeros(256, np.uint8)
+        table[list(self.mask_values)] = np.arange(len(self))
+        return table[mask]
 
     def values(self, ids: np.ndarray) -> np.ndarray:
         """Returns the mask values (uint8) of class `ids`, of the same shape."""

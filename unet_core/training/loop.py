@@ -61,7 +61,8 @@ class Report:
         step_ms: Mean milliseconds per step since the last report, compilation left out; NaN if
             nothing was timed.
         examples_per_sec: Examples per second over the same steps.
-        data_wait_share: Share of that time spent waiting for data, 0 to 1.
+        data_wait_share: Share of that time spent waiting for data, 0 to 1; NaN under
+            `tf.config.experimental.enable_op_determinism`, which forbids to ask the time.
     """
 
     step: int
@@ -304,18 +305,20 @@ class Loop:
         finite.
         """
 
+        now = tf.timestamp if _may_ask_the_time() else lambda: tf.constant(np.nan, tf.float64)
+
         def more(done, finite, exhausted, *_):
             return tf.logical_and(done < count, tf.logical_and(finite, tf.logical_not(exhausted)))
 
         def one(done, finite, exhausted, wait, norm, rate):
             # Each time stamp hangs on what came before it, or TensorFlow would take both at once.
             with tf.control_dependencies([norm]):
-                asked = tf.timestamp()
+                asked = now()
             with tf.control_dependencies([asked]):
                 item = iterator.get_next_as_optional()
                 has_value = item.has_value()
             with tf.control_dependencies([has_value]):
-                wait += tf.timestamp() - asked
+                wait += now() - asked
             with tf.control_dependencies([wait]):
                 has_value = tf.identity(has_value)
 
@@ -500,6 +503,15 @@ class _Stopwatch:
             examples_per_sec=self._examples / self._seconds,
             data_wait_share=self._wait / self._seconds,
         )
+
+
+def _may_ask_the_time() -> bool:
+    try:
+        with tf.init_scope():
+            tf.timestamp()
+    except tf.errors.FailedPreconditionError:
+        return False
+    return True
 
 
 def _sum_over(context, values):

@@ -19,14 +19,15 @@ class SummaryWriter:
 
     Args:
         directory: The folder of the event files.
-        resumed_at: The step the run goes on from. What earlier files hold beyond it is dropped.
+        resumed_at: The step the run goes on from. What earlier files hold beyond it is dropped; 0
+            begins anew.
     """
 
     def __init__(self, directory: str | os.PathLike, *, resumed_at: int = 0):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for earlier in directory.glob("events.out.tfevents.*"):
-            _cut(earlier, resumed_at)
+            _cut(earlier, resumed_at or -1)
         self._writer = tf.summary.create_file_writer(str(directory))
 
     def __enter__(self) -> SummaryWriter:
@@ -70,7 +71,8 @@ def _cut(path: pathlib.Path, last_step: int) -> None:
     kept, whole = [], True
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            if tf.compat.v1.Event.FromString(record).step <= last_step:
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= last_step or event.HasField("file_version"):
                 kept.append(record)
             else:
                 whole = False

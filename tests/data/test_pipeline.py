@@ -1,0 +1,184 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.data import pipeline
+from unet_core.data.augment import Recipe
+from unet_core.data.folders import Sample
+from unet_core.data.stream import SampleStream
+from unet_core.errors import UserError
+
+RECIPE = Recipe(rotation_degrees=45, flips=True, elastic_px=2.0, noise=0.1, noise_share=0.5)
+CROP = 16
+SETTINGS = dict(seed=7, crop_size=CROP, recipe=RECIPE, global_batch_size=4)
+
+
+def make_samples(shapes):
+    rng = np.random.default_rng(0)
+    return [
+        Sample(str(n), *rng.integers(0, 256, (2, *shape)).astype(np.uint8))
+        for n, shape in enumerate(shapes)
+    ]
+
+
+SAMPLES = make_samples([(24, 24)] * 5)
+
+
+def context(replicas=1, pipelines=1, number=0):
+    return tf.distribute.InputContext(
+        num_input_pipelines=pipelines,
+        input_pipeline_id=number,
+        num_replicas_in_sync=replicas,
+    )
+
+
+def elements(count, start_step=0, of=None, **kwargs):
+    """Returns the first `count` elements of the training dataset."""
+    dataset = pipeline.make_train_dataset(
+        SAMPLES, start_step, of or context(), **{"generators": 2, **SETTINGS, **kwargs}
+    )
+    return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+def joined(parts):
+    """Returns per-replica batches as one global batch."""
+    images, masks = zip(*parts, strict=True)
+    return np.concatenate(images), np.concatenate(masks)
+
+
+def assert_equal_batches(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of about two steps of a single machine, so that few batches cross many of them."""
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 2 * 2 * 4 * CROP**2)
+
+
+class TestTrainBatches:
+    def test_row_of_a_batch_is_the_sample_at_its_place_in_the_stream(self):
+        stream = SampleStream(SAMPLES, seed=7, crop_size=CROP, recipe=RECIPE)
+        expected = np.empty((2, CROP, CROP), np.uint8)
+        # Chunks hold 32 steps: batch 35 comes of the second generator.
+        for step, (images, masks) in enumerate(elements(36)):
+            assert images.shape == (4, CROP, CROP, 1)
+            assert masks.shape == (4, CROP, CROP)
+            assert images.dtype == masks.dtype == np.uint8
+            for row in range(4):
+                stream.write(4 * step + row, *expected)
+                np.testing.assert_array_equal(images[row, :, :, 0], expected[0])
+                np.testing.assert_array_equal(masks[row], expected[1])
+
+    @pytest.mark.parametrize("start_step", [1, 2, 5])
+    def test_run_from_step_k_sees_the_batches_of_the_run_from_0(self, short_chunks, start_step):
+        whole = elements(9 + start_step)
+        assert_equal_batches(elements(9, start_step), whole[start_step:])
+
+    def test_run_from_a_step_within_a_long_chunk_sees_the_same(self):
+        assert_equal_batches(elements(3, start_step=31), elements(34)[31:])
+
+    @pytest.mark.parametrize("generators", [1, 3, 0])
+    def test_number_of_generators_does_not_matter(self, short_chunks, generators):
+        assert_equal_batches(elements(13, generators=generators), elements(13))
+
+    def test_length_of_chunks_does_not_matter(self, monkeypatch):
+        expected = elements(9)
+        monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 1)
+        assert_equal_batches(elements(9), expected)
+
+    def test_seeds_give_different_batches(self):
+        ((one, _),), ((other, _),) = elements(1), elements(1, seed=8)
+        assert not np.array_equal(one, other)
+
+    def test_crop_that_does_not_fit_is_refused_at_once(self):
+        with pytest.raises(UserError, match=r"`crop_size` \(32\) is larger"):
+            pipeline.make_train_dataset(SAMPLES, 0, context(), **{**SETTINGS, "crop_size": 32})
+
+
+class TestReplicas:
+    @pytest.mark.parametrize("replicas", [2, 4])
+    def test_successive_elements_make_up_the_global_batch(self, short_chunks, replicas):
+        parts = elements(7 * replicas, start_step=3, of=context(replicas))
+        assert parts[0][0].shape == (4 // replicas, CROP, CROP, 1)
+        found = [joined(parts[i : i + replicas]) for i in range(0, len(parts), replicas)]
+        assert_equal_batches(found, elements(7, start_step=3))
+
+    @pytest.mark.parametrize("replicas", [2, 4])
+    def test_two_machines_together_make_the_batches_of_one(self, short_chunks, replicas):
+        local = replicas // 2
+        machines = [elements(7 * local, of=context(replicas, 2, number)) for number in (0, 1)]
+        found = [
+            joined([part for parts in machines for part in parts[local * k : local * (k + 1)]])
+            for k in range(7)
+        ]
+        assert_equal_batches(found, elements(7))
+
+    def test_mirrored_strategy_hands_each_replica_its_rows(self, mirrored):
+        strategy = mirrored(2)
+        dataset = strategy.distribute_datasets_from_function(
+            lambda c: pipeline.make_train_dataset(SAMPLES, 3, c, generators=2, **SETTINGS)
+        )
+        images, masks = next(iter(dataset))
+        parts = zip(
+            (t.numpy() for t in strategy.experimental_local_results(images)),
+            (t.numpy() for t in strategy.experimental_local_results(masks)),
+            strict=True,
+        )
+        assert_equal_batches([joined(parts)], elements(1, start_step=3))
+
+    @pytest.mark.parametrize(
+        ("size", "replicas", "valid"), [(6, 4, "4 or 8"), (3, 4, "4"), (5, 2, "4 or 6")]
+    )
+    def test_batch_that_does_not_divide_names_the_nearest_that_do(self, size, replicas, valid):
+        with pytest.raises(
+            UserError,
+            match=rf"`global_batch_size` \({size}\).*{replicas} replicas; nearest valid: {valid}\.",
+        ):
+            pipeline.make_train_dataset(
+                SAMPLES, 0, context(replicas), **{**SETTINGS, "global_batch_size": size}
+            )
+
+
+class TestImageDataset:
+    def read(self, samples, of=None, size=4):
+        dataset = pipeline.make_image_dataset(samples, of or context(), global_batch_size=size)
+        return list(dataset.as_numpy_iterator())
+
+    def test_images_of_one_size_are_batched_in_order_and_the_last_batch_is_ragged(self):
+        samples = make_samples([(10, 14)] * 7)
+        batches = self.read(samples)
+        assert [len(images) for images, _ in batches] == [4, 3]
+        images, masks = joined(batches)
+        np.testing.assert_array_equal(images, np.stack([s.image for s in samples])[..., None])
+        np.testing.assert_array_equal(masks, np.stack([s.mask for s in samples]))
+
+    def test_images_of_several_sizes_are_batches_of_one(self):
+        samples = make_samples([(10, 14), (8, 8), (10, 14)])
+        batches = self.read(samples)
+        assert [images.shape for images, _ in batches] == [
+            (1, 10, 14, 1),
+            (1, 8, 8, 1),
+            (1, 10, 14, 1),
+        ]
+        np.testing.assert_array_equal(batches[1][1][0], samples[1].mask)
+
+    def test_replicas_share_the_batch_size(self):
+        batches = self.read(make_samples([(8, 8)] * 5), context(replicas=2))
+        assert [len(images) for images, _ in batches] == [2, 2, 1]
+
+    def test_batch_smaller_than_the_replicas_is_one_image_each(self):
+        batches = self.read(make_samples([(8, 8)] * 3), context(replicas=4), size=2)
+        assert [len(images) for images, _ in batches] == [1, 1, 1]
+
+    def test_two_machines_see_every_image_once(self):
+        samples = make_samples([(8, 8)] * 5)
+        parts = [joined(self.read(samples, context(2, 2, number)))[0] for number in (0, 1)]
+        assert sorted(map(len, parts)) == [2, 3]
+        found = {image.tobytes() for part in parts for image in part}
+        assert found == {sample.image.tobytes() for sample in samples}

@@ -1,0 +1,192 @@
+"""Runs that are killed or stopped at chosen and at random moments end like one that never was."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.data import synthetic
+from unet_core.training.checkpoints import folder_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGS = [
+    "--crop_size=32",
+    "--base_filters=4",
+    "--depth=2",
+    "--global_batch_size=4",
+    "--train_steps=14",
+    "--warmup_steps=3",
+    "--eval_every_steps=4",
+    "--checkpoint_every_steps=3",
+    "--report_every_steps=2",
+    "--folds=3",
+    "--fold=2",
+    "--rotation_degrees=180",
+    "--elastic_px=3",
+    "--noise=0.1",
+    "--noise_share=0.5",
+    "--dropout=0.3",
+    "--batch_norm",
+    "--weight_decay=1e-3",
+    "--clip_norm=1",
+    "--deterministic",
+]
+
+# Starts the program in a process that kills itself at the n-th call of one of its functions.
+KILLED = """
+import importlib, os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+owner, name, count = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+module, _, attribute = owner.partition(":")
+owner = importlib.import_module(module)
+owner = getattr(owner, attribute) if attribute else owner
+whole, calls = getattr(owner, name), [0]
+def killing(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*args, **kwargs)
+setattr(owner, name, killing)
+import train_loop
+train_loop.console()
+"""
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices") / "data"
+    synthetic.write_dataset(folder, train_slices=6, test_slices=1, size=64)
+    return folder
+
+
+def start(data_dir, run_dir, *args, command=("train_loop.py",)):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            *command,
+            f"--data_dir={data_dir}",
+            f"--run_dir={run_dir}",
+            *FLAGS,
+            *args,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=200)
+    return process.returncode, out
+
+
+def final_state(run_dir):
+    reader = tf.train.load_checkpoint(str(folder_of(run_dir / "checkpoints", 14) / "state"))
+    names = reader.get_variable_to_shape_map()
+    return {
+        name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    }
+
+
+def check_like_uninterrupted(run_dir, uninterrupted):
+    found, expected = final_state(run_dir), final_state(uninterrupted)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    history = (run_dir / "history.csv").read_text()
+    assert history == (uninterrupted / "history.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_dir, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, out = finish(start(data_dir, run_dir))
+    assert code == 0, out
+    return run_dir
+
+
+class TestKill:
+    def test_run_killed_five_times_ends_like_the_uninterrupted_one(
+        self, data_dir, tmp_path, uninterrupted
+    ):
+        moment = random.Random(str(tmp_path))
+        kills = [
+            ("unet_core.training.loop:Loop", "_report", 1),  # before the first save
+            ("unet_core.training.checkpoints", "_flush", 2),  # inside a save
+            ("unet_core.training.loop:Loop", "_evaluation_step", 1),  # in an evaluation
+            ("unet_core.data.stream:SampleStream", "write", moment.randint(1, 40)),
+            ("unet_core.reports.history:History", "append", moment.randint(1, 3)),
+        ]
+        run_dir = tmp_path / "run"
+        for owner, name, count in kills:
+            command = ("-c", KILLED, str(ROOT), owner, name, str(count))
+            code, out = finish(start(data_dir, run_dir, command=command))
+            assert code == -signal.SIGKILL, out
+        code, out = finish(start(data_dir, run_dir))
+        assert code == 0, out
+        assert "Going on from step" in out
+        check_like_uninterrupted(run_dir, uninterrupted)
+        assert not list((run_dir / "checkpoints").glob("*.incomplete"))
+
+    def test_nothing_appears_twice_in_the_event_files(self, data_dir, tmp_path):
+        from tensorboard.backend.event_processing import event_accumulator
+
+        run_dir = tmp_path / "run"
+        command = ("-c", KILLED, str(ROOT), "unet_core.reports.history:History", "append", "5")
+        finish(start(data_dir, run_dir, command=command))
+        finish(start(data_dir, run_dir))
+        events = event_accumulator.EventAccumulator(str(run_dir / "events"), {"tensors": 0})
+        events.Reload()
+        assert [e.step for e in events.Tensors("train/loss")] == [2, 4, 6, 8, 10, 12, 14]
+        for tag in events.Tags()["tensors"]:
+            steps = [event.step for event in events.Tensors(tag)]
+            assert len(steps) == len(set(steps)), tag
+
+
+class TestStopSignal:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_saves_says_how_to_go_on_and_ends_like_the_uninterrupted_one(
+        self, data_dir, tmp_path, uninterrupted, number
+    ):
+        run_dir = tmp_path / "run"
+        process = start(data_dir, run_dir)
+        _wait_for(run_dir / "checkpoints" / "step-00000003")
+        os.kill(process.pid, number)
+        code, out = finish(process)
+        assert code == 128 + number, out
+        assert "Start the same command again" in out or "going on" in out.lower()
+        assert "Traceback" not in out
+        code, out = finish(start(data_dir, run_dir))
+        assert code == 0, out
+        check_like_uninterrupted(run_dir, uninterrupted)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("way", ["end", "mistake", "SIGINT", "SIGTERM"])
+    def test_every_way_out_has_its_exit_code_twenty_times(self, data_dir, tmp_path, way):
+        codes = []
+        for number in range(20):
+            run_dir = tmp_path / f"run{number}"
+            args = ["--train_steps=100000"] if way.startswith("SIG") else ["--train_steps=4"]
+            process = start(data_dir, run_dir, *args, *(["--crop_size=99"] * (way == "mistake")))
+            if way.startswith("SIG"):
+                _wait_for(run_dir / "checkpoints" / "step-00000003")
+                time.sleep(random.random())
+                process.send_signal(getattr(signal, way))
+            codes.append(finish(process)[0])
+        expected = {"end": 0, "mistake": 2, "SIGINT": 130, "SIGTERM": 143}[way]
+        assert codes == [expected] * 20
+
+
+def _wait_for(path):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)

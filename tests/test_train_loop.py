@@ -1,0 +1,473 @@
+"""The door: exit codes and messages. Runs in this process where it can, for speed."""
+
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+import train_loop
+from unet_core.data import synthetic
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    "--crop_size=32",
+    "--base_filters=2",
+    "--depth=2",
+    "--global_batch_size=2",
+    "--precision=float32",
+    "--train_steps=4",
+    "--eval_every_steps=2",
+    "--checkpoint_every_steps=2",
+    "--report_every_steps=2",
+    "--folds=3",
+    "--fold=2",
+    "--dropout=0.2",
+    "--batch_norm",
+]
+
+
+def in_a_process(*args, cwd=ROOT, **kwargs):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train_loop.py"), *map(str, args)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices") / "data"
+    synthetic.write_dataset(folder, train_slices=6, test_slices=2, size=64)
+    return folder
+
+
+@pytest.fixture
+def data_dir(slices, tmp_path):
+    return shutil.copytree(slices, tmp_path / "data")
+
+
+@pytest.fixture
+def door(capfd):
+    """Runs the program in this process; returns (exit code, standard output, standard error)."""
+
+    def run(*args):
+        with flagsaver.flagsaver():
+            try:
+                code = train_loop.main(train_loop._parse_flags(["train_loop", *map(str, args)]))
+            except SystemExit as error:
+                code = error.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def check_refused(result, *words):
+    """One message with all of `words`, exit code 2, no traceback."""
+    code, _, err = result
+    message = err[err.index("train_loop: ") :]
+    assert code == 2
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word) in message
+
+
+class TestFlags:
+    @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
+    def test_help_lists_our_flags_and_exits_0_without_tensorflow(self, flag):
+        done = in_a_process(flag, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
+        assert done.returncode == 0
+        for name in ("--flagfile", "--data_dir", "--[no]save_probabilities", "--train_steps"):
+            assert name in done.stdout
+        assert "tensorflow" not in done.stderr
+        assert "numpy" not in done.stderr
+
+    def test_module_and_installed_script_list_our_flags_too(self):
+        for code in ("-m train_loop --help", "-c import train_loop;train_loop.console() --help"):
+            start, *rest = code.split(" ", 1)
+            argument, *flags = rest[0].rsplit(" ", 1)
+            done = subprocess.run(
+                [sys.executable, start, argument, *flags],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0
+            assert "--checkpoint_every_steps" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            (["--no_such_flag"], ["no_such_flag"]),
+            (["--train_steps=many"], ["train_steps", "many"]),
+            (["--precision=float8"], ["precision", "float8", "bfloat16"]),
+            (["--mode=fly"], ["mode", "fly", "predict"]),
+            (["stray"], ["stray"]),
+            (["--flagfile=no/such.flags"], ["no/such.flags"]),
+            (["--train_steps=-5"], ["train_steps", "-5", "at least 1"]),
+            (["--scale=2,1"], ["scale", "low <= high"]),
+            (["--scale=a,b"], ["scale", "a,b"]),
+            (["--fold=-1"], ["fold", "-1"]),
+        ],
+    )
+    def test_mistake_is_one_message_and_exit_2(self, door, args, words):
+        check_refused(door(*args), *words)
+
+    def test_mistakes_are_answered_without_tensorflow(self):
+        env = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+        for flag in ("--no_such_flag", "--train_steps=-5"):
+            done = in_a_process(flag, env=env)
+            assert done.returncode == 2
+            assert "tensorflow" not in done.stderr
+
+    def test_other_keras_backend_is_one_message(self):
+        done = in_a_process("--mode=check_data", env={**os.environ, "KERAS_BACKEND": "jax"})
+        assert done.returncode == 2
+        assert done.stderr.startswith("train_loop: KERAS_BACKEND is 'jax'")
+        assert len(done.stderr.splitlines()) == 1
+
+
+class TestBadData:
+    def run(self, door, data_dir, tmp_path, *args):
+        """Trains on a broken folder: nothing may be written."""
+        before = sorted(str(path) for path in tmp_path.rglob("*"))
+        run_dir = tmp_path / "run"
+        result = door(f"--data_dir={data_dir}", f"--run_dir={run_dir}", *TINY, *args)
+        assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+        return result
+
+    def test_missing_folder(self, door, tmp_path):
+        result = self.run(door, tmp_path / "none", tmp_path)
+        check_refused(result, tmp_path / "none", "no such folder")
+
+    def test_missing_flag(self, door, tmp_path):
+        check_refused(door(f"--run_dir={tmp_path}"), "--data_dir is missing")
+
+    def test_empty_folder(self, door, data_dir, tmp_path):
+        for path in (data_dir / "train").rglob("*.png"):
+            path.unlink()
+        check_refused(self.run(door, data_dir, tmp_path), "holds no PNG")
+
+    def test_every_problem_is_listed_at_once(self, door, data_dir, tmp_path):
+        image, label = data_dir / "train" / "image", data_dir / "train" / "label"
+        (label / "0.png").unlink()
+        (image / "1.png").unlink()
+        cv2.imwrite(str(label / "2.png"), np.zeros((64, 63), np.uint8))
+        content = (image / "3.png").read_bytes()
+        (image / "3.png").write_bytes(content[: len(content) // 2])
+        (image / "4.png").write_bytes(b"this is no picture")
+        mask = cv2.imread(str(label / "5.png"), cv2.IMREAD_UNCHANGED)
+        mask[:2, :3] = 128
+        cv2.imwrite(str(label / "5.png"), mask)
+        for result in (
+            self.run(door, data_dir, tmp_path),
+            self.run(door, data_dir, tmp_path, "--mode=check_data"),
+        ):
+            check_refused(
+                result, "6 problem(s)", "0.png: there is no mask", "1.png: there is no image"
+            )
+            check_refused(result, "64x64 pixels, its mask 63x64", "cut short", "cannot be decoded")
+            check_refused(result, "5.png: holds values outside the class map", "128 (6 px)")
+
+    def test_one_class_only(self, door, data_dir, tmp_path):
+        for path in (data_dir / "train" / "label").iterdir():
+            cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
+        check_refused(self.run(door, data_dir, tmp_path), "no mask has a pixel of class membrane")
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            (["--crop_size=65"], ["crop_size", "65", "64x64", "at most 64"]),
+            (["--folds=3", "--fold=3"], ["fold", "3", "2"]),
+            (["--folds=7"], ["folds", "7", "6"]),
+            (
+                ["--strategy=mirrored", "--devices=0,1", "--global_batch_size=3"],
+                ["2 replicas", "2 or 4"],
+            ),
+            (["--strategy=mirrored", "--devices=0,9"], ["no device 9", "There are"]),
+            (["--classes=0:a"], ["classes", "at least two"]),
+            (["--loss=hinge"], ["loss", "hinge", "cross_entropy"]),
+            (["--class_weights=1,2,3"], ["class_weights", "2 classes"]),
+            (["--overlap_classes=axon"], ["axon", "membrane, cell"]),
+            (["--monitor=luck"], ["monitor", "luck", "dice/mean"]),
+            (["--warmup_steps=4"], ["warmup_steps", "4"]),
+        ],
+    )
+    def test_setting_that_does_not_fit(self, door, data_dir, tmp_path, args, words):
+        check_refused(self.run(door, data_dir, tmp_path, *args), *words)
+
+
+class TestRunFolder:
+    def test_file_in_its_place(self, door, data_dir, tmp_path):
+        (tmp_path / "run").write_text("mine")
+        result = door(f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", *TINY)
+        check_refused(result, tmp_path / "run", "cannot be written")
+        assert (tmp_path / "run").read_text() == "mine"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become an unprivileged user")
+    def test_folder_an_unprivileged_user_may_not_write(self, tmp_path):
+        # In a process of its own: a user given up does not come back.
+        code = (
+            "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+            "from unet_core.run_directory import RunDirectory\n"
+            "from unet_core.errors import UserError\n"
+            "os.setuid(int(sys.argv[1]))\n"
+            "try:\n    RunDirectory(sys.argv[3] + '/run').locked().__enter__()\n"
+            "except UserError as error:\n    print(error); sys.exit(2)\n"
+        )
+        nobody = str(pwd.getpwnam("nobody").pw_uid)
+        tmp_path.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", code, nobody, str(ROOT), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "Permission denied" in done.stdout
+        assert "Choose another --run_dir" in done.stdout
+
+    def test_without_a_run_predict_and_evaluate_say_so(self, door, tmp_path):
+        for mode in ("predict", "evaluate"):
+            result = door(f"--mode={mode}", f"--run_dir={tmp_path / 'none'}")
+            check_refused(result, "holds no run")
+        assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(slices, tmp_path_factory):
+    """A run of four steps, made by the program as a person would start it."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = in_a_process(
+        f"--data_dir={slices}", f"--run_dir={folder / 'run'}", *TINY, "--save_probabilities"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+class TestRun:
+    def test_leaves_everything_promised(self, finished):
+        run, _ = finished
+        names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+        assert {"config.json", "history.csv", "scores.json"} <= names
+        for stem in ("0", "1"):
+            for kind in ("predict", "overlay", "probability"):
+                assert f"predictions/{stem}_{kind}.png" in names
+        assert "held_out/4_errors.png" in names
+        assert "held_out/5_errors.png" in names
+
+    def test_masks_are_0_and_255_at_native_size_and_probabilities_have_16_bits(self, finished):
+        run, _ = finished
+        mask = cv2.imread(str(run / "predictions" / "0_predict.png"), cv2.IMREAD_UNCHANGED)
+        levels = cv2.imread(str(run / "predictions" / "0_probability.png"), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == levels.shape == (64, 64)
+        assert set(np.unique(mask)) <= {0, 255}
+        assert levels.dtype == np.uint16
+        np.testing.assert_array_equal(mask == 255, levels > 32767)
+
+    def test_screen_shows_scores_and_no_start_up_noise(self, finished):
+        _, done = finished
+        for word in ("membrane", "best threshold", "most frequent class", "Predictions in"):
+            assert word in done.stdout
+        for noise in ("oneDNN", "cuda", "WARNING: All log", "tensorflow/core"):
+            assert noise not in done.stderr
+
+    def test_scores_hold_the_last_row_of_the_history(self, finished):
+        run, _ = finished
+        scores = json.loads((run / "scores.json").read_text())
+        header, *rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+        assert [row[0] for row in rows] == ["2", "4"]
+        assert scores["step"] == 4
+        assert set(scores["per_image"]) == {"4", "5"}
+        assert sum(map(sum, scores["confusion"])) == 2 * 64 * 64
+        last = dict(zip(header, rows[-1], strict=True))
+        # The history counts without a mirrored margin, so the two agree only about.
+        assert float(last["held_out/majority_baseline"]) == pytest.approx(
+            scores["scores"]["majority_baseline"]
+        )
+
+    def test_event_file_holds_every_tag(self, finished):
+        from tensorboard.backend.event_processing import event_accumulator
+        from tensorboard.util import tensor_util
+
+        run, _ = finished
+        events = event_accumulator.EventAccumulator(str(run / "events"), {"tensors": 0})
+        events.Reload()
+
+        def values(tag):
+            return {
+                event.step: tensor_util.make_ndarray(event.tensor_proto)
+                for event in events.Tensors(tag)
+            }
+
+        header, *rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
+        for column, name in enumerate(header[1:], 1):
+            found = values(name)
+            assert list(found) == [2, 4]
+            for row in rows:
+                assert float(found[int(row[0])]) == pytest.approx(
+                    float(row[column] or "nan"), rel=1e-6, nan_ok=True
+                )
+        for name in ("step_ms", "examples_per_sec", "data_wait_share"):
+            assert list(values(f"speed/{name}")) == [2, 4]
+        assert 0 <= values("speed/data_wait_share")[4] <= 1
+        assert b"crop_size = 32" in values("config")[0].item()
+        for sample in ("4", "5"):
+            for panel in ("input", "truth", "prediction", "errors"):
+                pictures = values(f"held_out_{sample}/{panel}")
+                assert list(pictures) == [2, 4]
+        encoded = values("held_out_4/truth")[4][2]
+        truth = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+        config = json.loads((run / "config.json").read_text())
+        label = pathlib.Path(config["settings"]["data_dir"]) / "train" / "label" / "4.png"
+        np.testing.assert_array_equal(truth, cv2.imread(str(label), cv2.IMREAD_UNCHANGED))
+        assert any(node.op.startswith("FusedBatchNorm") for node in _nodes(events.Graph()))
+
+    def test_started_again_trains_nothing(self, finished, slices, door):
+        run, _ = finished
+        history = (run / "history.csv").read_bytes()
+        code, out, _ = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY)
+        assert code == 0
+        assert "finished at step 4" in out
+        assert (run / "history.csv").read_bytes() == history
+
+    def test_other_settings_are_refused_by_name_and_others_do_not_bind(
+        self, finished, slices, door
+    ):
+        run, _ = finished
+        same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
+        result = door(*same, "--seed=7", "--dropout=0.3", "--loss=focal")
+        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another --run_dir")
+        code, *_ = door(*same, "--report_every_steps=1", "--keep_checkpoints=9", "--precision=auto")
+        assert code == 0
+
+    def test_other_data_are_refused(self, finished, data_dir, door):
+        run, _ = finished
+        path = data_dir / "train" / "image" / "0.png"
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        image[0, 0] ^= 1
+        cv2.imwrite(str(path), image)
+        check_refused(door(f"--data_dir={data_dir}", f"--run_dir={run}", *TINY), "training data")
+
+    def test_raised_train_steps_go_on_at_the_final_rate(self, finished, slices, door, tmp_path):
+        run = shutil.copytree(finished[0], tmp_path / "run")
+        same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
+        code, out, _ = door(*same, "--train_steps=6")
+        assert code == 0
+        assert "schedule ended at step 4" in out
+        rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()[1:]]
+        assert [(row[0], float(row[2])) for row in rows][2:] == [("6", 0.0)]
+        code, *_ = door(*same, "--train_steps=8", "--schedule_steps=8")
+        rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()[1:]]
+        assert code == 0
+        assert float(rows[-1][2]) > 0
+
+    def test_truncated_checkpoint_is_one_message(self, finished, slices, door, tmp_path):
+        run = shutil.copytree(finished[0], tmp_path / "run")
+        path = run / "checkpoints" / "step-00000004" / "state.data-00000-of-00001"
+        path.write_bytes(path.read_bytes()[:-100])
+        for args in (TINY, ["--mode=predict"]):
+            result = door(f"--data_dir={slices}", f"--run_dir={run}", *args)
+            check_refused(result, "step-00000004", "damaged", "step-00000002")
+
+    def test_checkpoint_of_another_network_is_one_message(self, finished, slices, door, tmp_path):
+        run = shutil.copytree(finished[0], tmp_path / "run")
+        config = json.loads((run / "config.json").read_text())
+        config["settings"]["base_filters"] = 3
+        (run / "config.json").write_text(json.dumps(config))
+        result = door("--mode=predict", f"--run_dir={run}", f"--input={slices / 'test'}")
+        check_refused(result, "another network", "[3, 3, 1, 2] there", "[3, 3, 1, 3] here")
+
+    def test_predict_takes_network_and_classes_from_the_run(self, finished, slices, door, tmp_path):
+        run, _ = finished
+        one = slices / "test" / "1.png"
+        code, out, _ = door(
+            "--mode=predict",
+            f"--run_dir={run}",
+            f"--input={one}",
+            f"--output_dir={tmp_path / 'out'}",
+        )
+        assert code == 0
+        assert "1.png" in out
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {"1_predict.png", "1_overlay.png"}
+        again = (tmp_path / "out" / "1_predict.png").read_bytes()
+        assert again == (run / "predictions" / "1_predict.png").read_bytes()
+
+    def test_evaluate_repeats_the_scores(self, finished, door, tmp_path):
+        run, _ = finished
+        code, *_ = door("--mode=evaluate", f"--run_dir={run}", f"--output_dir={tmp_path}")
+        again = json.loads((tmp_path / "scores.json").read_text())
+        assert code == 0
+        assert again["scores"] == json.loads((run / "scores.json").read_text())["scores"]
+
+    def test_constant_prediction_is_said_loudly(self, finished, slices, door, tmp_path):
+        cv2.imwrite(str(tmp_path / "flat.png"), np.full((40, 40), 128, np.uint8))
+        code, _, err = door(
+            "--mode=predict",
+            f"--run_dir={finished[0]}",
+            f"--input={tmp_path}",
+            f"--output_dir={tmp_path / 'out'}",
+        )
+        mask = cv2.imread(str(tmp_path / "out" / "flat_predict.png"), cv2.IMREAD_UNCHANGED)
+        assert code == 0
+        assert ("is constant" in err) == (len(np.unique(mask)) == 1)
+
+    def test_second_process_in_one_run_folder_is_refused(self, finished, slices, door):
+        from unet_core.run_directory import RunDirectory
+
+        run, _ = finished
+        with RunDirectory(run).locked():
+            result = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY)
+        check_refused(result, "another process is using this run folder")
+
+    def test_second_seed_gives_other_weights(self, finished, slices, door, tmp_path):
+        code, *_ = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--seed=1")
+        first = (finished[0] / "history.csv").read_text()
+        assert code == 0
+        assert (tmp_path / "run" / "history.csv").read_text() != first
+
+
+class TestSyntheticData:
+    def test_missing_folder_is_filled_and_said_aloud(self, door, tmp_path, monkeypatch):
+        monkeypatch.setattr(
+            synthetic.write_dataset,
+            "__kwdefaults__",
+            {
+                **synthetic.write_dataset.__kwdefaults__,
+                "train_slices": 3,
+                "test_slices": 1,
+                "size": 64,
+            },
+        )
+        code, out, _ = door(
+            f"--data_dir={tmp_path / 'data'}",
+            f"--run_dir={tmp_path / 'run'}",
+            "--synthetic_data",
+            *TINY,
+        )
+        assert code == 0
+        assert "writing synthetic membrane slices" in out
+        assert len(list((tmp_path / "data" / "train" / "image").iterdir())) == 3
+        assert (tmp_path / "run" / "predictions" / "0_predict.png").exists()
+
+
+def _nodes(graph):
+    return [
+        *graph.node,
+        *(node for function in graph.library.function for node in function.node_def),
+    ]
