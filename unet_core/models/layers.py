@@ -154,6 +154,10 @@ class CropLike(keras.layers.Layer):
         outputs, like = inputs
         return keras.KerasTensor((*like.shape[:3], outputs.shape[3]), dtype=outputs.dtype)
 
+    def get_config(self):
+        # Keras 3.15 refuses to save a layer without one if its dtype was given as a policy.
+        return super().get_config()
+
 
 def padding_for(size, depth: int, valid: bool):
     """Returns the pixels to add before and after an axis of `size` pixels (int, or scalar int32

@@ -78,11 +78,10 @@ class ReadOuts:
 
     def show(self, report: Report) -> None:
         """Moves the progress bar."""
-        self._bar.set_postfix_str(
-            f"loss {report.loss:.4f}, rate {report.rate:.2g}, {report.examples_per_sec:.1f} "
-            f"images/s, "
-            f"data wait {report.data_wait_share:.1%}"
-        )
+        share = report.data_wait_share
+        waiting = f"{share:.1%}" if share == share else "not timed"
+        speed = f"{report.examples_per_sec:.1f} images/s, data wait {waiting}"
+        self._bar.set_postfix_str(f"loss {report.loss:.4f}, rate {report.rate:.2g}, {speed}")
         self._bar.update(report.step - self._bar.n)
 
     def write(self, report: Report, scores: Mapping[str, float]) -> None:

@@ -1,0 +1,49 @@
+"""The flagfile's own network and optimizer, too large for the quick tests."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.data import synthetic
+from unet_core.training.checkpoints import folder_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+class TestDefaultRun:
+    def test_two_logical_devices_give_the_weights_of_one_after_twenty_steps(self, tmp_path):
+        data_dir = tmp_path / "data"
+        synthetic.write_dataset(data_dir, train_slices=5, test_slices=1, size=256)
+        found = []
+        for devices in (1, 2):
+            run_dir = tmp_path / f"run{devices}"
+            subprocess.run(
+                [
+                    sys.executable,
+                    "train_loop.py",
+                    "--flagfile=membrane.flags",
+                    f"--data_dir={data_dir}",
+                    f"--run_dir={run_dir}",
+                    "--precision=float32",
+                    "--train_steps=20",
+                    "--schedule_steps=500",
+                    "--tta=none",
+                    f"--logical_devices={devices}",
+                    f"--strategy={'none' if devices == 1 else 'mirrored'}",
+                ],
+                cwd=ROOT,
+                check=True,
+            )
+            prefix = folder_of(run_dir / "checkpoints", 20) / "state"
+            found.append(tf.train.load_checkpoint(str(prefix)))
+        one, two = found
+        names = [name for name in one.get_variable_to_shape_map() if name.startswith("model/")]
+        assert len(names) > 40
+        worst = max(np.abs(one.get_tensor(n) - two.get_tensor(n)).max() for n in names)
+        print(f"largest deviation of a weight: {worst:.2g}")
+        assert worst <= 1e-5
