@@ -9,7 +9,7 @@ from unet_core import training
 def dataset(start_step, context):
     def batch(step):
         x = tf.random.stateless_uniform([32, 1], [7, step], -3.0, 3.0)
-        return x, tf.sin(x) + 0.3 * tf.sin(3 * x)
+        return x, tf.sin(x) + 0.3 * tf.sin(2 * x)
 
     return tf.data.Dataset.range(start_step, tf.int64.max).map(batch)
 

@@ -20,5 +20,5 @@ class TestHarmonics:
         )
         losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]
         assert len(losses) == 5
-        # The variance of sin(x) + 0.3 sin(3x) on [-3, 3] is about 0.6.
+        # The variance of sin(x) + 0.3 sin(2x) on [-3, 3] is about 0.6.
         assert losses[-1] < 0.01 < losses[0]

@@ -173,10 +173,10 @@ class TestForward:
         np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4)
 
     def test_pixel_beyond_the_margin_does_not_reach_a_valid_prediction(self):
-        # Depth 1, an even pixel p = 2k: two 3x3 convolutions see p - 2 ... p + 2, which grow from the
-        # coarse k - 1 ... k + 1; two more there see k - 3 ... k + 3, pooled from p - 6 ... p + 7; and
-        # the first two see p - 8 ... p + 9. An odd one sees p - 9 ... p + 8. So pixel 16 (24 with
-        # the 8 mirrored before it) is seen by 16 - 8 ... 16 + 9.
+        # Depth 1, an even pixel p = 2k: two 3x3 convolutions see p - 2 ... p + 2, which grow from
+        # the coarse k - 1 ... k + 1; two more there see k - 3 ... k + 3, pooled from p - 6 ...
+        # p + 7; and the first two see p - 8 ... p + 9. An odd one sees p - 9 ... p + 8. So pixel
+        # 16 (24 with the 8 mirrored before it) is seen by 16 - 8 ... 16 + 9.
         model = make_small(depth=1, base_filters=4, padding="valid")
         images = picture(33, 33)
         before = model(images).numpy()

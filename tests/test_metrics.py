@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core import metrics
+
+
+def problem(classes, rows=5):
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, max(2, classes), (rows, 6, 7)).astype(np.uint8)
+    return masks, rng.standard_normal((rows, 6, 7, classes)).astype(np.float32)
+
+
+class TestPredictedClasses:
+    def test_one_logit_predicts_class_1_above_zero(self):
+        found = metrics.predicted_classes(tf.constant([[-1.0], [0.0], [1e-6]]))
+        np.testing.assert_array_equal(found, [0, 0, 1])
+
+    def test_several_logits_predict_the_largest(self):
+        found = metrics.predicted_classes(tf.constant([[1.0, 3.0, 2.0], [0.0, -1.0, -2.0]]))
+        np.testing.assert_array_equal(found, [1, 0])
+
+
+class TestConfusionMatrix:
+    @pytest.mark.parametrize("classes", [1, 2, 4])
+    def test_counts_equal_those_of_numpy(self, classes):
+        masks, logits = problem(classes)
+        predicted = logits.argmax(-1) if classes > 1 else (logits[..., 0] > 0).astype(int)
+        expected = np.zeros([max(2, classes)] * 2, int)
+        np.add.at(expected, (masks, predicted), 1)
+        found = metrics.confusion_matrix(masks, logits)
+        assert found.dtype == tf.int64
+        np.testing.assert_array_equal(found, expected)
+
+    def test_true_classes_are_rows(self):
+        # Two pixels of class 0 of which one is called 1, one of class 1 rightly so.
+        masks = np.array([[[0, 0, 1]]], np.uint8)
+        logits = np.array([[[-1.0, 1.0, 1.0]]], np.float32)[..., None]
+        np.testing.assert_array_equal(metrics.confusion_matrix(masks, logits), [[1, 1], [0, 1]])
+
+    @pytest.mark.parametrize("splits", [[2, 5], [1, 2, 3, 4, 5], [0, 5]])
+    def test_counts_of_parts_add_up_to_those_of_the_whole(self, splits):
+        masks, logits = problem(3)
+        # np.split yields ragged parts, and empty ones too.
+        parts = zip(np.split(masks, splits), np.split(logits, splits), strict=True)
+        total = sum(metrics.confusion_matrix(m, z).numpy() for m, z in parts)
+        np.testing.assert_array_equal(total, metrics.confusion_matrix(masks, logits))
+
+    def test_batch_without_examples_counts_nothing(self):
+        found = metrics.confusion_matrix(
+            np.zeros((0, 4, 4), np.uint8), np.zeros((0, 4, 4, 1), np.float32)
+        )
+        np.testing.assert_array_equal(found, np.zeros((2, 2)))
+
+
+class TestScores:
+    def test_scores_match_the_hand_values(self):
+        # Class a: TP 6, FN 2, FP 4. Class b: TP 8, FN 4, FP 2. 20 pixels, 8 of a and 12 of b.
+        found = metrics.scores(np.array([[6, 2], [4, 8]]), ["a", "b"])
+        expected = {
+            "dice/a": 12 / 18,
+            "dice/b": 16 / 22,
+            "iou/a": 6 / 12,
+            "iou/b": 8 / 14,
+            "precision/a": 6 / 10,
+            "precision/b": 8 / 10,
+            "recall/a": 6 / 8,
+            "recall/b": 8 / 12,
+            "f1/a": 12 / 18,
+            "f1/b": 16 / 22,
+            "dice/mean": (12 / 18 + 16 / 22) / 2,
+            "iou/mean": (6 / 12 + 8 / 14) / 2,
+            "accuracy": 14 / 20,
+            "majority_baseline": 12 / 20,
+        }
+        assert found == pytest.approx(expected)
+
+    def test_class_that_is_neither_there_nor_predicted_is_not_defined_and_not_in_the_mean(self):
+        found = metrics.scores(np.array([[6, 2, 0], [4, 8, 0], [0, 0, 0]]), ["a", "b", "c"])
+        for score in ("dice", "iou", "precision", "recall", "f1"):
+            assert np.isnan(found[f"{score}/c"])
+        assert found["dice/mean"] == pytest.approx((12 / 18 + 16 / 22) / 2)
+        assert found["accuracy"] == pytest.approx(14 / 20)
+
+    def test_class_that_is_predicted_but_not_there_scores_zero(self):
+        found = metrics.scores(np.array([[6, 2], [0, 0]]), ["a", "b"])
+        assert found["dice/b"] == found["iou/b"] == found["precision/b"] == 0
+        assert np.isnan(found["recall/b"])
+
+    def test_no_pixels_define_nothing_and_warn_of_nothing(self, recwarn):
+        found = metrics.scores(np.zeros((2, 2), np.int64), ["a", "b"])
+        assert all(np.isnan(value) for value in found.values())
+        assert len(found) == 14
+        assert [w for w in recwarn if issubclass(w.category, RuntimeWarning)] == []
+
+    def test_values_are_plain_floats(self):
+        found = metrics.scores(np.array([[6, 2], [4, 8]]), ["a", "b"])
+        assert {type(value) for value in found.values()} == {float}
+
+    def test_naming_the_most_frequent_class_scores_the_baseline(self):
+        # 3 of a, 9 of b, all called b.
+        found = metrics.scores(np.array([[0, 3], [0, 9]]), ["a", "b"])
+        assert found["accuracy"] == found["majority_baseline"] == 0.75

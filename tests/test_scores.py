@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from unet_core import scores
+
+
+class TestBestThresholdDice:
+    def test_dark_side_matches_the_hand_value(self):
+        # Grey 10: two of class 0. Grey 20: one of class 0, one of 1. Grey 30: four of class 1.
+        # Class 0 as grey <= 10: dice 2 * 2 / (2 + 3) = 0.8; as grey <= 20: 2 * 3 / (4 + 3) = 6/7.
+        # Tiled in blocks of 32 pixels, so that a blur cannot do better.
+        greys = np.array([10, 10, 20, 20, 30, 30, 30, 30], np.uint8)
+        classes = np.array([0, 0, 0, 1, 1, 1, 1, 1], np.uint8)
+        # Every other pixel of the middle blocks has the other class: no blur tells them apart.
+        image = np.repeat(greys, 32)[None].repeat(32, 0)
+        mask = np.repeat(classes, 32)[None].repeat(32, 0)
+        mask[:, 64:128] = np.arange(64) % 2
+        dice, how = scores.best_threshold_dice([image], [mask], 0)
+        assert dice == pytest.approx(6 / 7)
+        assert how == "grey <= 20"
+
+    def test_bright_side_is_tried_too(self):
+        image = np.array([[200, 200], [50, 40]], np.uint8)
+        mask = np.array([[1, 1], [0, 0]], np.uint8)
+        dice, how = scores.best_threshold_dice([image], [mask], 1)
+        assert dice == 1
+        assert how == "grey > 50"
+
+    def test_one_threshold_serves_all_images(self):
+        # Each image alone could be parted exactly, but grey 100 is class 1 in one of them and
+        # class 0 in the other. Class 1: 4 + 4 of 16 pixels; above 50 are the 12 of grey 100 and
+        # 150 (dice 16/20), above 100 the 4 of grey 150 (dice 8/12).
+        first = np.repeat(np.array([[50, 100]], np.uint8), 2, 1).repeat(2, 0)
+        second = np.repeat(np.array([[100, 150]], np.uint8), 2, 1).repeat(2, 0)
+        mask = np.array([[0, 0, 1, 1]] * 2, np.uint8)
+        for image in (first, second):
+            assert scores.best_threshold_dice([image], [mask], 1)[0] == 1
+        dice, how = scores.best_threshold_dice([first, second], [mask, mask], 1)
+        assert dice == pytest.approx(0.8)
+        assert how.startswith("grey > ")
+
+    def test_blur_helps_against_noise(self):
+        rng = np.random.default_rng(0)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:, 32:] = 1
+        image = np.clip(100 + 40 * mask + rng.normal(0, 30, mask.shape), 0, 255).astype(np.uint8)
+        dice, how = scores.best_threshold_dice([image], [mask], 1)
+        assert dice > 0.95
+        assert how.endswith("after a blur of 3 px")
+
+    def test_class_that_is_not_there_scores_zero(self):
+        image = np.array([[1, 2]], np.uint8)
+        assert scores.best_threshold_dice([image], [np.zeros((1, 2), np.uint8)], 1) == (
+            0.0,
+            "no threshold",
+        )
