@@ -341,6 +341,6 @@ class TestParse:
         "entry", ["jaccard", "dice:x", "", "dice:1:2", "Dice", "dice:nan", "dice:inf"]
     )
     def test_entry_that_is_not_known_is_named_with_the_choices(self, entry):
-        with pytest.raises(UserError, match="`loss`: .* out of cross_entropy, focal, d") as error:
+        with pytest.raises(UserError, match=r"`loss`: .* out of cross_entropy, focal, d") as error:
             losses.parse(f"cross_entropy,{entry}")
         assert repr(entry) in str(error.value)

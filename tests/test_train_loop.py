@@ -242,6 +242,25 @@ class TestRunFolder:
         assert "Permission denied" in done.stdout
         assert "Choose another --run_dir" in done.stdout
 
+    def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
+        import resource
+
+        args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--base_filters=16"]
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+        done = in_a_process(*args, preexec_fn=limit)
+        check_refused(
+            (done.returncode, done.stdout, done.stderr),
+            "step-00000002",
+            "File too large",
+            "Make room",
+        )
+        done = in_a_process(*args)
+        assert done.returncode == 0
+        assert "skipped, a save that was interrupted" in done.stdout
+
     def test_without_a_run_predict_and_evaluate_say_so(self, door, tmp_path):
         for mode in ("predict", "evaluate"):
             result = door(f"--mode={mode}", f"--run_dir={tmp_path / 'none'}")

@@ -10,6 +10,7 @@ batch: the train step divides once, by the global batch size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -172,7 +173,7 @@ def parse(
     The names are cross_entropy, focal, dice, batch_dice, tversky and batch_tversky.
 
     Raises:
-        UserError: If a name is not one of these, or a weight not a number.
+        UserError: If a name is not one of these, or a weight not a finite number.
     """
 
     def entropy(masks, logits):
@@ -208,12 +209,15 @@ def parse(
     for entry in text.split(","):
         name, _, weight = entry.strip().partition(":")
         try:
-            terms.append((float(weight or 1), known[name]))
-        except (KeyError, ValueError):
+            factor = float(weight or 1)
+        except ValueError:
+            factor = math.nan
+        if name not in known or not math.isfinite(factor):
             raise UserError(
                 f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
                 f"{', '.join(known)}."
-            ) from None
+            )
+        terms.append((factor, known[name]))
     return weighted_sum(terms)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from unet_core.config import RunConfig
 from unet_core.errors import UserError
+from unet_core.files import write_whole
 
 
 class RunDirectory:
@@ -111,7 +112,7 @@ class RunDirectory:
     def store(self, config: RunConfig, data_fingerprint: str) -> None:
         """Stores the config that `agree` has returned."""
         stored = {"settings": dataclasses.asdict(config), "data": data_fingerprint}
-        _replace(self._config, json.dumps(stored, indent=1) + "\n")
+        write_whole(self._config, (json.dumps(stored, indent=1) + "\n").encode())
 
     def read(self) -> tuple[RunConfig, str]:
         """Returns the config of the run in this folder and the fingerprint of its data.
@@ -139,8 +140,9 @@ class RunDirectory:
         """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes
         null.
         """
-        _replace(
-            (folder or self.path) / "scores.json", json.dumps(_without_nan(scores), indent=1) + "\n"
+        write_whole(
+            (folder or self.path) / "scores.json",
+            (json.dumps(_without_nan(scores), indent=1) + "\n").encode(),
         )
 
     def is_finished(self, step: int) -> bool:
@@ -152,13 +154,7 @@ class RunDirectory:
 
     def mark_finished(self, step: int) -> None:
         """Remembers that everything after training is done at `step`."""
-        _replace(self._finished, f"{step}\n")
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    partial.replace(path)
+        write_whole(self._finished, f"{step}\n".encode())
 
 
 def _without_nan(value: Any) -> Any:

@@ -154,6 +154,8 @@ class TestDamage:
         partial = tmp_path / "step-00000002.incomplete"
         partial.mkdir(parents=True)
         (partial / "state.data-00000-of-00001").write_bytes(b"half")
+        (partial / "state_temp").mkdir()
+        (partial / "state_temp" / "part").write_bytes(b"left by TensorFlow")
         _, checkpoints = save_steps(tmp_path, 2)
         assert checkpoints.steps() == [2]
         assert checkpoints.unfinished() == []

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from unet_core.errors import UserError
+from unet_core.files import write_whole
 
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:
@@ -50,7 +51,4 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
         OSError: If the file cannot be written.
     """
     _, encoded = cv2.imencode(".png", pixels)
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(encoded.tobytes())
-    partial.replace(path)
+    write_whole(path, encoded.tobytes())

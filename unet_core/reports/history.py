@@ -12,6 +12,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from unet_core.files import write_whole
+
 
 class History:
     """Appends rows to a CSV file, first dropping those beyond the step a run goes on from.
@@ -32,24 +34,26 @@ class History:
             kept = [
                 row for row in rows[1:] if len(row) == len(columns) and int(row[0]) <= resumed_at
             ]
-        partial = self._path.with_name(self._path.name + ".part")
-        partial.write_text(_as_csv([self._columns, *kept]))
-        partial.replace(self._path)
+        write_whole(self._path, _as_csv([self._columns, *kept]).encode())
 
     def append(self, row: Mapping[str, float]) -> None:
         """Appends one row and flushes it to disk; a column that `row` lacks stays empty.
 
         Raises:
             KeyError: If `row` has a column that the history has not.
+            OSError: If it cannot be written.
         """
         unknown = set(row) - set(self._columns)
         if unknown:
             raise KeyError(f"The history has no column {', '.join(sorted(unknown))}.")
         cells = ["" if name not in row else _cell(row[name]) for name in self._columns]
-        with self._path.open("a") as file:
-            file.write(_as_csv([cells]))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._path.open("a") as file:
+                file.write(_as_csv([cells]))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 def _cell(value: float) -> str:

@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,9 +93,9 @@ class Checkpoints:
             self.best_step, self.best_score = step, score
         partial = final.with_name(final.name + _INCOMPLETE)
         try:
-            partial.mkdir(parents=True, exist_ok=True)
-            for leftover in partial.iterdir():
-                leftover.unlink()
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True)
             self._state.write(str(partial / _PREFIX))
             manifest = {
                 "step": step,
@@ -112,9 +113,7 @@ class Checkpoints:
             partial.rename(final)
             _flush(self._directory)
         except (OSError, tf.errors.OpError) as error:
-            reason = (
-                getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-            ).strip()
+            reason = _reason(error)
             last = max(self.steps(), default=None)
             kept = (
                 "There is no earlier checkpoint."
@@ -122,7 +121,7 @@ class Checkpoints:
                 else f"The checkpoint of step {last} is whole."
             )
             raise UserError(
-                f"{final}: the checkpoint cannot be written ({reason.splitlines()[0]}). {kept} "
+                f"{final}: the checkpoint cannot be written ({reason}). {kept} "
                 "Make room or permit writing, and start the same command again."
             ) from error
         self._prune()
@@ -165,7 +164,7 @@ class Checkpoints:
             if step not in kept:
                 _remove(folder_of(self._directory, step))
         for partial in self.unfinished():
-            _remove(partial)
+            shutil.rmtree(partial)
 
 
 def steps_in(directory: str | os.PathLike) -> list[int]:
@@ -255,6 +254,14 @@ def _variable_shapes(model: keras.Model) -> list[list[Any]]:
 
 def _name_and_shape(variable: list[Any] | None) -> str:
     return f"{variable[0]} {variable[1]}" if variable else "nothing"
+
+
+def _reason(error: OSError | tf.errors.OpError) -> str:
+    """Returns what the system said, out of what TensorFlow made of it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first_line = error.message.strip().splitlines()[0]
+    return re.sub(r" \[Op:\w+\]$", "", first_line.rpartition("; ")[2])
 
 
 def _describe(path: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+import csv
+
+import pytest
+
+from unet_core.reports.history import History
+
+COLUMNS = ["step", "train/loss", "held_out/dice"]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A history of the steps 10, 20 and 30."""
+    history = History(tmp_path / "history.csv", COLUMNS)
+    for step in (10, 20, 30):
+        history.append({"step": step, "train/loss": 1 / step})
+    return tmp_path / "history.csv"
+
+
+class TestHistory:
+    def test_new_history_has_a_header(self, tmp_path):
+        History(tmp_path / "history.csv", COLUMNS)
+        assert (tmp_path / "history.csv").read_text() == "step,train/loss,held_out/dice\n"
+
+    def test_rows_are_written_in_the_order_of_the_columns(self, path):
+        History(path, COLUMNS).append({"held_out/dice": 0.5, "step": 10, "train/loss": 1 / 3})
+        assert rows_of(path) == [COLUMNS, ["10", "0.333333333", "0.5"]]
+
+    def test_missing_column_stays_empty(self, path):
+        assert rows_of(path)[1] == ["10", "0.1", ""]
+
+    def test_unknown_column_is_named_and_nothing_is_written(self, path):
+        before = path.read_text()
+        history = History(path, COLUMNS, resumed_at=30)
+        with pytest.raises(KeyError, match="no column train/los, z"):
+            history.append({"step": 40, "z": 1.0, "train/los": 1.0})
+        assert path.read_text() == before
+
+    def test_resume_drops_the_rows_beyond_its_step(self, path):
+        history = History(path, COLUMNS, resumed_at=20)
+        assert [row[0] for row in rows_of(path)] == ["step", "10", "20"]
+        history.append({"step": 30, "train/loss": 7.0})
+        assert rows_of(path)[-1] == ["30", "7", ""]
+
+    def test_resumed_history_equals_the_uninterrupted_one(self, path):
+        before = path.read_bytes()
+        history = History(path, COLUMNS, resumed_at=10)
+        for step in (20, 30):
+            history.append({"step": step, "train/loss": 1 / step})
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("cut", [1, 3, 9, 13])
+    def test_row_cut_by_a_kill_is_dropped(self, path, cut):
+        # The last row is "30,0.0333333333,\n", of 17 characters.
+        path.write_text(path.read_text()[:-cut])
+        History(path, COLUMNS, resumed_at=20)
+        assert [row[0] for row in rows_of(path)] == ["step", "10", "20"]
+
+    def test_new_run_begins_anew(self, path):
+        History(path, COLUMNS)
+        assert rows_of(path) == [COLUMNS]
+
+    def test_nothing_but_the_history_is_left(self, path):
+        History(path, COLUMNS, resumed_at=20)
+        assert [p.name for p in path.parent.iterdir()] == ["history.csv"]

@@ -1,0 +1,197 @@
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from unet_core.config import RunConfig
+from unet_core.errors import UserError
+from unet_core.run_directory import RunDirectory
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = RunConfig(
+    precision="bfloat16", train_steps=500, scale=(0.8, 1.2), class_weights=(1.0, 2.0)
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that was begun with CONFIG on data with the fingerprint "abc"."""
+    directory = RunDirectory(tmp_path / "run")
+    with directory.locked():
+        directory.store(directory.agree(CONFIG, "abc"), "abc")
+    return directory
+
+
+class TestConstructor:
+    def test_making_one_touches_nothing(self, tmp_path):
+        directory = RunDirectory(tmp_path / "run")
+        assert not directory.holds_run()
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestAgree:
+    def test_new_folder_takes_the_config_and_lays_the_schedule_out_for_its_steps(self, tmp_path):
+        directory = RunDirectory(tmp_path / "run")
+        agreed = directory.agree(CONFIG, "abc")
+        assert agreed == dataclasses.replace(CONFIG, schedule_steps=500)
+        assert not (tmp_path / "run").exists()
+
+    def test_new_folder_keeps_a_schedule_that_was_asked_for(self, tmp_path):
+        config = dataclasses.replace(CONFIG, schedule_steps=70)
+        assert RunDirectory(tmp_path).agree(config, "abc").schedule_steps == 70
+
+    def test_equal_settings_go_on(self, run):
+        assert run.agree(CONFIG, "abc") == dataclasses.replace(CONFIG, schedule_steps=500)
+
+    def test_schedule_stays_laid_out_for_the_first_steps(self, run):
+        agreed = run.agree(dataclasses.replace(CONFIG, train_steps=900), "abc")
+        assert agreed.train_steps == 900
+        assert agreed.schedule_steps == 500
+
+    def test_automatic_precision_is_the_one_resolved_then(self, run):
+        agreed = run.agree(dataclasses.replace(CONFIG, precision="auto"), "abc")
+        assert agreed.precision == "bfloat16"
+
+    def test_every_differing_setting_is_named_with_both_values(self, run):
+        other = dataclasses.replace(CONFIG, seed=7, flips=True, precision="float32")
+        with pytest.raises(UserError) as error:
+            run.agree(other, "abc")
+        message = str(error.value)
+        assert message.startswith(f"{run.path}: holds a run with other settings: ")
+        for part in (
+            "seed (0 there, 7 here)",
+            "flips (False there, True here)",
+            "precision (bfloat16 there, float32 here)",
+        ):
+            assert part in message
+        assert message.count(" there, ") == 3
+        assert "training data" not in message
+
+    def test_other_data_are_named(self, run):
+        with pytest.raises(UserError, match="the training data"):
+            run.agree(CONFIG, "abd")
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            dict(data_dir="elsewhere"),
+            dict(run_dir="elsewhere"),
+            dict(output_dir="elsewhere"),
+            dict(train_steps=2000),
+            dict(report_every_steps=7),
+            dict(eval_every_steps=7),
+            dict(checkpoint_every_steps=7),
+            dict(keep_checkpoints=7),
+            dict(strategy="mirrored"),
+            dict(devices=(0, 1)),
+            dict(logical_devices=4),
+            dict(generators=5),
+            dict(weights="best"),
+        ],
+        ids=lambda setting: next(iter(setting)),
+    )
+    def test_paths_intervals_and_devices_may_change(self, run, setting):
+        agreed = run.agree(dataclasses.replace(CONFIG, **setting), "abc")
+        assert agreed == dataclasses.replace(CONFIG, schedule_steps=500, **setting)
+
+
+class TestRead:
+    def test_stored_config_comes_back_equal_tuples_included(self, run):
+        config, fingerprint = run.read()
+        assert config == dataclasses.replace(CONFIG, schedule_steps=500)
+        assert fingerprint == "abc"
+
+    def test_folder_without_a_run_says_so(self, tmp_path):
+        with pytest.raises(UserError, match="holds no run"):
+            RunDirectory(tmp_path).read()
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "{",
+            "[]",
+            "{}",
+            '{"settings": [], "data": "abc"}',
+            '{"settings": {"no_such_setting": 1}, "data": "abc"}',
+            '{"settings": {"seed": -1}, "data": "abc"}',
+            '{"settings": {}}',
+        ],
+    )
+    def test_config_that_cannot_be_read_is_named(self, run, content):
+        (run.path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=r"config\.json: cannot be read as the config"):
+            run.read()
+
+
+class TestLocked:
+    def test_second_holder_is_refused_until_the_first_lets_go(self, tmp_path):
+        first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+        with (
+            first.locked(),
+            pytest.raises(UserError, match="another process is using this run"),
+            second.locked(),
+        ):
+            pass
+        with second.locked():
+            assert (tmp_path / "run").is_dir()
+
+    def test_another_process_is_refused(self, tmp_path):
+        code = (
+            "import sys\n"
+            "from unet_core.run_directory import RunDirectory\n"
+            "with RunDirectory(sys.argv[1]).locked(): pass"
+        )
+        command = [sys.executable, "-c", code, tmp_path / "run"]
+        with RunDirectory(tmp_path / "run").locked():
+            refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert refused.returncode == 1
+        assert "another process is using this run folder" in refused.stderr
+        assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+    def test_lock_is_let_go_when_the_block_fails(self, tmp_path):
+        directory = RunDirectory(tmp_path / "run")
+        with pytest.raises(ZeroDivisionError), directory.locked():
+            raise ZeroDivisionError
+        with directory.locked():
+            assert directory.path.is_dir()
+
+    @pytest.mark.parametrize("path", ["file", "file/run"])
+    def test_file_in_place_of_the_folder_is_an_error_that_names_it(self, tmp_path, path):
+        (tmp_path / "file").write_text("mine")
+        with (
+            pytest.raises(UserError, match=rf"{path}: the run folder cannot be written"),
+            RunDirectory(tmp_path / path).locked(),
+        ):
+            pass
+        assert (tmp_path / "file").read_text() == "mine"
+
+
+class TestWriteScores:
+    def test_nan_becomes_null_at_any_depth_and_the_rest_stays(self, run):
+        nan = float("nan")
+        run.write_scores({"a": nan, "b": {"c": [1.5, nan], "d": "x"}, "e": 3})
+        text = (run.path / "scores.json").read_text()
+        assert "NaN" not in text
+        assert json.loads(text) == {"a": None, "b": {"c": [1.5, None], "d": "x"}, "e": 3}
+
+    def test_scores_may_go_to_another_folder(self, run, tmp_path):
+        run.write_scores({"a": 1.0}, tmp_path)
+        assert json.loads((tmp_path / "scores.json").read_text()) == {"a": 1.0}
+        assert not (run.path / "scores.json").exists()
+
+    def test_nothing_but_the_scores_is_left(self, run, tmp_path):
+        (tmp_path / "out").mkdir()
+        run.write_scores({"a": 1.0}, tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.json"]
+
+
+class TestFinished:
+    def test_run_is_finished_at_the_step_it_was_marked_at_only(self, run):
+        assert not run.is_finished(500)
+        run.mark_finished(500)
+        assert run.is_finished(500)
+        assert not run.is_finished(900)

@@ -1,0 +1,22 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` beside `path` and renames it, so that a file of that name is whole.
+
+    Raises:
+        OSError: If it cannot be written; the error names the file.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
