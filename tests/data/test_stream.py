@@ -73,9 +73,9 @@ class TestSampleStream:
     def test_crop_larger_than_an_image_names_it_and_the_largest_that_fits(self):
         samples = [*make_samples(2, side=40), Sample("small", *np.zeros((2, 20, 30), np.uint8))]
         with pytest.raises(
-            UserError, match=r"`crop_size` \(32\).*'small' \(30x20 pixels\); choose at most 20"
+            UserError, match=r"`crop_size` \(21\).*'small' \(30x20 pixels\); choose at most 20"
         ):
-            SampleStream(samples, seed=0, crop_size=32, recipe=Recipe())
+            SampleStream(samples, seed=0, crop_size=21, recipe=Recipe())
 
     def test_crop_as_large_as_the_image_will_do(self):
         stream = SampleStream(make_samples(1, side=16), seed=0, crop_size=16, recipe=Recipe())

@@ -224,9 +224,12 @@ class TestArguments:
 
 
 class TestSaving:
-    def test_saved_network_loads_in_safe_mode_and_predicts_the_same(self, tmp_path):
-        model = make_small(padding="valid", batch_norm=True, dropout=0.5)
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_saved_network_loads_in_safe_mode_and_predicts_the_same(self, tmp_path, precision):
+        model = make_small(padding="valid", batch_norm=True, dropout=0.5, precision=precision)
         model.save(tmp_path / "unet.keras")
         loaded = keras.models.load_model(tmp_path / "unet.keras", safe_mode=True)
         images = picture(11, 13)
         np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+        policies = [[layer.dtype_policy.name for layer in m.layers] for m in (model, loaded)]
+        assert policies[0] == policies[1]

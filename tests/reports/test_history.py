@@ -53,7 +53,7 @@ class TestHistory:
             history.append({"step": step, "train/loss": 1 / step})
         assert path.read_bytes() == before
 
-    @pytest.mark.parametrize("cut", [1, 3, 9, 13])
+    @pytest.mark.parametrize("cut", [1, 3, 9, 13, 16])
     def test_row_cut_by_a_kill_is_dropped(self, path, cut):
         # The last row is "30,0.0333333333,\n", of 17 characters.
         path.write_text(path.read_text()[:-cut])

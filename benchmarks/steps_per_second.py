@@ -1,0 +1,167 @@
+"""Steps per second of this loop against `model.fit`, on the same network and the same data.
+
+    python benchmarks/steps_per_second.py
+    python benchmarks/steps_per_second.py --rows=tiny --rounds=15
+
+Both train a U-Net with AdamW on binary cross entropy from one batch that lies in memory and
+repeats, in one process, in turn. "like for like" is fit's time over the loop's with the same layers
+and precision; "keras norm" is the same with `keras.layers.BatchNormalization` in fit's network, and
+"float32 fit" is fit in float32, with that layer where there is normalisation. Each is the median
+of the rounds' ratios; above 1 the loop is faster. The row "tiny" is a network so small that the
+steps' own cost matters, against fit at its default settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import statistics
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rounds import machine, median_ratio, seconds_per_round
+
+from unet_core import losses, training
+from unet_core.models import unet
+from unet_core.reports import tables
+
+ROWS = ("float32", "float32+norm", "bfloat16", "bfloat16+norm", "tiny")
+
+
+class KerasNorm(keras.layers.BatchNormalization):
+    """Keras' layer with the arguments of the layer it stands in for."""
+
+    def __init__(self, **kwargs):
+        super().__init__(momentum=0.9, epsilon=1e-3, **kwargs)
+
+
+def make_network(args: argparse.Namespace, row: str, *, keras_norm: bool = False) -> keras.Model:
+    precision, _, norm = row.partition("+")
+    settings = dict(depth=4, base_filters=args.base_filters, precision=precision)
+    if row == "tiny":
+        settings = dict(depth=1, base_filters=2)
+    fused, unet.FusedBatchNorm = (
+        unet.FusedBatchNorm,
+        KerasNorm if keras_norm else unet.FusedBatchNorm,
+    )
+    try:
+        return unet.make_unet(classes=2, batch_norm=bool(norm), **settings)
+    finally:
+        unet.FusedBatchNorm = fused
+
+
+def make_batch(args: argparse.Namespace, row: str) -> tuple[np.ndarray, np.ndarray]:
+    size = 32 if row == "tiny" else args.size
+    images = np.random.default_rng(0).integers(0, 256, (args.batch, size, size, 1)).astype(np.uint8)
+    return images, (images[..., 0] > 127).astype(np.uint8)
+
+
+def loop_round(args: argparse.Namespace, row: str, steps: int):
+    """Returns a function that trains `steps` steps by the loop."""
+    batch = make_batch(args, row)
+    loop = training.Loop(
+        make_network(args, row),
+        keras.optimizers.AdamW(1e-4),
+        loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
+    )
+    reports = loop.train(
+        lambda *_: tf.data.Dataset.from_tensors(batch).repeat().prefetch(2),
+        until_step=10**9,
+        report_every_steps=steps,
+    )
+    return lambda: next(reports)
+
+
+def fit_round(
+    args: argparse.Namespace, row: str, steps: int, *, keras_norm: bool = False, per_call: int = 1
+):
+    """Returns a function that trains `steps` steps by `model.fit`."""
+    model = make_network(args, row, keras_norm=keras_norm)
+    model.compile(
+        keras.optimizers.AdamW(1e-4),
+        # Keras would squeeze one of two shapes that differ in rank.
+        loss=lambda masks, logits: losses.cross_entropy(masks[..., 0], logits),
+        jit_compile=False,
+        steps_per_execution=per_call,
+    )
+    images, masks = make_batch(args, row)
+    data = tf.data.Dataset.from_tensors((images, masks[..., None])).repeat().prefetch(2)
+    return lambda: model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+
+
+def measure(args: argparse.Namespace) -> list[list[str]]:
+    """Returns the rows of the table, everything measured in the same rounds."""
+    variants = {}
+    for row in args.rows:
+        steps = args.tiny_steps if row == "tiny" else args.steps
+        variants[f"loop {row}"] = loop_round(args, row, steps)
+        variants[f"fit {row}"] = fit_round(args, row, steps)
+        if row.endswith("+norm"):
+            variants[f"keras norm {row}"] = fit_round(args, row, steps, keras_norm=True)
+        if row == "tiny":
+            variants["fit tiny, 32 steps per execution"] = fit_round(args, row, steps, per_call=32)
+    seconds = seconds_per_round(variants, rounds=args.rounds)
+
+    def ratio(name: str, loop: list[float]) -> str:
+        return f"{median_ratio(seconds[name], loop):.2f}" if name in seconds else ""
+
+    rows = []
+    for row in args.rows:
+        steps = args.tiny_steps if row == "tiny" else args.steps
+        loop, fit = seconds[f"loop {row}"], seconds[f"fit {row}"]
+        base = "keras norm float32+norm" if row.endswith("+norm") else "fit float32"
+        rows.append(
+            [
+                row,
+                *(f"{1000 * statistics.median(times) / steps:.2f}" for times in (loop, fit)),
+                f"{args.batch * steps / statistics.median(loop):.1f}",
+                f"{median_ratio(fit, loop):.2f}",
+                ratio(f"keras norm {row}", loop),
+                "" if row == "tiny" else ratio(base, loop),
+                f"{min(loop) / max(loop):.2f}",
+            ]
+        )
+        if row == "tiny":
+            many = seconds["fit tiny, 32 steps per execution"]
+            rows.append(
+                [
+                    "tiny, fit 32/call",
+                    f"{1000 * statistics.median(loop) / steps:.2f}",
+                    f"{1000 * statistics.median(many) / steps:.2f}",
+                    f"{args.batch * steps / statistics.median(loop):.1f}",
+                    f"{median_ratio(many, loop):.2f}",
+                    "",
+                    "",
+                    "",
+                ]
+            )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=4, help="steps per round")
+    parser.add_argument(
+        "--tiny_steps", type=int, default=400, help="steps per round of the tiny one"
+    )
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--base_filters", type=int, default=32)
+    args = parser.parse_args(argv)
+    print(machine())
+    print(f"batch {args.batch}, {args.size} px, base {args.base_filters}, {args.rounds} rounds")
+    header = ["network", "loop ms/step", "fit ms/step", "loop images/s"]
+    header += ["like for like", "keras norm", "float32 fit", "fastest/slowest round"]
+    print(tables.table(header, measure(args)))
+
+
+if __name__ == "__main__":
+    main()
