@@ -1,0 +1,115 @@
+"""Every benchmark on tiny settings: the rows are all there and the figures are figures."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(script, *args):
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{script}", *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows_of(output):
+    """Returns {first cell: other cells} of the table; cells are two or more spaces apart."""
+    lines = output.splitlines()
+    rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
+    rows = [re.split(r"\s{2,}", line) for line in lines[rule + 1 :] if "  " in line]
+    return {first: rest for first, *rest in rows}
+
+
+@pytest.mark.slow
+class TestStepsPerSecond:
+    def test_every_network_has_a_row_of_positive_figures(self):
+        done = run(
+            "steps_per_second.py",
+            *("--rounds=2", "--steps=1", "--tiny_steps=32", "--size=32", "--base_filters=2"),
+        )
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        # Loop and fit ms/step, images/s, like for like, float32 fit and the spread; networks with
+        # normalisation are also compared with Keras' layer.
+        figures = {
+            "float32": 6,
+            "float32+norm": 7,
+            "bfloat16": 6,
+            "bfloat16+norm": 7,
+            "tiny-unet": 5,
+            "tiny-pixel": 5,
+            "tiny-unet, fit 32/call": 4,
+            "tiny-pixel, fit 32/call": 4,
+        }
+        assert {name: len(cells) for name, cells in rows.items()} == figures
+        assert all(float(cell) > 0 for cells in rows.values() for cell in cells)
+
+    def test_subset_of_rows_is_measured_alone(self):
+        done = run(
+            "steps_per_second.py",
+            "--rows",
+            "tiny-pixel",
+            "--rounds=1",
+            "--steps=1",
+            "--tiny_steps=32",
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(rows_of(done.stdout)) == {"tiny-pixel", "tiny-pixel, fit 32/call"}
+
+    def test_unknown_row_is_refused(self):
+        done = run("steps_per_second.py", "--rows", "float64")
+        assert done.returncode == 2
+        assert "float64" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+TINY = ("--rounds=2", "--size=32", "--pairs=64", "--peer_pairs=8", "--wait_steps=2")
+
+
+@pytest.mark.slow
+class TestInputPipeline:
+    @pytest.mark.skipif(
+        importlib.util.find_spec("albumentations") is None,
+        reason="albumentations is missing; it comes with the extra `benchmarks`",
+    )
+    def test_every_pipeline_has_a_row_of_positive_figures(self):
+        done = run("input_pipeline.py", *TINY)
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert set(rows) == {
+            "unet_core, through tf.data",
+            "unet_core, two bare threads",
+            "Keras ImageDataGenerator",
+            "albumentations, one thread",
+        }
+        for pairs_per_second, spread, ratio in rows.values():
+            low, high = map(float, spread.split("-"))
+            assert 0 < low <= float(pairs_per_second) <= high
+            assert float(ratio) > 0
+        assert float(rows["Keras ImageDataGenerator"][2]) == 1
+        wait = re.search(r"network of ([\d.]+) ms per step waits .* ([\d.]+)%", done.stdout)
+        assert float(wait[1]) > 0
+        assert 0 <= float(wait[2]) <= 100
+
+    def test_missing_peer_names_the_extra_and_exits_2(self):
+        # A `None` in sys.modules makes the import fail as if the package were not there.
+        code = (
+            "import runpy, sys; sys.modules['albumentations'] = None; "
+            f"sys.argv = ['input_pipeline.py', *{TINY!r}]; sys.path.insert(0, 'benchmarks'); "
+            "runpy.run_path('benchmarks/input_pipeline.py', run_name='__main__')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        assert ".[benchmarks]" in done.stderr
+        assert "Traceback" not in done.stderr
