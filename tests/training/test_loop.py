@@ -131,6 +131,17 @@ class TestReplicas:
         np.testing.assert_allclose(found[1], found[0], atol=1e-5)
         np.testing.assert_allclose(found[2], found[0], atol=1e-5)
 
+    def test_batches_whose_size_is_known_beforehand_match_too(self, mirrored):
+        def endless(start_step, context):
+            rows = 4 // context.num_replicas_in_sync
+            slices = tf.data.Dataset.from_tensor_slices(make_batch(0))
+            return slices.batch(rows, drop_remainder=True).repeat()
+
+        one, two = make_loop(), make_loop(mirrored(2))
+        run(one, endless, 5)
+        run(two, endless, 5)
+        np.testing.assert_allclose(weights(two), weights(one), atol=1e-6)
+
     @pytest.mark.parametrize("rows", [5, 7])
     @pytest.mark.parametrize("replicas", [1, 2, 4])
     def test_evaluation_of_ragged_batches_matches_numpy(self, mirrored, replicas, rows):
