@@ -14,10 +14,9 @@ def read(directory):
 
 
 def scalars(directory, tag):
-    return [
-        (e.step, float(tensor_util.make_ndarray(e.tensor_proto)))
-        for e in read(directory).Tensors(tag)
-    ]
+    # By step: files of one process and one second need not be read in the order they were made.
+    found = read(directory).Tensors(tag)
+    return sorted((e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in found)
 
 
 class TestSummaryWriter:
