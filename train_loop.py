@@ -299,7 +299,9 @@ def _finish(config, run, loop, held_out, classes, stopped) -> None:
     if test.is_dir() and any(test.iterdir()) and not stopped():
         output_dir = config.output_dir or run.predictions
         _predict(config, loop.model, find_images(test), output_dir, classes, stopped)
-    if not stopped():
+    if stopped():
+        print("Stopped; training is done. Start the same command again for what is missing.")
+    else:
         run.mark_finished(loop.step)
         print(
             f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
