@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
 from unet_core import process
-from unet_core.config import RunConfig
+from unet_core.config import RunConfig, binding_settings
 from unet_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def main(_: Sequence[str]) -> int:
         return 130
 
 
-def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
+def train(config: RunConfig, stopped: process.Stopped) -> None:
     """Trains, or goes on with a run; scores the held-out images; predicts the test images."""
     import tensorflow as tf
 
@@ -72,6 +74,7 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
     from unet_core.reports.read_outs import ReadOuts, score_names, scores_of
     from unet_core.reports.screen import progress_bar
     from unet_core.run_directory import RunDirectory
+    from unet_core.training import devices
 
     # Everything that can be wrong is found before the run folder is touched.
     run = RunDirectory(_required(config, "run_dir"))
@@ -87,17 +90,32 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
     )
     training_samples, held_out = folders.split(survey.samples, folds=config.folds, fold=config.fold)
     stream.check_crop_size(training_samples, config.crop_size)
-    strategy = process.prepare_devices(config)
-    pipeline.check_global_batch_size(config.global_batch_size, strategy.num_replicas_in_sync)
+    strategy = process.prepare_devices(config, stopped)
+    workers = training.Workers(strategy)
+    replicas = strategy.num_replicas_in_sync
+    pipeline.check_global_batch_size(config.global_batch_size, replicas, config.micro_batches)
+    if config.jit_compile and config.batch_norm and replicas > 1:
+        raise UserError(
+            "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
+            "compile statistics that replicas share. Leave one of them out."
+        )
     config, reason = _resolve(config, run, survey.fingerprint)
     schedule = assembly.make_schedule(config)
     print(
         f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}."
     )
-    print(f"Precision {config.precision}: {reason}. Replicas: {strategy.num_replicas_in_sync}.")
+    print(f"Precision {config.precision}: {reason}. {devices.describe_devices(strategy)}.")
+    if not workers.is_chief:
+        print(
+            f"Worker {workers.number} of {workers.count}: worker 0 shows the progress and writes."
+        )
 
-    with run.locked():
-        run.store(config, survey.fingerprint)
+    with workers.watched(), run.locked() if workers.is_chief else contextlib.nullcontext():
+        settings = {name: getattr(config, name) for name in binding_settings()}
+        workers.check_same(settings=json.dumps(settings), data=survey.fingerprint)
+        workers.check_folder(run.path)
+        if workers.is_chief:
+            run.store(config, survey.fingerprint)
         with strategy.scope():
             model = assembly.make_network(config, classes)
             optimizer = assembly.make_optimizer(config)
@@ -110,6 +128,9 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
             schedule=schedule,
             clip_norm=config.clip_norm or None,
             loss_scaling=config.precision == "float16",
+            micro_batches=config.micro_batches,
+            ema_decay=config.ema_decay or None,
+            jit_compile=config.jit_compile,
         )
         checkpoints = training.Checkpoints(
             run.checkpoints,
@@ -121,6 +142,7 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
         for leftover in checkpoints.unfinished():
             print(f"{leftover}: skipped, a save that was interrupted.")
         start = checkpoints.restore()
+        workers.check_same(checkpoints=str(start))
         if start:
             print(f"Going on from step {start} of {run.path}.")
         if config.schedule_steps <= start < config.train_steps:
@@ -136,6 +158,7 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
             crop_size=config.crop_size,
             recipe=assembly.make_recipe(config),
             global_batch_size=config.global_batch_size,
+            micro_batches=config.micro_batches,
             generators=config.generators,
         )
         held_out_data = functools.partial(
@@ -148,28 +171,32 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
             pause_every_steps=[config.eval_every_steps, config.checkpoint_every_steps],
             should_stop=stopped,
         )
-        with (
-            ReadOuts(run, config, classes, held_out=bool(held_out), resumed_at=start) as read_outs,
-            contextlib.closing(reports),
-        ):
-            if not start:
-                read_outs.write_description(config, model)
+        stopping = False
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(reports))
+            if workers.is_chief:
+                read_outs = stack.enter_context(
+                    ReadOuts(run, config, classes, held_out=bool(held_out), resumed_at=start)
+                )
+                if not start:
+                    read_outs.write_description(config, model)
             try:
                 for report in reports:
-                    read_outs.show(report)
+                    stopping = report.stopping
                     last = report.step >= config.train_steps
+                    evaluates = last or report.step % config.eval_every_steps == 0
+                    saves = last or stopping or report.step % config.checkpoint_every_steps == 0
                     scores = {}
-                    if held_out and (last or report.step % config.eval_every_steps == 0):
-                        scores = scores_of(loop.evaluate(held_out_data), classes)
-                        read_outs.write_pictures(report.step, model, held_out[:2])
-                    if report.due or scores or last:
+                    if workers.is_chief:
+                        read_outs.show(report)
+                    if held_out and evaluates:
+                        with loop.averaged_weights():
+                            scores = scores_of(loop.evaluate(held_out_data), classes)
+                            if workers.is_chief:
+                                read_outs.write_pictures(report.step, model, held_out[:2])
+                    if workers.is_chief and (report.due or scores or last):
                         read_outs.write(report, scores)
-                    if (
-                        scores
-                        or last
-                        or stopped()
-                        or report.step % config.checkpoint_every_steps == 0
-                    ):
+                    if workers.is_chief and (saves or scores):
                         read_outs.flush()
                         checkpoints.save(score=scores.get(config.monitor))
             except training.NonFiniteError as error:
@@ -179,8 +206,10 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
                     step=error.step,
                     size=config.global_batch_size,
                 )
+                first = error.step * config.global_batch_size
                 raise UserError(
-                    f"{error} Its samples were drawn from {', '.join(names)}. Lower "
+                    f"{error} Its samples {first} to {first + len(names) - 1} were drawn from "
+                    f"{', '.join(names)}. Lower "
                     "--learning_rate, set --clip_norm, or try --precision=float32; the run goes on "
                     "from its last checkpoint."
                 ) from error
@@ -190,18 +219,22 @@ def train(config: RunConfig, stopped: Callable[[], bool]) -> None:
                     f"--global_batch_size ({config.global_batch_size}), --crop_size "
                     f"({config.crop_size}) or --base_filters ({config.base_filters})."
                 ) from error
-        if stopped():
+        if stopping:
+            # Perhaps it was another worker that was asked to stop.
+            stopped.signal = stopped.signal or signal.SIGTERM
             print(f"Stopped and saved at step {loop.step}. Start the same command again to go on.")
-            return
-        _finish(config, run, loop, held_out, classes, stopped)
+        elif workers.is_chief:
+            _finish(config, run, loop, held_out, classes, stopped)
+        else:
+            print(f"Trained to step {loop.step}; worker 0 scores and predicts.")
 
 
-def evaluate(config: RunConfig, stopped: Callable[[], bool]) -> None:
+def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
     """Scores a run's network: on the images it held out, or on all of another data folder."""
     from unet_core.data import folders
     from unet_core.reports.screen import progress_bar
 
-    run, trained, model, classes, step = _open_run(config)
+    run, trained, model, classes, step = _open_run(config, stopped)
     data_dir = config.data_dir or trained.data_dir
     survey = folders.load(data_dir, classes, progress=progress_bar("Reading images"))
     samples = list(survey.samples)
@@ -216,11 +249,11 @@ def evaluate(config: RunConfig, stopped: Callable[[], bool]) -> None:
         _score(config, run, output_dir, model, step, samples, classes, stopped)
 
 
-def predict(config: RunConfig, stopped: Callable[[], bool]) -> None:
+def predict(config: RunConfig, stopped: process.Stopped) -> None:
     """Writes masks for images without truth."""
     from unet_core.inference.files import find_images
 
-    run, trained, model, classes, step = _open_run(config)
+    run, trained, model, classes, step = _open_run(config, stopped)
     source = config.input or os.path.join(config.data_dir or trained.data_dir, "test")
     paths = find_images(source)
     print(
@@ -230,7 +263,7 @@ def predict(config: RunConfig, stopped: Callable[[], bool]) -> None:
     _predict(config, model, paths, config.output_dir or run.predictions, classes, stopped)
 
 
-def check_data(config: RunConfig, _: Callable[[], bool]) -> None:
+def check_data(config: RunConfig, _: process.Stopped) -> None:
     """Shows what a data folder holds and lists every problem."""
     from unet_core.data import folders
     from unet_core.data.classes import ClassMap
@@ -266,7 +299,7 @@ def _resolve(config: RunConfig, run: RunDirectory, data_fingerprint: str) -> tup
     return run.agree(config, data_fingerprint), reason
 
 
-def _open_run(config: RunConfig) -> tuple[Any, ...]:
+def _open_run(config: RunConfig, stopped: process.Stopped) -> tuple[Any, ...]:
     """Returns (run directory, its config, the network with its weights, class map, step)."""
     from unet_core import assembly, training
     from unet_core.data.classes import ClassMap
@@ -274,7 +307,7 @@ def _open_run(config: RunConfig) -> tuple[Any, ...]:
 
     run = RunDirectory(_required(config, "run_dir"))
     trained, _ = run.read()
-    process.prepare_devices(config)
+    process.prepare_devices(dataclasses.replace(config, strategy="none"), stopped)
     classes = ClassMap.parse(trained.classes)
     precision = trained.precision if config.precision == "auto" else config.precision
     model = assembly.make_network(dataclasses.replace(trained, precision=precision), classes)
@@ -291,14 +324,17 @@ def _finish(config, run, loop, held_out, classes, stopped) -> None:
         print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
         return
     step = loop.step
-    if config.weights == "best" and held_out:
-        step = training.load_weights(run.checkpoints, loop.model, best=True)
-    if held_out:
-        _score(config, run, run.path, loop.model, step, held_out, classes, stopped)
-    test = pathlib.Path(config.data_dir) / "test"
-    if test.is_dir() and any(test.iterdir()) and not stopped():
-        output_dir = config.output_dir or run.predictions
-        _predict(config, loop.model, find_images(test), output_dir, classes, stopped)
+    with contextlib.ExitStack() as stack:
+        if config.weights == "best" and held_out:
+            step = training.load_weights(run.checkpoints, loop.model, best=True)
+        else:
+            stack.enter_context(loop.averaged_weights())
+        if held_out:
+            _score(config, run, run.path, loop.model, step, held_out, classes, stopped)
+        test = pathlib.Path(config.data_dir) / "test"
+        if test.is_dir() and any(test.iterdir()) and not stopped():
+            output_dir = config.output_dir or run.predictions
+            _predict(config, loop.model, find_images(test), output_dir, classes, stopped)
     if stopped():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:

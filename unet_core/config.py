@@ -202,23 +202,50 @@ class RunConfig:
         0.0, "Largest global norm of the gradient; 0 does not clip.", binds=True, least=0
     )
 
+    ema_decay: float = _setting(
+        0.0,
+        "Decay of a moving average of the weights, which is then evaluated and predicted with; 0 "
+        "keeps none.",
+        binds=True,
+        least=0,
+        most=0.99999,
+    )
+
     # Steps and devices.
     train_steps: int = _setting(1000, "Step to train up to.", least=1)
     global_batch_size: int = _setting(
         4, "Examples per update, over all devices.", binds=True, least=1
     )
+    micro_batches: int = _setting(
+        1,
+        "Parts of a global batch computed one after another before the one update, to need less "
+        "memory.",
+        binds=True,
+        least=1,
+    )
     seed: int = _setting(
         0, "Seed of weights, samples and dropout.", binds=True, least=0, most=2**31
     )
     deterministic: bool = _setting(False, "Let TensorFlow use only deterministic kernels.")
+    jit_compile: bool = _setting(
+        False, "Compile the network with XLA; pays on GPUs, costs on CPUs."
+    )
     strategy: str = _setting(
-        "none", "One device, or one copy of the network on each.", choices=("none", "mirrored")
+        "none",
+        "One device, one copy of the network on each, or that on all workers of TF_CONFIG.",
+        choices=("none", "mirrored", "multi_worker"),
     )
     devices: tuple[int, ...] = _setting(
         (), "Numbers of the devices to use with --strategy=mirrored; all by default."
     )
     logical_devices: int = _setting(
         1, "Split the first GPU, or the CPU, into this many devices, to try things out.", least=1
+    )
+    memory_growth: bool = _setting(
+        False, "Take GPU memory as it is needed, not all at once; for shared GPUs."
+    )
+    memory_limit_mb: int = _setting(
+        0, "Megabytes to take of each GPU or part of a split one; 0 is all.", least=0
     )
 
     # Intervals.

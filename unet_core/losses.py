@@ -4,6 +4,10 @@ Every loss takes class ids [B, H, W] and logits [B, H, W, K] and returns float32
 example. K = 1 stands for two classes that share one logit, that of class 1. None averages over the
 batch: the train step divides once, by the global batch size.
 
+Pixels whose mask is `IGNORED` count nowhere. Weights of pixels and classes, and that 0 of an
+ignored pixel, stand in the numerator alone: a mean is over all pixels of the example, so it does
+not depend on what else is in the batch or on the replica.
+
     loss = losses.cross_entropy(masks, logits) + losses.soft_dice(masks, logits, batchwise=True)
     # [B]
 """
@@ -18,6 +22,7 @@ import tensorflow as tf
 from unet_core.errors import UserError
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+IGNORED = 255
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
@@ -38,14 +43,14 @@ def cross_entropy(
     """Returns the mean cross entropy of each example's pixels, in nats.
 
     Args:
-        masks: [B, H, W] integer class ids.
+        masks: [B, H, W] integer class ids, or `IGNORED`.
         logits: [B, H, W, K] float; binary cross entropy for K = 1, categorical for more.
         class_weights: One factor per class, on its pixels' terms.
         pixel_weights: [B, H, W] float, one factor per pixel.
 
     Returns:
-        [B] float32. The weighted sum is divided by the number of pixels, never by the sum of the
-        weights.
+        [B] float32. The weighted sum is divided by the number of pixels of the example, ignored
+        ones too, never by the sum of the weights.
 
     Raises:
         ValueError: If the static shapes do not fit.
@@ -93,7 +98,7 @@ def tversky(
     """Returns one minus the Tversky index TP / (TP + alpha FP + beta FN), averaged over `classes`.
 
     Args:
-        masks: [B, H, W] integer class ids.
+        masks: [B, H, W] integer class ids, or `IGNORED`.
         logits: [B, H, W, K] float.
         alpha: Weight of false positives.
         beta: Weight of false negatives.
@@ -114,7 +119,9 @@ def tversky(
     _check(masks, logits)
     if smooth <= 0:
         raise ValueError(f"`smooth` ({smooth}) must be greater than 0.")
-    predicted = probabilities(logits)
+    counted = tf.cast(tf.not_equal(tf.cast(masks, tf.int32), IGNORED), tf.float32)
+    predicted = probabilities(logits) * counted[..., None]
+    # An ignored pixel's row is all zeros here: its id is no class.
     truth = tf.one_hot(tf.cast(masks, tf.int32), predicted.shape[-1])
     hit = tf.reduce_sum(predicted * truth, (1, 2))
     false_positive = tf.reduce_sum(predicted, (1, 2)) - hit
@@ -222,17 +229,24 @@ def parse(
 
 
 def _cross_entropy_per_pixel(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns [B, H, W] float32, 0 where a pixel is ignored."""
+    ids = tf.cast(masks, tf.int32)
+    ignored = tf.equal(ids, IGNORED)
+    ids = tf.where(ignored, 0, ids)
     if logits.shape[-1] == 1:
-        truth = tf.cast(masks, tf.float32)
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels=truth, logits=logits[..., 0])
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=tf.cast(masks, tf.int32), logits=logits
-    )
+        per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=tf.cast(ids, tf.float32), logits=logits[..., 0]
+        )
+    else:
+        per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
+    return tf.where(ignored, 0.0, per_pixel)
 
 
 def _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights) -> tf.Tensor:
     if class_weights is not None:
-        per_pixel *= tf.gather(tf.constant(class_weights, tf.float32), tf.cast(masks, tf.int32))
+        ids = tf.cast(masks, tf.int32)
+        ids = tf.where(tf.equal(ids, IGNORED), 0, ids)
+        per_pixel *= tf.gather(tf.constant(class_weights, tf.float32), ids)
     if pixel_weights is not None:
         per_pixel *= tf.cast(pixel_weights, tf.float32)
     return tf.reduce_mean(per_pixel, (1, 2))

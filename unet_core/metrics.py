@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from unet_core.losses import IGNORED
+
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     """Returns the class ids [...] int32 that logits [..., K] predict; one logit predicts class 1
@@ -28,11 +30,14 @@ def confusion_matrix(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the pixel counts [C, C] int64 by true class (rows) and predicted class (columns).
 
     Args:
-        masks: [B, H, W] integer class ids below C.
+        masks: [B, H, W] integer class ids below C; a pixel with `losses.IGNORED` is not counted.
         logits: [B, H, W, K] float, where C = 2 for K = 1 and C = K otherwise.
     """
     classes = max(2, logits.shape[-1])
-    pairs = tf.cast(masks, tf.int32) * classes + predicted_classes(logits)
+    ids = tf.cast(masks, tf.int32)
+    # Beyond the last pair: left out of the count.
+    ids = tf.where(tf.equal(ids, IGNORED), classes, ids)
+    pairs = ids * classes + predicted_classes(logits)
     counts = tf.math.bincount(tf.reshape(pairs, [-1]), minlength=classes**2, maxlength=classes**2)
     return tf.cast(tf.reshape(counts, [classes, classes]), tf.int64)
 

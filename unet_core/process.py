@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 def import_libraries() -> None:
     """Imports TensorFlow, Keras and OpenCV; shows their start-up noise only if one fails."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -74,18 +77,26 @@ def _held_back_noise() -> Iterator[None]:
             os.close(screen)
 
 
-def prepare_devices(config: RunConfig) -> tf.distribute.Strategy:
+def prepare_devices(config: RunConfig, stopped: Stopped) -> tf.distribute.Strategy:
     """Sets up devices, seeds and determinism for the whole process and returns the strategy."""
     import keras
     import tensorflow as tf
 
     from unet_core.training import devices
 
-    devices.split_device(config.logical_devices)
+    devices.limit_devices(
+        logical_devices=config.logical_devices,
+        memory_growth=config.memory_growth,
+        memory_limit_mb=config.memory_limit_mb,
+    )
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    return devices.make_strategy(config.strategy, config.devices)
+    if config.strategy == "multi_worker":
+        print("Waiting for all workers of TF_CONFIG.")
+    strategy = devices.make_strategy(config.strategy, config.devices, should_stop=stopped)
+    stopped.listen()
+    return strategy
 
 
 class Stopped:
@@ -96,18 +107,23 @@ class Stopped:
     def __call__(self) -> bool:
         return bool(self.signal)
 
+    def listen(self) -> None:
+        """Takes the signals; again after TensorFlow, whose workers take SIGTERM (seen on 2.21)."""
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, _) -> None:
+        self.signal = number
+        print("\nStopping: finishing the current call and saving.", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stopped]:
     """Turns the first Ctrl-C or SIGTERM into a request; the second Ctrl-C stops at once."""
     stopped = Stopped()
-
-    def request(number, _):
-        stopped.signal = number
-        print("\nStopping: finishing the current call and saving.", file=sys.stderr)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    stopped.listen()
     try:
         yield stopped
     finally:

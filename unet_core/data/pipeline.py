@@ -37,13 +37,14 @@ def make_train_dataset(
     crop_size: int,
     recipe: Recipe,
     global_batch_size: int,
+    micro_batches: int = 1,
     generators: int = 0,
 ) -> tf.data.Dataset:
     """Returns the endless dataset of training batches from `start_step` on, for one input pipeline.
 
     Row r of global batch k is sample k * global_batch_size + r of the stream, whatever the number
-    of replicas: an element is the batch of one replica, and successive elements go to successive
-        replicas.
+    of replicas and micro-batches: an element is the micro-batch of one replica, successive elements
+    go to successive replicas, and a pipeline makes only the rows of its own replicas.
 
     Args:
         samples: The training samples.
@@ -52,13 +53,18 @@ def make_train_dataset(
         seed: The seed of the stream.
         crop_size: Pixels a side of the square crops.
         recipe: The augmentation.
-        global_batch_size: Examples per step over all replicas.
+        global_batch_size: Examples per step over all replicas and micro-batches.
+        micro_batches: Parts of a global batch that come one after another.
         generators: Python generators at work at once; 0 is one more than there are cores.
 
     Raises:
-        UserError: If the global batch does not divide by the replicas, or a crop does not fit.
+        UserError: If the global batch does not divide by the replicas times the micro-batches, or a
+            crop does not fit.
     """
-    check_global_batch_size(global_batch_size, context.num_replicas_in_sync)
+    check_global_batch_size(global_batch_size, context.num_replicas_in_sync, micro_batches)
+    # A step of several micro-batches reads the stream as that many steps of smaller batches.
+    start_step *= micro_batches
+    global_batch_size //= micro_batches
     rows = global_batch_size // context.num_replicas_in_sync
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
     generators = generators or (os.cpu_count() or 1) + 1
@@ -95,7 +101,10 @@ def make_train_dataset(
         num_parallel_calls=generators,
         deterministic=True,
     )
-    return chunks.unbatch().prefetch(2 * replicas)
+    batches = chunks.unbatch().prefetch(2 * replicas)
+    # Said to be endless, batches keep their static shape under every strategy, and workers need not
+    # ask one another at each step whether there are more.
+    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def make_image_dataset(
@@ -119,15 +128,16 @@ def make_image_dataset(
     return dataset.batch(rows).prefetch(1)
 
 
-def check_global_batch_size(global_batch_size: int, replicas: int) -> None:
-    """Raises UserError unless the global batch divides by the number of replicas."""
-    if global_batch_size % replicas:
-        low = global_batch_size // replicas * replicas
-        valid = f"{low} or {low + replicas}" if low else f"{replicas}"
+def check_global_batch_size(global_batch_size: int, replicas: int, micro_batches: int = 1) -> None:
+    """Raises UserError unless the global batch divides by the replicas times the micro-batches."""
+    parts = replicas * micro_batches
+    if global_batch_size % parts:
+        low = global_batch_size // parts * parts
+        valid = f"{low} or {low + parts}" if low else f"{parts}"
+        of = f"{replicas} replicas" + f" x {micro_batches} micro-batches" * (micro_batches > 1)
         raise UserError(
-            f"`global_batch_size` ({global_batch_size}) must be a multiple of the {replicas} "
-            f"replicas; "
-            f"nearest valid: {valid}."
+            f"`global_batch_size` ({global_batch_size}) must be a multiple of the {of}; nearest "
+            f"valid: {valid}."
         )
 
 

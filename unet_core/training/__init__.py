@@ -16,6 +16,7 @@ from unet_core.training import schedules
 from unet_core.training.checkpoints import Checkpoints, load_weights
 from unet_core.training.loop import Loop, NonFiniteError, Report
 from unet_core.training.summaries import SummaryWriter
+from unet_core.training.workers import Workers
 
 __all__ = [
     "Checkpoints",
@@ -23,6 +24,7 @@ __all__ = [
     "NonFiniteError",
     "Report",
     "SummaryWriter",
+    "Workers",
     "load_weights",
     "schedules",
 ]

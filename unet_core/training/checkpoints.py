@@ -182,6 +182,8 @@ def folder_of(directory: str | os.PathLike, step: int) -> pathlib.Path:
 def load_weights(directory: str | os.PathLike, model: keras.Model, *, best: bool = False) -> int:
     """Loads the latest or the best checkpoint's weights into `model` and returns its step.
 
+    If the loop kept a moving average of the weights, it is that which is loaded.
+
     Raises:
         UserError: If there is none, it does not pass its verification, or it is of another network.
     """
@@ -197,6 +199,11 @@ def load_weights(directory: str | os.PathLike, model: keras.Model, *, best: bool
     _check_network(folder, manifest, model)
     status = tf.train.Checkpoint(model=model).read(str(folder / _PREFIX))
     status.assert_existing_objects_matched().expect_partial()
+    reader = tf.train.load_checkpoint(str(folder / _PREFIX))
+    for number, variable in enumerate(model.trainable_variables):
+        average = f"loop/average_{number}/.ATTRIBUTES/VARIABLE_VALUE"
+        if reader.has_tensor(average):
+            variable.assign(reader.get_tensor(average))
     return step
 
 

@@ -4,43 +4,91 @@ process or asks it.
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
-from collections.abc import Sequence
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from unet_core.errors import UserError
 
+_MB_OF_A_SPLIT_GPU = 2048
+_SECONDS_TO_CONNECT = 600
+_TF_CONFIG_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
 
-def split_device(parts: int) -> None:
-    """Splits the first GPU, or the CPU if there is none, into `parts` logical devices, to try out
-    several replicas.
 
-    Must be called before anything runs on a device.
+def limit_devices(
+    *, logical_devices: int = 1, memory_growth: bool = False, memory_limit_mb: int = 0
+) -> None:
+    """Splits devices and limits their memory.
+
+    Must be called before anything runs on a device. Without a GPU only `logical_devices` has an
+    effect.
+
+    Args:
+        logical_devices: Into how many parts to split the first GPU, or the CPU if there is none, to
+            try out several replicas.
+        memory_growth: Whether each GPU's memory is taken as it is needed rather than all at once.
+        memory_limit_mb: Megabytes to take of each GPU, or of each part of a split one; 0 is all.
+
+    Raises:
+        UserError: If memory is to grow on a GPU that is limited or split, which TensorFlow cannot.
     """
-    if parts == 1:
-        return
+    if memory_growth and (memory_limit_mb or logical_devices > 1):
+        raise UserError(
+            "`memory_growth` cannot be combined with `memory_limit_mb` or `logical_devices`: "
+            "TensorFlow gives parts of a GPU a fixed size. Leave one of them out."
+        )
     gpus = tf.config.list_physical_devices("GPU")
-    device = gpus[0] if gpus else tf.config.list_physical_devices("CPU")[0]
-    limit = 2048 if gpus else None
-    tf.config.set_logical_device_configuration(
-        device, [tf.config.LogicalDeviceConfiguration(memory_limit=limit) for _ in range(parts)]
-    )
+    for gpu in gpus:
+        if memory_growth:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    for number, device in enumerate(gpus or tf.config.list_physical_devices("CPU")):
+        parts = logical_devices if number == 0 else 1
+        limit = memory_limit_mb or (_MB_OF_A_SPLIT_GPU if parts > 1 else 0)
+        if parts > 1 or (gpus and limit):
+            part = tf.config.LogicalDeviceConfiguration(memory_limit=limit if gpus else None)
+            tf.config.set_logical_device_configuration(device, [part] * parts)
 
 
-def make_strategy(name: str, devices: Sequence[int] = ()) -> tf.distribute.Strategy:
+def make_strategy(
+    name: str,
+    devices: Sequence[int] = (),
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tf.distribute.Strategy:
     """Returns the strategy called `name`.
 
     Args:
-        name: "none" for one device, "mirrored" for one copy of the network per device.
+        name: "none" for one device, "mirrored" for one copy of the network per device,
+            "multi_worker" for the same on all devices of the processes that the environment
+            variable TF_CONFIG lists. The last waits for all of them, up to ten minutes.
         devices: Numbers of the devices for "mirrored": of GPUs, or of logical CPUs if there is no
             GPU. Empty is all.
+        should_stop: Asked every second while the other workers are waited for.
 
     Raises:
-        UserError: If a device does not exist; the message lists those that do.
+        UserError: If a device does not exist (the message lists those that do), if TF_CONFIG is
+            wrong, or if a worker does not come.
+        KeyboardInterrupt: If `should_stop()` is true while waiting.
     """
+    if devices and name != "mirrored":
+        raise UserError(
+            f"`devices` ({','.join(map(str, devices))}) needs --strategy=mirrored; received "
+            f"--strategy={name}. To hide GPUs from a worker, set CUDA_VISIBLE_DEVICES."
+        )
     if name == "none":
         return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return _connect(_read_tf_config(), should_stop)
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     available = tf.config.list_logical_devices(kind)
     missing = [number for number in devices if not 0 <= number < len(available)]
@@ -51,6 +99,14 @@ def make_strategy(name: str, devices: Sequence[int] = ()) -> tf.distribute.Strat
     # Collective operations on CPUs fail once a process has had strategies of two sizes (TF 2.21).
     reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
     return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """Returns one line about what the strategy computes on."""
+    replicas = strategy.num_replicas_in_sync
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    kind = f"{gpus} GPU(s) here" if gpus else "no GPU found, so it computes on the CPU"
+    return f"{replicas} replica(s); {kind}"
 
 
 def choose_precision() -> tuple[str, str]:
@@ -74,6 +130,76 @@ def choose_precision() -> tuple[str, str]:
         if feature in features:
             return "bfloat16", f"no GPU, and the CPU has {feature}"
     return "float32", "no GPU, and the CPU has neither amx_bf16 nor avx512_bf16"
+
+
+def _read_tf_config() -> dict[str, Any]:
+    """Returns TF_CONFIG, checked.
+
+    Raises:
+        UserError: If it is missing or wrong.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        jobs = {job: list(addresses) for job, addresses in cluster.items()}
+        own = jobs[task["type"]][int(task["index"])]
+        wrong = set(jobs) - {"chief", "worker"} or int(task["index"]) < 0
+        addresses = [address for job in jobs.values() for address in job]
+        malformed = [a for a in addresses if not re.fullmatch(r"[^:]+:\d+", a)]
+        if wrong or malformed or not own:
+            raise ValueError(text)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"--strategy=multi_worker needs the environment variable TF_CONFIG, such as "
+            f"{_TF_CONFIG_EXAMPLE}, with an index from 0 for each worker. Received {text!r}."
+        ) from error
+    return config
+
+
+def _connect(config: dict[str, Any], should_stop: Callable[[], bool]) -> tf.distribute.Strategy:
+    """Returns the strategy over all workers as soon as all have come."""
+    made: list[tf.distribute.Strategy] = []
+    failed: list[Exception] = []
+
+    def make():
+        try:
+            made.append(tf.distribute.MultiWorkerMirroredStrategy())
+        except Exception as error:  # Raised again by the main thread.
+            failed.append(error)
+
+    # TensorFlow blocks without end; in a thread of its own it leaves room to give up.
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + _SECONDS_TO_CONNECT
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(1)
+        if should_stop():
+            raise KeyboardInterrupt
+    if made:
+        return made[0]
+    own = config["cluster"][config["task"]["type"]][int(config["task"]["index"])]
+    if failed:
+        reason = str(failed[0]).strip().splitlines()[0]
+        raise UserError(
+            f"Worker {own} cannot start ({reason}). Check that its port is free and that TF_CONFIG "
+            "lists the same addresses on all workers."
+        ) from failed[0]
+    others = [a for job in config["cluster"].values() for a in job if a != own]
+    silent = [address for address in others if not _answers(address)] or others
+    raise UserError(
+        f"Waited {_SECONDS_TO_CONNECT} s for {', '.join(silent)}. Start every worker of TF_CONFIG, "
+        "and open their ports to one another."
+    )
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def _cpu_features() -> frozenset[str]:

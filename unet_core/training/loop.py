@@ -10,7 +10,9 @@ A batch is a tuple whose first item goes into the model. `loss` and `metrics` ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training.schedules import Schedule
+from unet_core.training.workers import Workers
 
 Batch = tuple[Any, ...]
 DatasetFn = Callable[[int, tf.distribute.InputContext], tf.data.Dataset]
@@ -53,6 +56,7 @@ class Report:
         step: Global batches consumed so far.
         due: Whether the step is one that `report_every_steps` asks for; else it was stopped for
             another reason.
+        stopping: Whether the loop ends here because it was asked to, on this worker or another.
         loss: Mean loss per example since the last step that was due.
         rate: Learning rate of the last step.
         gradient_norm: Global norm of the last step's reduced gradient, before clipping.
@@ -67,6 +71,7 @@ class Report:
 
     step: int
     due: bool
+    stopping: bool
     loss: float
     rate: float
     gradient_norm: float
@@ -94,6 +99,14 @@ class Loop:
         loss_scaling: Whether to scale the loss for float16. An overflow on any replica then skips
             the update on all and halves the scale. Without it a gradient that is not finite stops
             the training.
+        micro_batches: How many batches of the dataset make up one global batch. Their gradients are
+            summed before the one update, so that memory is that of one of them. What uses
+            statistics of the batch (batch norm, a batch-wise loss) sees one micro-batch.
+        ema_decay: Decay of an exponential moving average of the weights, for `averaged_weights`;
+            None keeps none. While the run is young the decay is (1 + step) / (10 + step).
+        jit_compile: Whether to compile forward and backward pass of the model with XLA. The loss
+            stays outside, so it may reduce over replicas; layers that do may not be compiled on
+            several replicas.
         seconds_per_call: How long one compiled call may take, about: a request to stop is seen
             after that.
 
@@ -113,6 +126,9 @@ class Loop:
         schedule: Schedule | None = None,
         clip_norm: float | None = None,
         loss_scaling: bool = False,
+        micro_batches: int = 1,
+        ema_decay: float | None = None,
+        jit_compile: bool = False,
         seconds_per_call: float = 2.0,
     ):
         _refuse_replica_wise(optimizer)
@@ -123,11 +139,24 @@ class Loop:
         self._metrics = metrics
         self._schedule = schedule
         self._clip_norm = clip_norm
+        self._micro_batches = micro_batches
+        self._ema_decay = ema_decay
         self._seconds_per_call = seconds_per_call
         with self.strategy.scope():
             optimizer.build(model.trainable_variables)
         self._decays = [_decays(optimizer, variable) for variable in model.trainable_variables]
         self._variables = [variable.value for variable in model.trainable_variables]
+        self._workers = Workers(self.strategy)
+        self._predict_to_train = functools.partial(model, training=True)
+        if jit_compile:
+            self._predict_to_train = tf.function(self._predict_to_train, jit_compile=True)
+        with self.strategy.scope():
+            self._averages = [tf.Variable(v, trainable=False) for v in self._variables if ema_decay]
+            # What one replica has summed up of the global batch so far; never needed between steps.
+            self._gradient_sums = [
+                _own_of_replica(v.shape, v.dtype) for v in self._variables if micro_batches > 1
+            ]
+            self._sums = _own_of_replica([2], tf.float64)
 
         # Everything that a resumed run must know; `Checkpoints` saves it beside model and
         # optimizer.
@@ -155,7 +184,9 @@ class Loop:
     @property
     def state(self) -> dict[str, tf.Variable]:
         """The loop's own variables by name, for a checkpoint."""
+        averages = {f"average_{number}": v for number, v in enumerate(self._averages)}
         return {
+            **averages,
             "step": self._step,
             "window_loss": self._window_loss,
             "window_examples": self._window_examples,
@@ -191,11 +222,13 @@ class Loop:
 
         Args:
             dataset: `(start_step, InputContext) -> tf.data.Dataset` of per-replica batches, from
-                the global batch `start_step` on; or a plain dataset of global batches.
+                the global batch `start_step` on; or a plain dataset of global batches. With
+                `micro_batches`, each global batch is that many of them.
             until_step: The step to end at.
             report_every_steps: Steps over which the reported loss is averaged.
             pause_every_steps: Further intervals, for evaluation and checkpoints.
-            should_stop: Asked after every compiled call.
+            should_stop: Asked after every compiled call. If it is true on one worker, all stop at
+                the same step.
 
         Raises:
             NonFiniteError: If a loss or gradient is not finite and there is no loss scaling.
@@ -210,10 +243,10 @@ class Loop:
         iterator = iter(self._distribute(dataset))
         watch = _Stopwatch()
         try:
-            step = self.step
+            step, steps_per_call = self.step, 1
             while step < until_step:
                 pause = min([until_step, *((step // every + 1) * every for every in intervals)])
-                count = min(pause - step, watch.steps_in(self._seconds_per_call))
+                count = min(pause - step, steps_per_call)
                 before = time.perf_counter()
                 result = self._run_steps(iterator, tf.constant(count, tf.int64))
                 result = {name: value.numpy() for name, value in result.items()}
@@ -222,16 +255,21 @@ class Loop:
                 if not result["finite"]:
                     raise NonFiniteError(step)
                 exhausted = done < count
-                stopping = exhausted or should_stop()
-                if step == pause or stopping:
-                    report = self._report(step, step % report_every_steps == 0, result, watch)
+                # Workers run equally many steps per call, or their sums would not find one another.
+                wishes = self._workers.gather(
+                    [watch.steps_in(self._seconds_per_call), int(should_stop())]
+                )
+                steps_per_call, stopping = int(wishes[:, 0].min()), bool(wishes[:, 1].any())
+                if step == pause or stopping or exhausted:
+                    due = step % report_every_steps == 0
+                    report = self._report(step, due, stopping, result, watch)
                     watch.start_window()
                     if report.due:
                         # Before the caller may save: a checkpoint holds the window as it goes on.
                         self._window_loss.assign(0.0)
                         self._window_examples.assign(0)
                     yield report
-                if stopping:
+                if stopping or exhausted:
                     return
         finally:
             # A process that ends while a parallel generator pipeline is alive is aborted by
@@ -270,6 +308,28 @@ class Loop:
             gc.collect()
         return totals
 
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Puts the moving average in place of the model's weights, to evaluate or predict with.
+
+        Without `ema_decay` this does nothing. Do not save or train inside.
+        """
+        self._exchange_weights()
+        try:
+            yield
+        finally:
+            self._exchange_weights()
+
+    def _exchange_weights(self) -> None:
+        def exchange(variable, average):
+            value = tf.identity(variable)
+            variable.assign(average)
+            average.assign(value)
+
+        for variable, average in zip(self._variables, self._averages, strict=False):
+            with self.strategy.scope():
+                self.strategy.extended.update(variable, exchange, args=(average,), group=False)
+
     def _distribute(self, dataset):
         start_step = self.step
         if not isinstance(dataset, tf.data.Dataset):
@@ -285,11 +345,14 @@ class Loop:
             )
         return self.strategy.experimental_distribute_dataset(dataset)
 
-    def _report(self, step: int, due: bool, result: dict[str, Any], watch: _Stopwatch) -> Report:
+    def _report(
+        self, step: int, due: bool, stopping: bool, result: dict[str, Any], watch: _Stopwatch
+    ) -> Report:
         examples = int(self._window_examples.numpy())
         return Report(
             step=step,
             due=due,
+            stopping=stopping,
             loss=float(self._window_loss.numpy()) / examples if examples else float("nan"),
             rate=float(result["rate"]),
             gradient_norm=float(result["gradient_norm"]),
@@ -305,43 +368,39 @@ class Loop:
         finite.
         """
 
-        now = tf.timestamp if _may_ask_the_time() else lambda: tf.constant(np.nan, tf.float64)
-
         def more(done, finite, exhausted, *_):
             return tf.logical_and(done < count, tf.logical_and(finite, tf.logical_not(exhausted)))
 
         def one(done, finite, exhausted, wait, norm, rate):
-            # Each time stamp hangs on what came before it, or TensorFlow would take both at once.
-            with tf.control_dependencies([norm]):
-                asked = now()
-            with tf.control_dependencies([asked]):
-                item = iterator.get_next_as_optional()
-                has_value = item.has_value()
-            with tf.control_dependencies([has_value]):
-                wait += now() - asked
-            with tf.control_dependencies([wait]):
-                has_value = tf.identity(has_value)
+            if self._micro_batches == 1:
+                item, ready, wait = self._next(iterator, wait, after=norm)
+
+                def train(rate):
+                    batch = item.get_value()
+                    step = functools.partial(self._whole_step, divisor=self._divisor(batch))
+                    return self.strategy.run(step, args=(batch, rate))
+
+            else:
+                divisor, ready, wait = self._sum_micro_batches(iterator, wait, after=norm)
+
+                def train(rate):
+                    step = functools.partial(self._summed_step, divisor=divisor)
+                    return self.strategy.run(step, args=(rate,))
 
             def step():
                 new_rate = tf.cast(self._rate(), tf.float32)
-                per_replica = self.strategy.run(
-                    self._replica_step, args=(item.get_value(), new_rate)
-                )
-                loss_sum, examples = (
-                    self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-                    for value in per_replica[:2]
-                )
-                is_finite, new_norm = (
-                    self.strategy.experimental_local_results(value)[0] for value in per_replica[2:]
+                sums, is_finite, new_norm = (
+                    self.strategy.experimental_local_results(value)[0] for value in train(new_rate)
                 )
                 counted = tf.logical_or(is_finite, self._loss_scaling)
                 self._step.assign_add(tf.cast(counted, tf.int64))
-                self._window_loss.assign_add(tf.where(is_finite, loss_sum, 0))
-                self._window_examples.assign_add(tf.where(is_finite, examples, 0))
+                sums = tf.where(is_finite, sums, 0)
+                self._window_loss.assign_add(sums[0])
+                self._window_examples.assign_add(tf.cast(sums[1], tf.int64))
                 return done + tf.cast(counted, tf.int64), counted, new_norm, new_rate
 
-            done, finite, norm, rate = tf.cond(has_value, step, lambda: (done, finite, norm, rate))
-            return done, finite, tf.logical_not(has_value), wait, norm, rate
+            done, finite, norm, rate = tf.cond(ready, step, lambda: (done, finite, norm, rate))
+            return done, finite, tf.logical_not(ready), wait, norm, rate
 
         start = (
             tf.constant(0, tf.int64),
@@ -367,41 +426,111 @@ class Loop:
             "rate": rate,
         }
 
-    def _replica_step(self, batch, rate):
-        """Returns (loss sum float64, examples int64, finite, global gradient norm) of one replica's
-        share.
+    def _next(self, iterator, wait, *, after):
+        """Returns (optional batch, whether there is one, `wait` and the seconds waited for it)."""
+        now = tf.timestamp if _may_ask_the_time() else lambda: tf.constant(np.nan, tf.float64)
+        # Each time stamp hangs on what came before it, or TensorFlow would take both at once.
+        with tf.control_dependencies([after]):
+            asked = now()
+        with tf.control_dependencies([asked]):
+            item = iterator.get_next_as_optional()
+            has_value = item.has_value()
+        with tf.control_dependencies([has_value]):
+            wait += now() - asked
+        with tf.control_dependencies([wait]):
+            return item, tf.identity(has_value), wait
+
+    def _divisor(self, batch) -> float | None:
+        """Returns the examples of a global batch if that is known while tracing, else None."""
+        first = self.strategy.experimental_local_results(tf.nest.flatten(batch)[0])[0]
+        if first.shape[0] is None:
+            return None
+        return float(first.shape[0] * self.strategy.num_replicas_in_sync * self._micro_batches)
+
+    def _sum_micro_batches(self, iterator, wait, *, after):
+        """Sums the gradients of one global batch on each replica; nothing is reduced yet.
+
+        Returns (divisor, whether all micro-batches were there, `wait` and the seconds waited).
         """
-        context = tf.distribute.get_replica_context()
-        replicas = context.num_replicas_in_sync
+        divisor = None
+
+        def more(number, ready, *_):
+            return tf.logical_and(number < self._micro_batches, ready)
+
+        def one(number, ready, wait, after):
+            item, ready, wait = self._next(iterator, wait, after=after)
+
+            def add():
+                nonlocal divisor
+                batch = item.get_value()
+                divisor = self._divisor(batch)
+                add = functools.partial(self._add_gradients, divisor=divisor)
+                added = self.strategy.run(add, args=(batch, number == 0))
+                return self.strategy.experimental_local_results(added)[0]
+
+            return number + 1, ready, wait, tf.cond(ready, add, lambda: after)
+
+        start = (tf.constant(0), tf.constant(True), wait, after)
+        _, ready, wait, _ = tf.while_loop(more, one, start, parallel_iterations=1)
+        return divisor, ready, wait
+
+    def _whole_step(self, batch, rate, *, divisor):
+        """Trains one replica on its share of a global batch; returns what `_reduce_and_update`
+        does.
+        """
+        gradients, sums = self._differentiate(batch, divisor)
+        return self._reduce_and_update(gradients, sums, rate, divisor)
+
+    def _add_gradients(self, batch, first, *, divisor):
+        """Adds one micro-batch to what this replica has summed; returns a float32 to wait for."""
+        gradients, sums = self._differentiate(batch, divisor)
+        totals = [*self._gradient_sums, self._sums]
+        for total, value in zip(totals, [*gradients, sums], strict=True):
+            total.assign(tf.where(first, value, total + value))
+        return tf.cast(sums[1], tf.float32)
+
+    def _summed_step(self, rate, *, divisor):
+        """Updates by what has been summed; returns what `_reduce_and_update` does."""
+        gradients = [tf.convert_to_tensor(total) for total in self._gradient_sums]
+        return self._reduce_and_update(gradients, tf.convert_to_tensor(self._sums), rate, divisor)
+
+    def _differentiate(self, batch, divisor):
+        """Returns the gradients of one replica's scaled loss sum, divided by `divisor` if that is
+        known, and float64 [loss sum, examples].
+        """
         with tf.GradientTape() as tape:
-            outputs = self.model(batch[0], training=True)
-            per_example = self._loss(outputs, batch)
+            per_example = self._loss(self._predict_to_train(batch[0]), batch)
             _check_per_example(per_example)
-            rows = per_example.shape[0]
-            if rows is None:
-                # Replicas may have different numbers of rows, so the global batch size must be
-                # counted.
-                rows = tf.shape(per_example)[0]
-                global_rows = _sum_over(context, tf.cast(rows, tf.float32))
-            else:
-                global_rows = float(rows * replicas)
             loss_sum = tf.reduce_sum(per_example)
-            scaled = loss_sum / global_rows * self._loss_scale
+            scaled = loss_sum / (divisor or 1.0) * self._loss_scale
         gradients = tape.gradient(
             scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        gradients = _sum_over(context, [tf.convert_to_tensor(g) for g in gradients])
+        rows = tf.shape(per_example)[0]
+        sums = tf.stack([tf.cast(loss_sum, tf.float64), tf.cast(rows, tf.float64)])
+        return [tf.convert_to_tensor(g) for g in gradients], sums
+
+    def _reduce_and_update(self, gradients, sums, rate, divisor):
+        """Returns float64 [loss sum, examples] of the global batch, whether its gradient is finite,
+        and that gradient's global norm.
+        """
+        context = tf.distribute.get_replica_context()
+        sums = _sum_over(context, sums)
+        gradients = _sum_over(context, gradients)
         # Everything below sees the reduced gradient, so an inf of any replica is seen by all.
-        scaled_norm = tf.linalg.global_norm(gradients)
-        norm = scaled_norm / self._loss_scale
-        finite = tf.math.is_finite(scaled_norm)
         factor = 1 / self._loss_scale
+        if divisor is None:
+            # Replicas may have different numbers of rows, so the global batch had to be counted.
+            factor /= tf.cast(sums[1], tf.float32)
+        scaled_norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(scaled_norm)
+        norm = scaled_norm * factor
         if self._clip_norm is not None:
             factor *= self._clip_norm / tf.maximum(norm, self._clip_norm)
-        if self._clip_norm is not None or self._loss_scaling:
+        if self._clip_norm is not None or self._loss_scaling or divisor is None:
             gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         context.merge_call(self._update, args=(gradients, finite, rate))
-        return tf.cast(loss_sum, tf.float64), tf.cast(rows, tf.int64), finite, norm
+        return sums, finite, norm
 
     def _update(self, strategy, gradients, finite, rate):
         """Updates every replica's variables by the reduced gradients, unless they are not
@@ -409,19 +538,24 @@ class Loop:
         """
         finite, rate = (strategy.experimental_local_results(value)[0] for value in (finite, rate))
 
-        def update_variable(variable, gradient, decays):
+        averages = self._averages or [None] * len(self._variables)
+        step = tf.cast(self._step, tf.float32)
+        ema_decay = tf.minimum(self._ema_decay or 0.0, (1 + step) / (10 + step))
+
+        def update_variable(variable, gradient, decays, average):
             variable_rate = tf.cast(rate, variable.dtype)
             if decays:
                 variable.assign_sub(variable * self.optimizer.weight_decay * variable_rate)
             self.optimizer.update_step(gradient, variable, variable_rate)
+            if average is not None:
+                difference = variable - average
+                average.assign_add(difference * tf.cast(1 - ema_decay, difference.dtype))
 
         def apply():
-            for variable, gradient, decays in zip(
-                self._variables, gradients, self._decays, strict=True
+            for variable, *args in zip(
+                self._variables, gradients, self._decays, averages, strict=True
             ):
-                strategy.extended.update(
-                    variable, update_variable, args=(gradient, decays), group=False
-                )
+                strategy.extended.update(variable, update_variable, args=args, group=False)
             self.optimizer.iterations.assign_add(1)
             if self._loss_scaling:
                 self._good_steps.assign_add(1)
@@ -520,6 +654,16 @@ def _sum_over(context, values):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
+def _own_of_replica(shape, dtype) -> tf.Variable:
+    """Returns a variable of zeros of which each replica reads and writes its own copy."""
+    return tf.Variable(
+        tf.zeros(shape, dtype),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )
+
+
 def _at_least_one_row(tensor: tf.Tensor) -> tf.Tensor:
     """Returns `tensor`, or one row of zeros if it has none: oneDNN's fused convolution fails on no
     rows (TF 2.21).
@@ -552,9 +696,9 @@ def _refuse_replica_wise(optimizer: keras.optimizers.Optimizer) -> None:
         "clipnorm": "give `clip_norm` to the loop",
         "clipvalue": "give `clip_norm` to the loop",
         "global_clipnorm": "give `clip_norm` to the loop",
-        "use_ema": "keep averages outside the optimizer",
+        "use_ema": "give `ema_decay` to the loop",
         "loss_scale_factor": "give `loss_scaling` to the loop",
-        "gradient_accumulation_steps": "use a larger batch",
+        "gradient_accumulation_steps": "give `micro_batches` to the loop",
     }
     for name, way_out in refused.items():
         if getattr(optimizer, name, None):
