@@ -37,12 +37,13 @@ FLAGS = flags.FLAGS
 
 def main(_: Sequence[str]) -> int:
     """Runs what the flags ask for and returns the exit code."""
+    stopped = process.Stopped()
     try:
         config = RunConfig(
             **{field.name: _flag_value(field) for field in dataclasses.fields(RunConfig)}
         )
         process.import_libraries()
-        with process.stop_signals() as stopped:
+        with process.stop_signals(stopped):
             MODES[config.mode](config, stopped)
         return 128 + stopped.signal if stopped.signal else 0
     except UserError as error:
@@ -61,7 +62,7 @@ def main(_: Sequence[str]) -> int:
             "train_loop: stopped at once; the run goes on from its last checkpoint.",
             file=sys.stderr,
         )
-        return 130
+        return 128 + (stopped.signal or signal.SIGINT)
 
 
 def train(config: RunConfig, stopped: process.Stopped) -> None:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-IGNORED = 255
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:

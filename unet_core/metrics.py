@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from unet_core.losses import IGNORED
+from unet_core.conventions import IGNORED
 
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
@@ -30,7 +30,7 @@ def confusion_matrix(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the pixel counts [C, C] int64 by true class (rows) and predicted class (columns).
 
     Args:
-        masks: [B, H, W] integer class ids below C; a pixel with `losses.IGNORED` is not counted.
+        masks: [B, H, W] integer class ids below C; a pixel with `IGNORED` is not counted.
         logits: [B, H, W, K] float, where C = 2 for K = 1 and C = K otherwise.
     """
     classes = max(2, logits.shape[-1])

@@ -119,13 +119,12 @@ class Stopped:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Stopped]:
+def stop_signals(stopped: Stopped) -> Iterator[None]:
     """Turns the first Ctrl-C or SIGTERM into a request; the second Ctrl-C stops at once."""
-    stopped = Stopped()
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     stopped.listen()
     try:
-        yield stopped
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

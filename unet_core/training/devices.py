@@ -4,25 +4,15 @@ process or asks it.
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
-import re
-import socket
-import threading
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.training import rendezvous
 
 _MB_OF_A_SPLIT_GPU = 2048
-_SECONDS_TO_CONNECT = 600
-_TF_CONFIG_EXAMPLE = (
-    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-)
 
 
 def limit_devices(
@@ -73,7 +63,7 @@ def make_strategy(
             variable TF_CONFIG lists. The last waits for all of them, up to ten minutes.
         devices: Numbers of the devices for "mirrored": of GPUs, or of logical CPUs if there is no
             GPU. Empty is all.
-        should_stop: Asked every second while the other workers are waited for.
+        should_stop: Asked about every second while the other workers are waited for.
 
     Raises:
         UserError: If a device does not exist (the message lists those that do), if TF_CONFIG is
@@ -88,7 +78,7 @@ def make_strategy(
     if name == "none":
         return tf.distribute.get_strategy()
     if name == "multi_worker":
-        return _connect(_read_tf_config(), should_stop)
+        return rendezvous.connect(should_stop)
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     available = tf.config.list_logical_devices(kind)
     missing = [number for number in devices if not 0 <= number < len(available)]
@@ -130,76 +120,6 @@ def choose_precision() -> tuple[str, str]:
         if feature in features:
             return "bfloat16", f"no GPU, and the CPU has {feature}"
     return "float32", "no GPU, and the CPU has neither amx_bf16 nor avx512_bf16"
-
-
-def _read_tf_config() -> dict[str, Any]:
-    """Returns TF_CONFIG, checked.
-
-    Raises:
-        UserError: If it is missing or wrong.
-    """
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        jobs = {job: list(addresses) for job, addresses in cluster.items()}
-        own = jobs[task["type"]][int(task["index"])]
-        wrong = set(jobs) - {"chief", "worker"} or int(task["index"]) < 0
-        addresses = [address for job in jobs.values() for address in job]
-        malformed = [a for a in addresses if not re.fullmatch(r"[^:]+:\d+", a)]
-        if wrong or malformed or not own:
-            raise ValueError(text)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"--strategy=multi_worker needs the environment variable TF_CONFIG, such as "
-            f"{_TF_CONFIG_EXAMPLE}, with an index from 0 for each worker. Received {text!r}."
-        ) from error
-    return config
-
-
-def _connect(config: dict[str, Any], should_stop: Callable[[], bool]) -> tf.distribute.Strategy:
-    """Returns the strategy over all workers as soon as all have come."""
-    made: list[tf.distribute.Strategy] = []
-    failed: list[Exception] = []
-
-    def make():
-        try:
-            made.append(tf.distribute.MultiWorkerMirroredStrategy())
-        except Exception as error:  # Raised again by the main thread.
-            failed.append(error)
-
-    # TensorFlow blocks without end; in a thread of its own it leaves room to give up.
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + _SECONDS_TO_CONNECT
-    while thread.is_alive() and time.monotonic() < deadline:
-        thread.join(1)
-        if should_stop():
-            raise KeyboardInterrupt
-    if made:
-        return made[0]
-    own = config["cluster"][config["task"]["type"]][int(config["task"]["index"])]
-    if failed:
-        reason = str(failed[0]).strip().splitlines()[0]
-        raise UserError(
-            f"Worker {own} cannot start ({reason}). Check that its port is free and that TF_CONFIG "
-            "lists the same addresses on all workers."
-        ) from failed[0]
-    others = [a for job in config["cluster"].values() for a in job if a != own]
-    silent = [address for address in others if not _answers(address)] or others
-    raise UserError(
-        f"Waited {_SECONDS_TO_CONNECT} s for {', '.join(silent)}. Start every worker of TF_CONFIG, "
-        "and open their ports to one another."
-    )
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def _cpu_features() -> frozenset[str]:

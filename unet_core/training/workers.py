@@ -30,13 +30,15 @@ class Workers:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
+        # Without a cluster, the resolver of a strategy is None or lists no address.
         resolver = strategy.cluster_resolver
-        spec = resolver.cluster_spec().as_dict() if resolver else {}
-        chiefs = spec.get("chief", [])
-        self.addresses: list[str] = [*chiefs, *spec.get("worker", [])]
+        jobs = resolver.cluster_spec().as_dict() if resolver else {}
+        self._chiefs = len(jobs.get("chief", []))
+        self.addresses: list[str] = [*jobs.get("chief", []), *jobs.get("worker", [])]
         self.count = max(1, len(self.addresses))
-        self._chiefs = len(chiefs)
-        self.number = self._number_of(resolver.task_type, resolver.task_id) if self.addresses else 0
+        self.number = 0
+        if self.addresses:
+            self.number = self._number_of(resolver.task_type, resolver.task_id)
         self._strategy = strategy
         self._gather = tf.function(self._gather_in_graph)
 

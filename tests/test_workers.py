@@ -1,0 +1,271 @@
+"""Two processes that train one network: equal to one process, and stopped, lost and resumed
+together.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.data import synthetic
+from unet_core.training.checkpoints import folder_of, steps_in
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGS = [
+    "--crop_size=32",
+    "--base_filters=4",
+    "--depth=2",
+    "--global_batch_size=4",
+    "--warmup_steps=3",
+    "--eval_every_steps=200",
+    "--report_every_steps=50",
+    "--checkpoint_every_steps=50",
+    "--folds=3",
+    "--fold=2",
+    "--rotation_degrees=180",
+    "--loss=cross_entropy,batch_dice",
+    "--dropout=0.3",
+    "--batch_norm",
+    "--weight_decay=1e-3",
+    "--clip_norm=1",
+    "--ema_decay=0.9",
+    "--precision=float32",
+    "--deterministic",
+]
+LONG = "--train_steps=400"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices") / "data"
+    synthetic.write_dataset(folder, train_slices=6, test_slices=1, size=64)
+    return folder
+
+
+def start(data_dir, run_dir, *args, tf_config=None):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "train_loop.py",
+            f"--data_dir={data_dir}",
+            f"--run_dir={run_dir}",
+            *FLAGS,
+            *args,
+        ],
+        cwd=ROOT,
+        env=os.environ | ({"TF_CONFIG": tf_config} if tf_config else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def two_workers(data_dir, run_dir, *args, of_second=()):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    pair = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        all_args = ["--strategy=multi_worker", *args, *(of_second if index else ())]
+        pair.append(start(data_dir, run_dir, *all_args, tf_config=tf_config))
+    return pair
+
+
+@pytest.fixture
+def start_two(data_dir):
+    """A factory of two workers; those still running at the end are killed."""
+    processes = []
+
+    def make(*args, **kwargs):
+        processes.extend(two_workers(data_dir, *args, **kwargs))
+        return processes[-2:]
+
+    yield make
+    for process in processes:
+        process.kill()
+
+
+def finish(process, timeout=200):
+    out, _ = process.communicate(timeout=timeout)
+    assert "Traceback" not in out, out
+    return process.returncode, out
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def variables(run_dir, step):
+    """Returns everything the checkpoint of `step` holds, by name."""
+    reader = tf.train.load_checkpoint(str(folder_of(run_dir / "checkpoints", step) / "state"))
+    names = reader.get_variable_to_shape_map()
+    return {n: reader.get_tensor(n) for n in names if n != "_CHECKPOINTABLE_OBJECT_GRAPH"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    both = [finish(process) for process in two_workers(data_dir, run_dir, LONG)]
+    assert [code for code, _ in both] == [0, 0], both
+    return run_dir
+
+
+class TestTwoWorkers:
+    # With batch norm, rounding of 1e-7 tips single activations within some ten steps.
+    @pytest.mark.parametrize(("norm", "steps"), [("--nobatch_norm", 20), ("--batch_norm", 5)])
+    def test_end_with_the_weights_of_one_process(self, data_dir, start_two, tmp_path, norm, steps):
+        args = (f"--train_steps={steps}", norm)
+        code, out = finish(start(data_dir, tmp_path / "one", *args))
+        assert code == 0, out
+        both = [finish(process) for process in start_two(tmp_path / "two", *args)]
+        assert [code for code, _ in both] == [0, 0], both
+        one, two = variables(tmp_path / "one", steps), variables(tmp_path / "two", steps)
+        kinds = ("model/", "loop/average", "optimizer/_trainable_variables")
+        names = [name for name in one if name.startswith(kinds)]
+        assert len(names) > 40
+        deviation = max(np.abs(one[name] - two[name]).max() for name in names)
+        print(f"{norm}, {steps} steps: largest deviation {deviation:.2g}")
+        assert deviation <= 1e-5
+        assert "worker 0 shows the progress" in both[1][1]
+        assert (tmp_path / "two" / "scores.json").exists()
+        assert len(list((tmp_path / "two" / "events").iterdir())) == 1
+        assert not list((tmp_path / "two").glob("seen-by*"))
+
+    @pytest.mark.parametrize(
+        ("way", "lost"),
+        [
+            ("SIGKILL", 1),
+            ("SIGSTOP", 0),
+            pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
+            pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
+        ],
+    )
+    def test_one_lost_ends_the_other_and_both_resume(
+        self, start_two, tmp_path, undisturbed, way, lost
+    ):
+        run_dir = tmp_path / "run"
+        pair = start_two(run_dir, LONG)
+        wait_for(run_dir / "checkpoints" / "step-00000050", pair[0])
+        pair[lost].send_signal(getattr(signal, way))
+        began = time.monotonic()
+        code, out = finish(pair[1 - lost], timeout=60)
+        print(f"worker {1 - lost} ended {time.monotonic() - began:.0f} s after {way} of {lost}")
+        assert code == 2
+        assert f"Lost worker {lost} (127.0.0.1:" in out
+        assert "goes on from its last checkpoint" in out
+        pair[lost].kill()
+        pair[lost].communicate()
+        assert max(steps_in(run_dir / "checkpoints")) < 400
+        resumed = [finish(process) for process in start_two(run_dir, LONG)]
+        assert [code for code, _ in resumed] == [0, 0], resumed
+        assert "Going on from step" in resumed[0][1]
+        found, expected = variables(run_dir, 400), variables(undisturbed, 400)
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+    @pytest.mark.parametrize("asked", [0, 1])
+    def test_stop_signal_on_one_stops_both_at_the_same_step_saved(self, start_two, tmp_path, asked):
+        run_dir = tmp_path / "run"
+        pair = start_two(run_dir, "--train_steps=100000", "--schedule_steps=400")
+        wait_for(run_dir / "checkpoints" / "step-00000050", pair[0])
+        pair[asked].send_signal(signal.SIGTERM)
+        both = [finish(process) for process in pair]
+        assert [code for code, _ in both] == [143, 143], both
+        step = max(steps_in(run_dir / "checkpoints"))
+        for _, out in both:
+            assert f"Stopped and saved at step {step}." in out
+
+
+class TestDisagreement:
+    def test_run_folder_that_one_cannot_see_is_named(self, start_two, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        pair = start_two(tmp_path / "run", LONG, of_second=[f"--run_dir={elsewhere}"])
+        for code, out in map(finish, pair):
+            assert code == 2
+            assert "worker 1 (127.0.0.1:" in out
+            assert "cannot see what worker 0" in out
+        assert not elsewhere.exists()
+        assert not list((tmp_path / "run").glob("seen-by*"))
+
+    def test_other_settings_are_named_with_the_worker(self, start_two, tmp_path):
+        pair = start_two(tmp_path / "run", LONG, of_second=["--learning_rate=0.5"])
+        for code, out in map(finish, pair):
+            assert code == 2
+            assert "The settings of worker 1 (127.0.0.1:" in out
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        "tf_config",
+        [
+            None,
+            "{",
+            "[]",
+            '{"cluster": {"worker": ["a:1"]}}',
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}',
+            '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
+            '{"cluster": {"worker": ["a:1"], "ps": []}, "task": {"type": "worker", "index": 0}}',
+        ],
+    )
+    def test_wrong_tf_config_is_shown_with_an_example(self, monkeypatch, tf_config):
+        from unet_core.errors import UserError
+        from unet_core.training import devices
+
+        monkeypatch.delenv("TF_CONFIG", raising=False)
+        if tf_config:
+            monkeypatch.setenv("TF_CONFIG", tf_config)
+        with pytest.raises(UserError, match=r"TF_CONFIG, such as \{\"cluster\""):
+            devices.make_strategy("multi_worker")
+
+    def test_port_in_use_is_said(self, data_dir, tmp_path):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            task = {"type": "worker", "index": 0}
+            tf_config = json.dumps({"cluster": {"worker": [address, address]}, "task": task})
+            args = ("--strategy=multi_worker", LONG)
+            code, out = finish(start(data_dir, tmp_path / "run", *args, tf_config=tf_config))
+        assert code == 2
+        assert f"Worker 0 ({address}) cannot start (Address already in use" in out
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_wait_for_a_worker_that_does_not_come_can_be_stopped(self, data_dir, tmp_path, number):
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        task = {"type": "worker", "index": 0}
+        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        args = ("--strategy=multi_worker", LONG)
+        process = start(data_dir, tmp_path / "run", *args, tf_config=tf_config)
+        for line in process.stdout:
+            if "Waiting for all workers" in line:
+                break
+        time.sleep(3)
+        process.send_signal(number)
+        code, out = finish(process, timeout=20)
+        assert code == 128 + number, out
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,201 @@
+"""Any number of replicas trains the same weights, whichever feature is on.
+
+`pytest -s` prints one line per comparison: feature, replicas, largest deviation, bound.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core import losses, training
+from unet_core.models.unet import make_unet
+
+ROWS = 16
+STEPS = 10
+BOUND = 1e-5
+PERMUTATIONS = 5
+
+
+def cross_entropy(logits, batch):
+    return losses.cross_entropy(batch[1], logits)
+
+
+def class_weighted(logits, batch):
+    return losses.cross_entropy(batch[1], logits, class_weights=[0.5, 1.0, 3.0])
+
+
+def pixel_weighted(logits, batch):
+    return losses.cross_entropy(batch[1], logits, pixel_weights=batch[2])
+
+
+def batch_dice(logits, batch):
+    return losses.soft_dice(batch[1], logits, batchwise=True)
+
+
+def adamw():
+    return keras.optimizers.AdamW(1e-3, epsilon=1e-5)
+
+
+def decaying_adamw():
+    return keras.optimizers.AdamW(1e-3, epsilon=1e-5, weight_decay=1e-2)
+
+
+def nesterov():
+    return keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    loss: Callable = cross_entropy
+    optimizer: Callable = adamw
+    ignored: bool = False
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loop: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+FLOAT32 = {
+    "plain": Feature(),
+    "clipping": Feature(loop=dict(clip_norm=0.1)),
+    "accumulation": Feature(loop=dict(micro_batches=4)),
+    "batch norm": Feature(network=dict(batch_norm=True)),
+    "batch dice": Feature(loss=batch_dice),
+    "pixel weights": Feature(loss=pixel_weighted, ignored=True),
+    "class weights": Feature(loss=class_weighted),
+    "dropout": Feature(network=dict(dropout=0.3)),
+    "adamw": Feature(optimizer=decaying_adamw),
+    "nesterov": Feature(optimizer=nesterov),
+    "averages": Feature(loop=dict(ema_decay=0.9)),
+}
+HALF = {
+    "bfloat16": Feature(network=dict(precision="bfloat16")),
+    "float16": Feature(network=dict(precision="float16"), loop=dict(loss_scaling=True)),
+}
+FEATURES = FLOAT32 | HALF
+
+
+def make_examples(step, *, ignored):
+    """Returns images, masks of three classes and pixel weights of global batch `step`.
+
+    Rows differ in brightness, contrast, classes, weights and share of ignored pixels, so that a
+    replica's share is unlike the whole.
+    """
+    rng = np.random.default_rng(step)
+    brightness, contrast, balance, weight, hidden = rng.random((5, ROWS, 1, 1))
+    noise = rng.standard_normal((ROWS, 16, 16))
+    images = np.clip(60 + 140 * brightness + (5 + 50 * contrast) * noise, 0, 255)
+    masks = np.digitize(noise + balance, [0.0, 1.0]).astype(np.uint8)
+    if ignored:
+        masks[rng.random(masks.shape) < 0.8 * hidden] = losses.IGNORED
+    weights = (0.1 + 2 * weight) * rng.random(masks.shape)
+    return images[..., None].astype(np.uint8), masks, weights.astype(np.float32)
+
+
+def dataset(start_step, context, *, ignored, micro_batches, permutation=None):
+    """The shares of the replicas of the micro-batches of every global batch, contiguous rows
+    each.
+    """
+    batches = []
+    for step in range(start_step, STEPS):
+        rows = np.arange(ROWS)
+        if permutation is not None:
+            rows = np.random.default_rng([permutation, step]).permutation(ROWS)
+        batches.append([array[rows] for array in make_examples(step, ignored=ignored)])
+    slices = tf.data.Dataset.from_tensor_slices(
+        tuple(np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    )
+    share = ROWS // micro_batches // context.num_replicas_in_sync
+    return slices.batch(share, drop_remainder=True)
+
+
+def copies_of_all(loop):
+    """Returns of each model variable and average the values on all replicas, [replicas, ...]."""
+    averages = [v for name, v in loop.state.items() if name.startswith("average_")]
+    variables = [variable.value for variable in loop.model.variables] + averages
+    return [
+        np.stack([copy.numpy() for copy in loop.strategy.experimental_local_results(variable)])
+        for variable in variables
+    ]
+
+
+@functools.cache
+def train(name, strategy=None, permutations=(None,)):
+    """Returns, for each permutation of the rows, what `copies_of_all` finds after training with
+    feature `name`.
+    """
+    feature = FEATURES[name]
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = make_unet(**{"classes": 3, "depth": 2, "base_filters": 4} | feature.network)
+        optimizer = feature.optimizer()
+    loop = training.Loop(model, optimizer, loss=feature.loss, strategy=strategy, **feature.loop)
+    everything = [*model.variables, *optimizer.variables, *loop.state.values()]
+    beginning = [variable.numpy() for variable in everything]
+    found = []
+    for permutation in permutations:
+        for variable, value in zip(everything, beginning, strict=True):
+            variable.assign(value)
+        rows = functools.partial(
+            dataset,
+            ignored=feature.ignored,
+            micro_batches=feature.loop.get("micro_batches", 1),
+            permutation=permutation,
+        )
+        list(loop.train(rows, until_step=STEPS, report_every_steps=STEPS))
+        assert loop.step == STEPS
+        found.append(copies_of_all(loop))
+    return found
+
+
+def deviation(one, other):
+    """Returns the largest difference of any variable on any replica."""
+    return max(
+        np.abs(a.astype(np.float64) - b[:1].astype(np.float64)).max()
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def check(feature, replicas, found, bound):
+    print(f"\n{feature:<16}{replicas} replicas  deviation {found:.2e}  bound {bound:.2e}", end=" ")
+    assert found <= bound
+
+
+class TestReplicas:
+    @pytest.mark.parametrize("replicas", [2, 4])
+    @pytest.mark.parametrize("feature", FLOAT32)
+    def test_weights_equal_those_of_one_replica(self, mirrored, feature, replicas):
+        (one,), (many,) = train(feature), train(feature, mirrored(replicas))
+        check(feature, replicas, deviation(many, one), BOUND)
+
+    @pytest.mark.parametrize("replicas", [2, 4])
+    @pytest.mark.parametrize("feature", HALF)
+    def test_half_precision_deviates_no_more_than_another_order_of_rows(
+        self, mirrored, feature, replicas
+    ):
+        one, *permuted = train(feature, permutations=(None, *range(PERMUTATIONS)))
+        (many,) = train(feature, mirrored(replicas))
+        bound = max(deviation(other, one) for other in permuted)
+        check(feature, replicas, deviation(many, one), bound)
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("replicas", [1, 2, 4])
+    def test_four_micro_batches_train_the_weights_of_one_batch(self, mirrored, replicas):
+        (whole,) = train("plain")
+        (summed,) = train("accumulation", mirrored(replicas) if replicas > 1 else None)
+        check("K=4 against K=1", replicas, deviation(summed, whole), BOUND)
+
+
+class TestFeatures:
+    @pytest.mark.parametrize(
+        "feature",
+        sorted(set(FEATURES) - {"plain", "accumulation", "averages", "batch norm"}),
+    )
+    def test_feature_changes_the_weights(self, feature):
+        (plain,), (one,) = train("plain"), train(feature)
+        assert deviation(one[: len(plain)], plain) > BOUND
