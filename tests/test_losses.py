@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from unet_core import losses
+from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
 
 LOSSES = {
@@ -344,3 +345,61 @@ class TestParse:
         with pytest.raises(UserError, match=r"`loss`: .* out of cross_entropy, focal, d") as error:
             losses.parse(f"cross_entropy,{entry}")
         assert repr(entry) in str(error.value)
+
+
+class TestIgnoredPixels:
+    def ignoring(self, masks):
+        ignored = np.random.default_rng(1).random(masks.shape) < 0.4
+        return np.where(ignored, IGNORED, masks).astype(np.uint8), ignored
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    @pytest.mark.parametrize("weights", [None, [2.0, 0.5, 3.0]])
+    @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+    def test_mean_over_pixels_takes_them_for_zero(self, name, classes, weights):
+        masks, logits = problem(classes)
+        with_ignored, ignored = self.ignoring(masks)
+        weights = weights and weights[: max(2, classes)]
+        pixel_weights = np.where(ignored, 0, 1).astype(np.float32)
+        loss = LOSSES[name]
+        np.testing.assert_allclose(
+            loss(with_ignored, logits, class_weights=weights),
+            loss(masks, logits, class_weights=weights, pixel_weights=pixel_weights),
+            rtol=1e-6,
+        )
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    @pytest.mark.parametrize("name", ["tversky", "soft_dice", "batch_tversky", "batch_dice"])
+    def test_overlap_is_that_of_the_other_pixels(self, name, classes):
+        masks, logits = problem(classes)
+        with_ignored, ignored = self.ignoring(masks)
+        kept = np.where(~ignored)
+        rows = []
+        for row in range(4):
+            inside = kept[0] == row
+            where = tuple(axis[inside] for axis in kept)
+            rows.append((masks[where], logits[where]))
+        if name.startswith("batch"):
+            masks_kept, logits_kept = (np.concatenate(part) for part in zip(*rows, strict=True))
+            expected = LOSSES[name](masks_kept[None, None], logits_kept[None, None])
+            expected = np.repeat(expected, 4)
+        else:
+            expected = [float(LOSSES[name](m[None, None], g[None, None])[0]) for m, g in rows]
+        np.testing.assert_allclose(LOSSES[name](with_ignored, logits), expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_their_logits_get_no_gradient(self, name):
+        masks, logits = problem(3)
+        with_ignored, ignored = self.ignoring(masks)
+        logits = tf.constant(logits)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = tf.reduce_sum(LOSSES[name](with_ignored, logits))
+        gradient = tape.gradient(value, logits).numpy()
+        assert (gradient[ignored] == 0).all()
+        assert np.abs(gradient[~ignored]).min() > 0
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_image_of_nothing_else_is_finite(self, name):
+        masks, logits = problem(3)
+        values = LOSSES[name](np.full_like(masks, IGNORED), logits).numpy()
+        np.testing.assert_allclose(values, 0, atol=1e-6)

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from unet_core import metrics
+from unet_core.conventions import IGNORED
 
 
 def problem(classes, rows=5):
@@ -31,6 +32,15 @@ class TestConfusionMatrix:
         found = metrics.confusion_matrix(masks, logits)
         assert found.dtype == tf.int64
         np.testing.assert_array_equal(found, expected)
+
+    @pytest.mark.parametrize("classes", [1, 4])
+    def test_ignored_pixels_are_not_counted(self, classes):
+        masks, logits = problem(classes)
+        ignored = np.random.default_rng(1).random(masks.shape) < 0.4
+        found = metrics.confusion_matrix(np.where(ignored, IGNORED, masks).astype(np.uint8), logits)
+        expected = metrics.confusion_matrix(masks[~ignored][None], logits[~ignored][None])
+        np.testing.assert_array_equal(found, expected)
+        assert int(tf.reduce_sum(found)) == (~ignored).sum()
 
     def test_true_classes_are_rows(self):
         # Two pixels of class 0 of which one is called 1, one of class 1 rightly so.

@@ -199,6 +199,14 @@ class TestBadData:
                 ["2 replicas", "2 or 4"],
             ),
             (["--strategy=mirrored", "--devices=0,9"], ["no device 9", "There are"]),
+            (["--devices=0"], ["devices", "--strategy=mirrored"]),
+            (["--strategy=multi_worker"], ["TF_CONFIG", "host0:2222"]),
+            (["--micro_batches=3"], ["3 micro-batches", "3"]),
+            (
+                ["--strategy=mirrored", "--devices=0,1", "--jit_compile"],
+                ["jit_compile", "batch_norm"],
+            ),
+            (["--memory_growth", "--memory_limit_mb=9"], ["memory_growth", "memory_limit_mb"]),
             (["--classes=0:a"], ["classes", "at least two"]),
             (["--loss=hinge"], ["loss", "hinge", "cross_entropy"]),
             (["--class_weights=1,2,3"], ["class_weights", "2 classes"]),
@@ -453,6 +461,22 @@ class TestRun:
         with RunDirectory(run).locked():
             result = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY)
         check_refused(result, "another process is using this run folder")
+
+    def test_not_finite_step_names_its_samples(self, slices, door, tmp_path):
+        args = ["--optimizer=sgd", "--learning_rate=1e30", "--schedule=constant"]
+        result = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, *args)
+        check_refused(result, "not finite", "Its samples ", "were drawn from ")
+
+    def test_averaged_weights_are_evaluated_predicted_with_and_kept(self, slices, door, tmp_path):
+        run = tmp_path / "run"
+        several = ["--strategy=mirrored", "--devices=0,1", "--global_batch_size=4"]
+        more = [*several, "--micro_batches=2", "--ema_decay=0.9", "--nobatch_norm", "--jit_compile"]
+        code, _, err = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY, *more)
+        assert code == 0, err
+        scores = json.loads((run / "scores.json").read_text())["scores"]
+        code, *_ = door("--mode=evaluate", f"--run_dir={run}", f"--output_dir={tmp_path}")
+        assert code == 0
+        assert json.loads((tmp_path / "scores.json").read_text())["scores"] == scores
 
     def test_second_seed_gives_other_weights(self, finished, slices, door, tmp_path):
         code, *_ = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--seed=1")

@@ -61,6 +61,52 @@ def short_chunks(monkeypatch):
     monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 2 * 2 * 4 * CROP**2)
 
 
+class TestShares:
+    """One global batch, cut by micro-batches, then workers, then replicas."""
+
+    @pytest.mark.parametrize(
+        ("micro_batches", "pipelines", "replicas"),
+        [(1, 2, 2), (1, 2, 4), (2, 1, 1), (2, 2, 2), (4, 1, 2), (2, 2, 4)],
+    )
+    def test_union_is_the_batch_of_one_machine_sample_for_sample(
+        self, micro_batches, pipelines, replicas
+    ):
+        settings = dict(global_batch_size=8)
+        whole = elements(3, start_step=5, **settings)
+        per_worker = [
+            elements(
+                3 * micro_batches * replicas // pipelines,
+                start_step=5,
+                of=context(replicas, pipelines, number),
+                micro_batches=micro_batches,
+                **settings,
+            )
+            for number in range(pipelines)
+        ]
+        local = replicas // pipelines
+        for step in range(3):
+            parts = []
+            for micro in range(micro_batches):
+                first = (step * micro_batches + micro) * local
+                for worker in per_worker:
+                    parts += worker[first : first + local]
+            assert all(len(images) == 8 // micro_batches // replicas for images, _ in parts)
+            assert_equal_batches([joined(parts)], [whole[step]])
+
+    def test_each_pipeline_draws_only_its_own_rows(self, monkeypatch):
+        written = []
+        monkeypatch.setattr(SampleStream, "write", lambda self, index, *_: written.append(index))
+        monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 1)
+        elements(1, of=context(2, 2, 1), generators=1)
+        assert {index % 4 for index in written} == {2, 3}
+
+    def test_batch_that_does_not_divide_is_refused_with_the_nearest(self):
+        with pytest.raises(
+            UserError, match=r"2 replicas x 3 micro-batches; nearest valid: 6 or 12"
+        ):
+            pipeline.check_global_batch_size(8, 2, 3)
+
+
 class TestTrainBatches:
     def test_row_of_a_batch_is_the_sample_at_its_place_in_the_stream(self):
         stream = SampleStream(SAMPLES, seed=7, crop_size=CROP, recipe=RECIPE)

@@ -20,6 +20,73 @@ class TestMakeStrategy:
         with pytest.raises(UserError, match=r"no device 9. There are: 0 \(.*CPU:0\), 1 "):
             devices.make_strategy("mirrored", (9,))
 
+    @pytest.mark.parametrize("name", ["none", "multi_worker"])
+    def test_devices_of_another_strategy_are_refused(self, name):
+        with pytest.raises(UserError, match="needs --strategy=mirrored"):
+            devices.make_strategy(name, (0,))
+
+
+class FakeGpus:
+    """Records what is asked of two GPUs that are not there."""
+
+    def __init__(self, monkeypatch):
+        self.grown, self.limits = [], {}
+        monkeypatch.setattr(tf.config, "list_physical_devices", self.list)
+        monkeypatch.setattr(
+            tf.config.experimental,
+            "set_memory_growth",
+            lambda gpu, on: self.grown.append((gpu, on)),
+        )
+        monkeypatch.setattr(tf.config, "set_logical_device_configuration", self.configure)
+
+    def list(self, kind):
+        return {"GPU": ["gpu0", "gpu1"], "CPU": ["cpu0"]}[kind]
+
+    def configure(self, device, parts):
+        self.limits[device] = [part.memory_limit for part in parts]
+
+
+class TestLimitDevices:
+    def test_memory_grows_on_every_gpu(self, monkeypatch):
+        gpus = FakeGpus(monkeypatch)
+        devices.limit_devices(memory_growth=True)
+        assert gpus.grown == [("gpu0", True), ("gpu1", True)]
+        assert gpus.limits == {}
+
+    def test_limit_is_set_on_every_gpu(self, monkeypatch):
+        gpus = FakeGpus(monkeypatch)
+        devices.limit_devices(memory_limit_mb=3000)
+        assert gpus.limits == {"gpu0": [3000], "gpu1": [3000]}
+
+    def test_first_gpu_is_split(self, monkeypatch):
+        gpus = FakeGpus(monkeypatch)
+        devices.limit_devices(logical_devices=2, memory_limit_mb=500)
+        assert gpus.limits == {"gpu0": [500, 500], "gpu1": [500]}
+
+    def test_parts_of_a_gpu_have_a_size_by_default(self, monkeypatch):
+        gpus = FakeGpus(monkeypatch)
+        devices.limit_devices(logical_devices=2)
+        assert gpus.limits == {"gpu0": [2048, 2048]}
+
+    def test_cpu_is_split_without_a_limit(self, monkeypatch):
+        gpus = FakeGpus(monkeypatch)
+        monkeypatch.setattr(gpus, "list", {"GPU": [], "CPU": ["cpu0"]}.get)
+        monkeypatch.setattr(tf.config, "list_physical_devices", gpus.list)
+        devices.limit_devices(logical_devices=3, memory_limit_mb=500)
+        assert gpus.limits == {"cpu0": [None, None, None]}
+
+    @pytest.mark.parametrize("other", [{"memory_limit_mb": 1}, {"logical_devices": 2}])
+    def test_growth_of_a_part_is_refused(self, other):
+        with pytest.raises(UserError, match="`memory_growth` cannot be combined"):
+            devices.limit_devices(memory_growth=True, **other)
+
+
+class TestDescribeDevices:
+    def test_fall_back_to_the_cpu_is_said(self):
+        assert "no GPU found, so it computes on the CPU" in devices.describe_devices(
+            tf.distribute.get_strategy()
+        )
+
 
 class TestChoosePrecision:
     @pytest.mark.parametrize(
