@@ -9,7 +9,8 @@ and precision; "keras norm" is the same with `keras.layers.BatchNormalization` i
 "float32 fit" is fit in float32, with that layer where there is normalisation. Each is the median
 of the rounds' ratios; above 1 the loop is faster. The rows "tiny" are networks so small that the
 steps' own cost matters: a U-Net of 6 convolutions on 32x32 pixels, and a classifier of single
-pixels on 8x8. They stand against fit at its default settings, and with 32 steps per execution.
+pixels on 8x8. They stand against fit at its default settings, and with 32 steps per execution. The
+rows "+xla" (--rows float32+xla) compile the loop's network with XLA; fit stays without it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from unet_core.models.layers import FusedBatchNorm
 from unet_core.reports import tables
 
 ROWS = ("float32", "float32+norm", "bfloat16", "bfloat16+norm", "tiny-unet", "tiny-pixel")
+XLA_ROWS = ("float32+xla", "bfloat16+xla")
 
 
 def make_network(args: argparse.Namespace, row: str, *, keras_norm: bool = False) -> keras.Model:
@@ -41,11 +43,11 @@ def make_network(args: argparse.Namespace, row: str, *, keras_norm: bool = False
         layers = keras.layers
         scale, hidden = layers.Rescaling(1 / 255), layers.Conv2D(4, 1, activation="relu")
         return keras.Sequential([keras.Input((None, None, 1)), scale, hidden, layers.Conv2D(1, 1)])
-    precision, _, norm = row.partition("+")
+    precision, _, kind = row.partition("+")
     settings = dict(depth=4, base_filters=args.base_filters, precision=precision)
     if row == "tiny-unet":
         settings = dict(depth=1, base_filters=2)
-    model = unet.make_unet(classes=2, batch_norm=bool(norm), **settings)
+    model = unet.make_unet(classes=2, batch_norm=kind == "norm", **settings)
 
     def with_keras_norm(layer):
         if isinstance(layer, FusedBatchNorm):
@@ -69,6 +71,7 @@ def loop_round(args: argparse.Namespace, row: str, steps: int):
         make_network(args, row),
         keras.optimizers.AdamW(1e-4),
         loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
+        jit_compile=row in XLA_ROWS,
     )
     reports = loop.train(
         lambda *_: tf.data.Dataset.from_tensors(batch).repeat().prefetch(2),
@@ -146,7 +149,7 @@ def measure(args: argparse.Namespace) -> list[list[str]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS + XLA_ROWS, default=list(ROWS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument(
