@@ -20,6 +20,9 @@ class FusedBatchNorm(keras.layers.Layer):
     population variance. Keras' `BatchNormalization` (seen on 3.15) does not use the fused kernel
     and takes about twice as long.
 
+    It is not for replicas that have many images each (16 or more) on a slow link: statistics of one
+    replica are then good enough, and the four sums a step cost more.
+
     Input and output: [B, H, W, C] in the compute dtype; statistics are float32.
     """
 
@@ -41,8 +44,11 @@ class FusedBatchNorm(keras.layers.Layer):
             moving = self.moving_mean.value, self.moving_variance.value
             return _fused(inputs, gamma, beta, *moving, epsilon=self.epsilon, training=False).y
         outputs, mean, variance = _normalise(inputs, gamma, beta, self.epsilon)
+        # An activation that overflows skips the step; it must not stay in the statistics for ever.
+        finite = tf.reduce_all(tf.math.is_finite(mean + variance))
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.value.assign(moving.value * self.momentum + batch * (1 - self.momentum))
+            moved = moving.value * self.momentum + batch * (1 - self.momentum)
+            moving.value.assign(tf.where(finite, moved, moving.value))
         return outputs
 
     def compute_output_spec(self, inputs, training=False):

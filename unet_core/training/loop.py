@@ -106,7 +106,7 @@ class Loop:
             None keeps none. While the run is young the decay is (1 + step) / (10 + step).
         jit_compile: Whether to compile forward and backward pass of the model with XLA. The loss
             stays outside, so it may reduce over replicas; layers that do may not be compiled on
-            several replicas.
+            several replicas. Dropout then draws other masks than without (TensorFlow 2.21).
         seconds_per_call: How long one compiled call may take, about: a request to stop is seen
             after that.
 
