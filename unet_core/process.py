@@ -39,6 +39,7 @@ def import_libraries() -> None:
                 "opencv-python-headless in place of opencv-python."
             ) from error
         import keras
+        import PIL.Image
         import tensorflow as tf
 
         tf.config.list_physical_devices()
@@ -48,6 +49,8 @@ def import_libraries() -> None:
         )
     # Samples are made in several threads already; OpenCV's own would stand in their way.
     cv2.setNumThreads(1)
+    # Micrographs are larger than what Pillow takes for an attack; `images` has a limit of its own.
+    PIL.Image.MAX_IMAGE_PIXELS = None
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("ERROR")
 

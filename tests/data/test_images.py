@@ -1,52 +1,467 @@
+import contextlib
+import pathlib
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from unet_core.data import images
+from unet_core.data.images import Header
 from unet_core.errors import UserError
 
 PICTURE = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
+RGB = np.dstack([PICTURE, 255 - PICTURE, PICTURE // 2])
+ALPHA = np.full_like(PICTURE, 200)
+DEEP = PICTURE.astype(np.uint16) * 257
+DEEP_RGB = RGB.astype(np.uint16) * 257
+FLOATS = PICTURE.astype(np.float32) / 256
+INDICES = PICTURE % 3
+PALETTE = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
 
 
-class TestReadGrey:
-    def test_written_picture_is_read_back(self, tmp_path):
+def paletted():
+    picture = Image.fromarray(INDICES)
+    picture.putpalette(PALETTE)
+    return picture
+
+
+def png(width, height, depth, kind, rows):
+    """A PNG of the depth and colour type given, its rows without filter bytes."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def tiff_of_deep_rgb(pixels, planar=1):
+    """An uncompressed TIFF whose directory comes before its pixels ([H, W, 3] uint16)."""
+    height, width, _ = pixels.shape
+    data = pixels.astype("<u2").tobytes()
+    counts = 8 + 2 + 10 * 12 + 4
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 3, counts),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, counts + 6),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 1, len(data)),
+        (284, 3, 1, planar),
+    ]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (
+        b"II*\0"
+        + struct.pack("<IH", 8, 10)
+        + directory
+        + struct.pack("<I", 0)
+        + struct.pack("<HHH", 16, 16, 16)
+        + data
+    )
+
+
+def save_all_kinds(folder):
+    """Writes one file of each kind; returns {name: (pixels as an image, header)}."""
+
+    def kind(name, pixels, form, palette=False, alpha=False):
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        header = Header(20, 12, channels, pixels.dtype.name, palette, alpha, 1, form)
+        return {name: (pixels, header)}
+
+    kinds = {}
+    grey_alpha = Image.merge("LA", [Image.fromarray(PICTURE), Image.fromarray(ALPHA)])
+    rgba = np.dstack([RGB, ALPHA])
+    bits = np.where(PICTURE > 99, 255, 0).astype(np.uint8)
+    colours = np.array(PALETTE, np.uint8).reshape(3, 3)[INDICES]
+    for suffix, form in ((".png", "PNG"), (".tif", "TIFF"), (".bmp", "BMP")):
+        Image.fromarray(PICTURE).save(folder / f"grey{suffix}")
+        kinds |= kind(f"grey{suffix}", PICTURE, form)
+        Image.fromarray(RGB).save(folder / f"rgb{suffix}")
+        kinds |= kind(f"rgb{suffix}", RGB, form)
+        Image.fromarray(PICTURE > 99).save(folder / f"bits{suffix}")
+        kinds |= kind(f"bits{suffix}", bits, form)
+        paletted().save(folder / f"palette{suffix}")
+        kinds |= kind(f"palette{suffix}", colours, form, palette=True)
+    for suffix, form in ((".png", "PNG"), (".tif", "TIFF")):
+        Image.fromarray(rgba).save(folder / f"rgba{suffix}")
+        kinds |= kind(f"rgba{suffix}", rgba, form, alpha=True)
+        grey_alpha.save(folder / f"la{suffix}")
+        kinds |= kind(f"la{suffix}", np.dstack([PICTURE, ALPHA]), form, alpha=True)
+        Image.fromarray(DEEP).save(folder / f"deep{suffix}")
+        kinds |= kind(f"deep{suffix}", DEEP, form)
+        cv2.imwrite(str(folder / f"deep_rgb{suffix}"), DEEP_RGB[..., ::-1])
+        kinds |= kind(f"deep_rgb{suffix}", DEEP_RGB, form)
+        bgra = np.dstack([DEEP_RGB[..., ::-1], ALPHA.astype(np.uint16) * 257])
+        cv2.imwrite(str(folder / f"deep_rgba{suffix}"), bgra)
+        kinds |= kind(
+            f"deep_rgba{suffix}",
+            np.dstack([DEEP_RGB, ALPHA.astype(np.uint16) * 257]),
+            form,
+            alpha=True,
+        )
+    deep_la = np.dstack([DEEP, DEEP[::-1]])
+    rows = [row.astype(">u2").tobytes() for row in deep_la]
+    (folder / "deep_la.png").write_bytes(png(20, 12, 16, 4, rows))
+    kinds |= kind("deep_la.png", deep_la, "PNG", alpha=True)
+    Image.fromarray(FLOATS).save(folder / "floats.tif")
+    kinds |= kind("floats.tif", FLOATS, "TIFF")
+    Image.fromarray(DEEP).save(folder / "lzw.tif", compression="tiff_lzw")
+    kinds |= kind("lzw.tif", DEEP, "TIFF")
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    return folder, save_all_kinds(folder)
+
+
+KINDS = [
+    *(f"{k}{s}" for k in ("grey", "rgb", "bits", "palette") for s in (".png", ".tif", ".bmp")),
+    *(f"{k}{s}" for k in ("rgba", "la", "deep", "deep_rgb", "deep_rgba") for s in (".png", ".tif")),
+    "deep_la.png",
+    "floats.tif",
+    "lzw.tif",
+]
+
+
+class TestReadHeader:
+    @pytest.mark.parametrize("name", KINDS)
+    def test_header_says_what_the_file_holds(self, kinds, name):
+        folder, expected = kinds
+        assert images.read_header(folder / name) == expected[name][1]
+
+    def test_jpeg_is_described(self, tmp_path):
+        Image.fromarray(RGB).save(tmp_path / "a.jpg")
+        expected = Header(20, 12, 3, "uint8", False, False, 1, "JPEG")
+        assert images.read_header(tmp_path / "a.jpg") == expected
+
+    def test_pages_of_a_stack_are_counted(self, tmp_path):
+        save_stack(tmp_path / "a.tif", [PICTURE, PICTURE + 1, PICTURE + 2])
+        assert images.read_header(tmp_path / "a.tif").pages == 3
+
+    def test_frames_of_an_animation_are_no_pages(self, tmp_path):
+        frames = [Image.fromarray(PICTURE + i) for i in range(2)]
+        frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+        assert images.read_header(tmp_path / "a.png").pages == 1
+
+    def test_integers_of_32_bits_are_told(self, tmp_path):
+        Image.fromarray(PICTURE.astype(np.int32)).save(tmp_path / "a.tif")
+        assert images.read_header(tmp_path / "a.tif").dtype == "int32"
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_file_cut_in_its_header_is_refused(self, tmp_path, suffix):
+        Image.fromarray(PICTURE).save(tmp_path / f"a{suffix}")
+        cut_to(tmp_path / f"a{suffix}", 20)
+        with pytest.raises(UserError, match=rf"a\{suffix}: .* cut short"):
+            images.read_header(tmp_path / f"a{suffix}")
+
+    def test_cut_png_is_seen_without_decoding_it(self, tmp_path):
+        images.write_png(tmp_path / "a.png", NOISE)
+        cut_to(tmp_path / "a.png", 4000)
+        with pytest.raises(UserError, match=r"a\.png: the PNG is cut short \(4000 bytes"):
+            images.read_header(tmp_path / "a.png")
+
+    def test_other_formats_are_refused_whatever_they_are_called(self, tmp_path):
+        Image.fromarray(PICTURE).save(tmp_path / "a.png", format="GIF")
+        with pytest.raises(UserError, match=r"a\.png: .* a PNG, JPEG, BMP or TIFF file does"):
+            images.read_header(tmp_path / "a.png")
+
+    def test_folder_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
+            images.read_header(tmp_path)
+
+    def test_inks_are_refused_by_name(self, tmp_path):
+        Image.fromarray(np.dstack([PICTURE] * 4), "CMYK").save(tmp_path / "a.jpg")
+        with pytest.raises(UserError, match=r"a\.jpg: .* the kind CMYK.*Save it as RGB"):
+            images.read_header(tmp_path / "a.jpg")
+
+    def test_floats_of_64_bits_are_refused_with_a_way_out(self, tmp_path):
+        cv2.imwrite(str(tmp_path / "a.tif"), FLOATS.astype(np.float64))
+        with pytest.raises(UserError, match=r"a\.tif: cannot be decoded.*save it as PNG or TIFF"):
+            images.read_header(tmp_path / "a.tif")
+
+    def test_slide_of_20000_by_20000_is_taken(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(png(20000, 20000, 8, 0, []))
+        assert images.read_header(tmp_path / "a.png").width == 20000
+
+    def test_bomb_is_refused_with_its_size(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(png(30000, 20000, 8, 0, []))
+        with pytest.raises(UserError, match=r"a\.png: has 30000x20000 pixels; at most 536870912"):
+            images.read_header(tmp_path / "a.png")
+
+    def test_tiff_that_asks_to_be_turned_is_refused(self, tmp_path):
+        tags = ImageFileDirectory_v2()
+        tags[274] = 6
+        Image.fromarray(PICTURE).save(tmp_path / "a.tif", tiffinfo=tags)
+        with pytest.raises(UserError, match=r"a\.tif: asks to be turned .* orientation 6"):
+            images.read_header(tmp_path / "a.tif")
+
+    def test_deep_channels_in_planes_are_refused(self, tmp_path):
+        (tmp_path / "a.tif").write_bytes(tiff_of_deep_rgb(DEEP_RGB, planar=2))
+        with pytest.raises(UserError, match=r"a\.tif: stores its 16-bit channels in planes"):
+            images.read_header(tmp_path / "a.tif")
+
+
+class TestReadImage:
+    @pytest.mark.parametrize("name", KINDS)
+    def test_pixels_are_as_stored(self, kinds, name):
+        folder, expected = kinds
+        read = images.read_image(folder / name)
+        assert read.dtype == expected[name][0].dtype
+        assert read.dtype.isnative
+        np.testing.assert_array_equal(read, expected[name][0])
+
+    def test_written_png_is_read_back(self, tmp_path):
         images.write_png(tmp_path / "a.png", PICTURE)
-        read = images.read_grey(tmp_path / "a.png")
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, PICTURE)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), PICTURE)
+
+    def test_pixels_may_be_written_to(self, tmp_path):
+        images.write_png(tmp_path / "a.png", PICTURE)
+        images.read_image(tmp_path / "a.png")[0, 0] = 1
+
+    def test_jpeg_is_read_in_rgb_order(self, tmp_path):
+        Image.new("RGB", (20, 12), (250, 120, 10)).save(tmp_path / "a.jpg", quality=95)
+        read = images.read_image(tmp_path / "a.jpg")
+        np.testing.assert_allclose(read.reshape(-1, 3), [[250, 120, 10]] * 240, atol=3)
+
+    def test_jpeg_taken_with_a_turned_camera_stays_as_stored(self, tmp_path):
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(PICTURE).save(tmp_path / "a.jpg", exif=exif)
+        assert images.read_image(tmp_path / "a.jpg").shape == (12, 20)
+
+    def test_bigtiff_is_read(self, tmp_path):
+        Image.fromarray(DEEP).save(tmp_path / "a.tif", big_tiff=True)
+        assert (tmp_path / "a.tif").read_bytes()[2] == 43
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), DEEP)
+
+    def test_directory_before_deep_pixels_is_read(self, tmp_path):
+        (tmp_path / "a.tif").write_bytes(tiff_of_deep_rgb(DEEP_RGB))
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), DEEP_RGB)
+
+    @pytest.mark.parametrize("page", [0, 1, 2])
+    def test_page_of_a_stack_is_read(self, tmp_path, page):
+        save_stack(tmp_path / "a.tif", [PICTURE, PICTURE + 1, PICTURE + 2])
+        read = images.read_image(tmp_path / "a.tif", page)
+        np.testing.assert_array_equal(read, PICTURE + page)
+
+    def test_page_of_a_stack_of_deep_colours_is_read(self, tmp_path):
+        cv2.imwritemulti(str(tmp_path / "a.tif"), [DEEP_RGB, DEEP_RGB + 1])
+        read = images.read_image(tmp_path / "a.tif", 1)
+        np.testing.assert_array_equal(read, DEEP_RGB[..., ::-1] + 1)
+
+    @pytest.mark.parametrize("page", [2, -1])
+    def test_page_beyond_the_stack_is_refused(self, tmp_path, page):
+        save_stack(tmp_path / "a.tif", [PICTURE, PICTURE + 1])
+        with pytest.raises(
+            UserError, match=rf"a\.tif: there is no page {page + 1}, counted from 1"
+        ):
+            images.read_image(tmp_path / "a.tif", page)
+
+    def test_page_of_a_png_is_refused(self, tmp_path):
+        images.write_png(tmp_path / "a.png", PICTURE)
+        with pytest.raises(UserError, match=r"a\.png: there is no page 2, counted from 1"):
+            images.read_image(tmp_path / "a.png", 1)
+
+    def test_integers_of_32_bits_are_refused(self, tmp_path):
+        Image.fromarray(PICTURE.astype(np.int32)).save(tmp_path / "a.tif")
+        with pytest.raises(UserError, match=r"a\.tif: holds 32-bit integers; an image must be"):
+            images.read_image(tmp_path / "a.tif")
 
     @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
-    def test_truncated_png_is_refused_with_its_size(self, tmp_path, share):
-        noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
-        images.write_png(tmp_path / "a.png", noise)
-        content = (tmp_path / "a.png").read_bytes()
-        length = int(len(content) * share)
-        (tmp_path / "a.png").write_bytes(content[:length])
-        with pytest.raises(UserError, match=rf"a\.png: the PNG is cut short \({length} bytes"):
-            images.read_grey(tmp_path / "a.png")
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+    def test_cut_file_is_refused(self, tmp_path, suffix, share):
+        path = tmp_path / f"a{suffix}"
+        Image.fromarray(NOISE).save(path)
+        cut_to(path, int(path.stat().st_size * share))
+        with pytest.raises(UserError, match=rf"a\{suffix}: .*cut short"):
+            images.read_image(path)
+
+    @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
+    @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_cut_compressed_tiff_is_refused(self, tmp_path, compression, share):
+        path = tmp_path / "a.tif"
+        Image.fromarray(NOISE).save(path, compression=compression)
+        cut_to(path, int(path.stat().st_size * share))
+        with pytest.raises(UserError, match=r"a\.tif: .*cut short"):
+            images.read_image(path)
+
+    @pytest.mark.parametrize("share", [0.5, 0.999])
+    def test_cut_tiff_of_deep_colours_is_refused(self, tmp_path, share):
+        content = tiff_of_deep_rgb(DEEP_RGB)
+        (tmp_path / "a.tif").write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UserError, match=r"a\.tif: .*cut short"):
+            images.read_image(tmp_path / "a.tif")
+
+    def test_jpeg_without_its_end_mark_is_refused(self, tmp_path):
+        Image.fromarray(NOISE).save(tmp_path / "a.jpg")
+        cut_to(tmp_path / "a.jpg", (tmp_path / "a.jpg").stat().st_size - 2)
+        with pytest.raises(UserError, match=r"a\.jpg: .*cut short"):
+            images.read_image(tmp_path / "a.jpg")
+
+    @pytest.mark.parametrize("pixels", [NOISE, np.dstack([NOISE.astype(np.uint16)] * 3) * 257])
+    def test_png_damaged_in_the_middle_is_refused(self, tmp_path, pixels):
+        images.write_png(tmp_path / "a.png", pixels)
+        content = bytearray((tmp_path / "a.png").read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 20] = bytes(20)
+        (tmp_path / "a.png").write_bytes(bytes(content))
+        with pytest.raises(UserError, match=r"a\.png: cannot be decoded .* damaged"):
+            images.read_image(tmp_path / "a.png")
 
     @pytest.mark.parametrize("content", [b"", b"not a picture at all"])
     def test_file_that_is_no_picture_is_refused(self, tmp_path, content):
         (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.png: cannot be decoded as a picture"):
-            images.read_grey(tmp_path / "a.png")
+        with pytest.raises(UserError, match=rf"a\.png: cannot be decoded .*\({len(content)} bytes"):
+            images.read_image(tmp_path / "a.png")
 
     def test_missing_file_is_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"a\.png: cannot be read \(No such file"):
-            images.read_grey(tmp_path / "a.png")
+            images.read_image(tmp_path / "a.png")
+
+
+class TestReadMask:
+    @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+    def test_palette_gives_its_indices(self, tmp_path, suffix):
+        paletted().save(tmp_path / f"a{suffix}")
+        read = images.read_mask(tmp_path / f"a{suffix}")
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, INDICES)
+
+    @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+    def test_bits_become_0_and_255(self, tmp_path, suffix):
+        Image.fromarray(PICTURE > 99).save(tmp_path / f"a{suffix}")
+        read = images.read_mask(tmp_path / f"a{suffix}")
+        np.testing.assert_array_equal(read, np.where(PICTURE > 99, 255, 0))
+
+    @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep_la.png"])
+    def test_sixteen_bits_stay(self, kinds, name):
+        read = images.read_mask(kinds[0] / name)
+        assert read.dtype == np.uint16
+        np.testing.assert_array_equal(read, DEEP)
+
+    @pytest.mark.parametrize("name", ["la.png", "la.tif", "grey.bmp"])
+    def test_alpha_is_dropped_from_grey(self, kinds, name):
+        np.testing.assert_array_equal(images.read_mask(kinds[0] / name), PICTURE)
+
+    @pytest.mark.parametrize("name", ["rgb.png", "rgba.png", "rgba.tif"])
+    def test_colours_come_as_rgb(self, kinds, name):
+        np.testing.assert_array_equal(images.read_mask(kinds[0] / name), RGB)
+
+    def test_grey_stored_as_rgb_stays_rgb(self, tmp_path):
+        images.write_png(tmp_path / "a.png", np.dstack([PICTURE] * 3))
+        assert images.read_mask(tmp_path / "a.png").shape == (12, 20, 3)
+
+    def test_integers_of_32_bits_stay(self, tmp_path):
+        values = PICTURE.astype(np.int32) * 1000 - 5
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.tif"), values)
+
+    def test_whole_floats_become_integers(self, tmp_path):
+        Image.fromarray(PICTURE.astype(np.float32)).save(tmp_path / "a.tif")
+        read = images.read_mask(tmp_path / "a.tif")
+        assert read.dtype == np.int32
+        np.testing.assert_array_equal(read, PICTURE)
+
+    @pytest.mark.parametrize("value", [0.5, np.nan, np.inf, 2.0**31])
+    def test_other_floats_are_refused_with_their_count(self, tmp_path, value):
+        values = np.zeros((4, 5), np.float32)
+        values[1, :3] = value
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        with pytest.raises(UserError, match=rf"a\.tif: 3 pixel\(s\) .* such as {value}"):
+            images.read_mask(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("name", ["deep_rgb.png", "deep_rgba.tif"])
+    def test_colours_of_16_bits_are_refused(self, kinds, name):
+        with pytest.raises(UserError, match=rf"{name}: holds colours of 16 bits"):
+            images.read_mask(kinds[0] / name)
 
     @pytest.mark.parametrize(
-        ("pixels", "found"),
+        ("name", "form"), [("a.jpg", "JPEG"), ("a.png", "JPEG"), ("a.tif", "TIFF")]
+    )
+    def test_jpeg_is_refused_whatever_holds_it(self, tmp_path, name, form):
+        options = {"compression": "jpeg"} if form == "TIFF" else {}
+        Image.fromarray(PICTURE).save(tmp_path / name, form, **options)
+        with pytest.raises(UserError, match=r"changes the values of pixels.*save the mask as PNG"):
+            images.read_mask(tmp_path / name)
+
+    def test_page_of_a_stack_is_read(self, tmp_path):
+        save_stack(tmp_path / "a.tif", [PICTURE, PICTURE + 1])
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.tif", 1), PICTURE + 1)
+
+    def test_cut_mask_is_refused(self, tmp_path):
+        images.write_png(tmp_path / "a.png", NOISE)
+        cut_to(tmp_path / "a.png", 4000)
+        with pytest.raises(UserError, match="cut short"):
+            images.read_mask(tmp_path / "a.png")
+
+
+class TestToChannels:
+    def test_grey_gets_a_channel(self):
+        np.testing.assert_array_equal(images.to_channels(PICTURE, 1)[..., 0], PICTURE)
+
+    def test_grey_is_repeated(self):
+        np.testing.assert_array_equal(images.to_channels(DEEP, 3), np.dstack([DEEP] * 3))
+
+    def test_alpha_is_dropped(self):
+        grey_alpha, rgba = np.dstack([PICTURE, ALPHA]), np.dstack([RGB, ALPHA])
+        np.testing.assert_array_equal(images.to_channels(grey_alpha, 1)[..., 0], PICTURE)
+        np.testing.assert_array_equal(images.to_channels(grey_alpha, 3), np.dstack([PICTURE] * 3))
+        np.testing.assert_array_equal(images.to_channels(rgba, 3), RGB)
+        np.testing.assert_array_equal(images.to_channels(rgba, 1), images.to_channels(RGB, 1))
+
+    @pytest.mark.parametrize(
+        ("white", "expected"),
+        # 0.299 red + 0.587 green + 0.114 blue; OpenCV is off by one level of 65535.
         [
-            (PICTURE.astype(np.uint16) * 200, r"1 channel\(s\) of uint16"),
-            (np.dstack([PICTURE] * 3), r"3 channel\(s\) of uint8"),
-            (np.dstack([PICTURE] * 4), r"4 channel\(s\) of uint8"),
+            (np.uint8(255), (76, 150, 29)),
+            (np.uint16(65535), (19595, 38469, 7471)),
+            (np.float32(1), (0.299, 0.587, 0.114)),
         ],
     )
-    def test_other_depth_or_colour_is_refused_with_what_was_found(self, tmp_path, pixels, found):
-        images.write_png(tmp_path / "a.png", pixels)
-        with pytest.raises(UserError, match=rf"a\.png: has {found}; expected one channel of uint8"):
-            images.read_grey(tmp_path / "a.png")
+    def test_colours_become_luma_of_their_type(self, white, expected):
+        pure = np.eye(3, dtype=white.dtype)[None] * white
+        grey = images.to_channels(pure, 1)
+        assert grey.dtype == white.dtype
+        assert grey.shape == (1, 3, 1)
+        np.testing.assert_allclose(grey[0, :, 0], expected, rtol=2e-4)
+
+
+class TestDescribeConversion:
+    @pytest.mark.parametrize(
+        ("stored", "palette", "alpha", "channels", "expected"),
+        [
+            (1, False, False, 1, None),
+            (3, False, False, 3, None),
+            (1, False, False, 3, "grey to RGB"),
+            (3, False, False, 1, "RGB to grey"),
+            (2, False, True, 1, "alpha dropped"),
+            (2, False, True, 3, "alpha dropped, grey to RGB"),
+            (4, False, True, 3, "alpha dropped"),
+            (4, False, True, 1, "alpha dropped, RGB to grey"),
+            (3, True, False, 3, "palette to RGB"),
+            (3, True, False, 1, "palette to RGB, RGB to grey"),
+        ],
+    )
+    def test_every_step_is_named(self, stored, palette, alpha, channels, expected):
+        header = Header(20, 12, stored, "uint8", palette, alpha, 1, "PNG")
+        assert images.describe_conversion(header, channels) == expected
 
 
 class TestWritePng:
@@ -63,17 +478,56 @@ class TestWritePng:
 
     def test_interrupted_write_leaves_the_old_picture(self, tmp_path, monkeypatch):
         images.write_png(tmp_path / "a.png", PICTURE)
-
-        def fill_disk(path, content):
-            with open(path, "wb") as file:
-                file.write(content[:40])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(images.pathlib.Path, "write_bytes", fill_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with full_disk(monkeypatch), pytest.raises(OSError, match="No space left"):
             images.write_png(tmp_path / "a.png", 255 - PICTURE)
-        np.testing.assert_array_equal(images.read_grey(tmp_path / "a.png"), PICTURE)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), PICTURE)
 
     def test_missing_folder_raises(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             images.write_png(tmp_path / "none" / "a.png", PICTURE)
+
+
+class TestWritePalettePng:
+    def test_ids_and_their_colours_survive(self, tmp_path):
+        ids = np.array([[0, 1], [2, 0]], np.uint8)
+        images.write_palette_png(tmp_path / "a.png", ids, [[1, 2, 3], [4, 5, 6], [255, 0, 9]])
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.png"), ids)
+        np.testing.assert_array_equal(
+            images.read_image(tmp_path / "a.png"),
+            [[[1, 2, 3], [4, 5, 6]], [[255, 0, 9], [1, 2, 3]]],
+        )
+
+    def test_ids_beyond_the_palette_survive_in_black(self, tmp_path):
+        ids = np.array([[0, 255]], np.uint8)
+        images.write_palette_png(tmp_path / "a.png", ids, [[1, 2, 3], [4, 5, 6]])
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.png"), ids)
+        np.testing.assert_array_equal(
+            images.read_image(tmp_path / "a.png"), [[[1, 2, 3], [0, 0, 0]]]
+        )
+
+    def test_interrupted_write_leaves_the_old_picture(self, tmp_path, monkeypatch):
+        images.write_palette_png(tmp_path / "a.png", INDICES, [[0, 0, 0]])
+        with full_disk(monkeypatch), pytest.raises(OSError, match="No space left"):
+            images.write_palette_png(tmp_path / "a.png", INDICES + 1, [[0, 0, 0]])
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.png"), INDICES)
+
+
+def save_stack(path, pages):
+    pictures = [Image.fromarray(page) for page in pages]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+
+
+def cut_to(path, length):
+    path.write_bytes(path.read_bytes()[:length])
+
+
+@contextlib.contextmanager
+def full_disk(monkeypatch):
+    def fill_disk(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:40])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", fill_disk)
+        yield

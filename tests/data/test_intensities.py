@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from unet_core.data.intensities import Scaling
+from unet_core.errors import UserError
+
+FORMS = ["range", "zscore", "percentile:1,99", "percentile:0.5,99.9", "fixed:1200,340.25"]
+
+
+def column(values, dtype):
+    """An image [N, 1, 1] of the values."""
+    return np.array(values, dtype)[:, None, None]
+
+
+class TestParse:
+    @pytest.mark.parametrize("text", FORMS)
+    def test_text_of_a_scaling_parses_to_the_same_scaling(self, text):
+        scaling = Scaling.parse(text)
+        assert str(scaling) == text
+        assert Scaling.parse(str(scaling)) == scaling
+
+    def test_spaces_do_not_matter(self):
+        assert Scaling.parse(" percentile: 1, 99 ") == Scaling("percentile", (1.0, 99.0))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "minmax",
+            "range:1,2",
+            "zscore:",
+            "percentile",
+            "percentile:1",
+            "percentile:1,2,3",
+            "percentile:a,b",
+            "fixed:",
+        ],
+    )
+    def test_other_text_is_refused_with_the_forms(self, text):
+        with pytest.raises(UserError, match=r"range .*percentile:1,99, zscore, or fixed") as error:
+            Scaling.parse(text)
+        assert repr(text) in str(error.value)
+
+    @pytest.mark.parametrize("numbers", ["99,1", "5,5", "-1,99", "1,101", "nan,99"])
+    def test_percentiles_must_rise_within_0_and_100(self, numbers):
+        with pytest.raises(UserError, match="percentiles must rise, from 0 to 100"):
+            Scaling.parse(f"percentile:{numbers}")
+
+    @pytest.mark.parametrize("numbers", ["1,0", "1,-2", "nan,1", "inf,1", "1,inf", "1,nan"])
+    def test_mean_and_deviation_must_be_usable(self, numbers):
+        with pytest.raises(UserError, match="standard deviation finite and above 0"):
+            Scaling.parse(f"fixed:{numbers}")
+
+
+class TestRange:
+    def test_bytes_are_returned_themselves(self):
+        image = column([0, 7, 255], np.uint8)
+        assert Scaling.parse("range")(image) is image
+
+    def test_bytes_become_floats_among_others(self):
+        scaled = Scaling.parse("range")(column([0, 7, 255], np.uint8), np.dtype(np.float32))
+        assert scaled.dtype == np.float32
+        np.testing.assert_array_equal(scaled.ravel(), [0, 7, 255])
+
+    def test_sixteen_bits_are_brought_to_255(self):
+        scaled = Scaling.parse("range")(column([0, 257, 65535], np.uint16))
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled.ravel(), [0, 1, 255], rtol=1e-6)
+
+    def test_floats_are_brought_to_255(self):
+        scaled = Scaling.parse("range")(column([0, 0.2, 1], np.float32))
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled.ravel(), [0, 51, 255], rtol=1e-6)
+
+    @pytest.mark.parametrize("values", [[0, 1.5], [-0.1, 1]])
+    def test_floats_beyond_0_and_1_are_refused_with_a_way_out(self, values):
+        with pytest.raises(UserError, match=rf"{values[0]} to {values[1]};.*percentile:1,99, or"):
+            Scaling.parse("range")(column(values, np.float32))
+
+
+class TestPercentile:
+    def test_percentiles_become_0_and_255_and_the_rest_is_clipped(self):
+        # Of 0, 10, ..., 100 the percentiles 10 and 90 are 10 and 90.
+        image = column(range(0, 101, 10), np.uint16)
+        scaled = Scaling.parse("percentile:10,90")(image)
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(
+            scaled.ravel()[[0, 1, 5, 9, 10]], [0, 0, 127.5, 255, 255], rtol=1e-6
+        )
+
+    def test_each_channel_has_its_own(self):
+        image = np.dstack([column([0, 100], np.float32), column([-7, 3], np.float32)])
+        scaled = Scaling.parse("percentile:0,100")(image)
+        np.testing.assert_allclose(scaled[:, 0], [[0, 0], [255, 255]], rtol=1e-6)
+
+    def test_bytes_are_scaled_too(self):
+        scaled = Scaling.parse("percentile:0,100")(column([10, 20], np.uint8))
+        np.testing.assert_allclose(scaled.ravel(), [0, 255], rtol=1e-6)
+
+
+class TestZscore:
+    def test_network_sees_mean_0_and_deviation_1(self):
+        # 2 and 6 have the mean 4 and the deviation 2; 10 and 30 the mean 20 and the deviation 10.
+        image = np.dstack([column([2, 6], np.uint8), column([10, 30], np.uint8)])
+        scaled = Scaling.parse("zscore")(image)
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled / 255 * 4 - 2, [[[-1, -1]], [[1, 1]]], atol=1e-6)
+
+
+class TestFixed:
+    def test_network_sees_distances_from_the_mean_in_deviations(self):
+        scaled = Scaling.parse("fixed:1200,400")(column([1200, 1600, 400], np.uint16))
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled.ravel() / 255 * 4 - 2, [0, 1, -2], atol=1e-6)
+
+
+class TestAnyScaling:
+    @pytest.mark.parametrize("text", FORMS)
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.filterwarnings("error")
+    def test_constant_image_stays_finite(self, text, dtype):
+        assert np.isfinite(Scaling.parse(text)(np.ones((3, 4, 2), dtype))).all()
+
+    @pytest.mark.parametrize("text", FORMS)
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_values_that_are_no_numbers_are_refused_with_their_count(self, text, value):
+        with pytest.raises(UserError, match=r"holds 2 pixel value\(s\) that are NaN or infinite"):
+            Scaling.parse(text)(column([0, value, value], np.float32))
+
+    @pytest.mark.parametrize("text", FORMS)
+    def test_image_handed_in_stays_as_it_is(self, text):
+        image = column([0, 300, 65535], np.uint16)
+        Scaling.parse(text)(image)
+        np.testing.assert_array_equal(image.ravel(), [0, 300, 65535])
+
+
+class TestDtypeFor:
+    @pytest.mark.parametrize(
+        ("text", "found", "expected"),
+        [
+            ("range", {"uint8"}, np.uint8),
+            ("range", {"uint8", "uint16"}, np.float32),
+            ("range", {"float32"}, np.float32),
+            ("zscore", {"uint8"}, np.float32),
+            ("percentile:1,99", {"uint8"}, np.float32),
+            ("fixed:1,2", {"uint8"}, np.float32),
+        ],
+    )
+    def test_bytes_are_kept_only_where_nothing_is_scaled(self, text, found, expected):
+        assert Scaling.parse(text).dtype_for(found) == expected
