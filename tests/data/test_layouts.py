@@ -1,0 +1,249 @@
+"""The same slices in every layout are the same samples."""
+
+import cv2
+import numpy as np
+import pytest
+
+from unet_core.config import RunConfig
+from unet_core.data import layouts, synthetic
+from unet_core.data.samples import Source
+from unet_core.dataset import DataSet
+from unet_core.errors import UserError
+
+SIZE = 48
+PICTURE = np.zeros((4, 5), np.uint8)
+
+
+def write(path, pixels=PICTURE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
+def find(folder, layout="folders", **kwargs):
+    return layouts.find_samples(folder, layout, **kwargs)
+
+
+def names(samples):
+    return [sample.name for sample in samples]
+
+
+@pytest.fixture(scope="module")
+def slices():
+    volume = synthetic.Volume(size=SIZE, seed=1)
+    return [volume.slice_at(depth) for depth in range(3)]
+
+
+def decoded(folder, **settings):
+    settings = RunConfig(data_dir=str(folder), **settings)
+    data = DataSet.open(settings, progress=lambda title: iter)
+    data.check()
+    return [data.read(sample) for sample in data.samples]
+
+
+class TestEveryLayout:
+    def check(self, pairs, slices):
+        assert len(pairs) == len(slices)
+        for pair, (image, mask) in zip(pairs, slices, strict=True):
+            np.testing.assert_array_equal(pair.image, image)
+            np.testing.assert_array_equal(pair.mask, mask // 255)
+
+    def test_folders(self, slices, tmp_path):
+        for number, (image, mask) in enumerate(slices):
+            write(tmp_path / "train" / "image" / f"{number}.png", image)
+            write(tmp_path / "train" / "label" / f"{number}.png", mask)
+        self.check(decoded(tmp_path), slices)
+
+    def test_masks_beside_their_images_with_a_suffix(self, slices, tmp_path):
+        for number, (image, mask) in enumerate(slices):
+            write(tmp_path / "scans" / f"{number}.tif", image)
+            write(tmp_path / "scans" / f"{number}_mask.png", mask)
+        names = dict(image_folder="scans", mask_folder="scans", mask_suffix="_mask")
+        self.check(decoded(tmp_path, **names), slices)
+
+    def test_one_binary_folder_per_class(self, slices, tmp_path):
+        for number, (image, mask) in enumerate(slices):
+            write(tmp_path / "image" / f"{number}.png", image)
+            write(tmp_path / "cells" / f"{number}.png", (mask > 0).astype(np.uint8))
+            write(tmp_path / "membranes" / f"{number}.png", 255 - mask)
+        self.check(decoded(tmp_path, mask_folder="cells", classes="0:membrane,1:cell"), slices)
+        both = dict(mask_folder="membranes,cells", classes="0:membrane,1:cell")
+        self.check(decoded(tmp_path, **both), slices)
+
+    def test_voc_with_and_without_lists(self, slices, tmp_path):
+        for number, (image, mask) in enumerate(slices):
+            write(tmp_path / "JPEGImages" / f"{number}.png", image)
+            write(tmp_path / "SegmentationClass" / f"{number}.png", mask)
+        self.check(decoded(tmp_path, layout="voc"), slices)
+        found = find(tmp_path, "voc").samples
+        layouts.write_voc_lists(tmp_path, found[:2], found[2:])
+        self.check(decoded(tmp_path, layout="voc"), slices)
+        assert [s.split for s in find(tmp_path, "voc").samples] == ["train", "train", "val"]
+
+    def test_csv(self, slices, tmp_path):
+        lines = ["image,mask,group,split"]
+        for number, (image, mask) in enumerate(slices):
+            write(tmp_path / "a" / f"x{number}.png", image)
+            write(tmp_path / "b" / f"y{number}.png", mask)
+            lines.append(f"a/x{number}.png,b/y{number}.png,rat{number},train")
+        (tmp_path / "samples.csv").write_text("\n".join(lines))
+        self.check(decoded(tmp_path, layout="csv"), slices)
+        self.check(decoded(tmp_path / "samples.csv", layout="csv"), slices)
+        assert [s.group for s in find(tmp_path, "csv").samples] == ["rat0", "rat1", "rat2"]
+
+    def test_stacks(self, slices, tmp_path):
+        cv2.imwritemulti(str(tmp_path / "volume.tif"), [image for image, _ in slices])
+        cv2.imwritemulti(str(tmp_path / "labels.tif"), [mask for _, mask in slices])
+        stacks = dict(layout="stack", image_folder="volume", mask_folder="labels")
+        self.check(decoded(tmp_path, **stacks), slices)
+
+
+class TestFolders:
+    def test_order_is_numeric(self, tmp_path):
+        for name in ("10", "9", "1"):
+            write(tmp_path / "train" / "image" / f"{name}.png")
+            write(tmp_path / "train" / "label" / f"{name}.png")
+        assert names(find(tmp_path).samples) == ["1", "9", "10"]
+
+    def test_val_and_test_with_masks_are_parts(self, tmp_path):
+        for part in ("train", "val", "test"):
+            write(tmp_path / part / "image" / f"{part}1.png")
+            write(tmp_path / part / "label" / f"{part}1.png")
+        found = find(tmp_path).samples
+        assert [(s.name, s.split) for s in found] == [
+            ("train1", "train"),
+            ("val1", "val"),
+            ("test1", "test"),
+        ]
+
+    def test_test_images_without_masks_are_no_samples(self, tmp_path):
+        write(tmp_path / "train" / "image" / "1.png")
+        write(tmp_path / "train" / "label" / "1.png")
+        write(tmp_path / "test" / "2.png")
+        found = find(tmp_path)
+        assert names(found.samples) == ["1"]
+        assert found.samples[0].split == ""
+        assert found.problems == ()
+
+    def test_every_problem_is_listed_at_once(self, tmp_path):
+        for name in ("1.png", "2.png", "2.bmp", "3.png"):
+            write(tmp_path / "train" / "image" / name)
+        for name in ("1.png", "2.png", "4.png"):
+            write(tmp_path / "train" / "label" / name)
+        problems = "\n".join(find(tmp_path).problems)
+        assert "2.*: 2 images share this stem; rename one." in problems
+        assert "3.png: there is no mask of the same name" in problems
+        assert "4.png: there is no image of the same name" in problems
+
+    def test_missing_folder_is_a_problem_that_names_it(self, tmp_path):
+        (problem, _) = find(tmp_path).problems
+        assert f"{tmp_path}/train/image: there is no such folder" in problem
+
+    def test_folder_without_pictures_is_a_problem(self, tmp_path):
+        for name in ("image", "label"):
+            (tmp_path / "train" / name).mkdir(parents=True)
+        assert "holds no pictures" in find(tmp_path).problems[0]
+
+
+class TestGroups:
+    def test_first_group_of_the_pattern_is_the_group(self, tmp_path):
+        for name in ("sub-rat1_a", "sub-rat12_b"):
+            write(tmp_path / "image" / f"{name}.png")
+            write(tmp_path / "label" / f"{name}.png")
+        found = find(tmp_path, group_pattern=r"sub-(rat\d+)_").samples
+        assert [sample.group for sample in found] == ["rat1", "rat12"]
+        found = find(tmp_path, group_pattern=r"rat\d+").samples
+        assert [sample.group for sample in found] == ["rat1", "rat12"]
+
+    def test_name_without_it_is_a_problem_and_a_bad_pattern_an_error(self, tmp_path):
+        write(tmp_path / "image" / "a.png")
+        write(tmp_path / "label" / "a.png")
+        assert "is not in its name" in find(tmp_path, group_pattern="rat").problems[0]
+        with pytest.raises(UserError, match="is no regular expression"):
+            find(tmp_path, group_pattern="(")
+
+
+class TestVoc:
+    def test_name_in_a_list_without_pictures_is_a_problem(self, tmp_path):
+        write(tmp_path / "JPEGImages" / "a.png")
+        write(tmp_path / "SegmentationClass" / "a.png")
+        lists = tmp_path / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("a\nb\n")
+        found = find(tmp_path, "voc")
+        assert names(found.samples) == ["a"]
+        assert "'b' has no picture" in found.problems[0]
+
+    def test_lists_that_are_there_stay(self, tmp_path):
+        lists = tmp_path / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("mine\n")
+        layouts.write_voc_lists(tmp_path, [], [])
+        assert (lists / "train.txt").read_text() == "mine\n"
+        assert (lists / "val.txt").exists()
+
+
+class TestCsv:
+    def problems(self, folder, *rows, header="image,mask,split,page"):
+        (folder / "samples.csv").write_text("\n".join([header, *rows]))
+        return "\n".join(find(folder, "csv").problems)
+
+    @pytest.mark.parametrize("path", ["../a.png", "/etc/hostname", "x/../../a.png"])
+    def test_path_that_leaves_the_folder_is_refused(self, tmp_path, path):
+        write(tmp_path / "a.png")
+        (tmp_path / "data").mkdir()
+        assert f"{path!r} leaves the data folder" in self.problems(
+            tmp_path / "data", f"{path},{path}"
+        )
+
+    def test_wrong_rows_are_named_by_their_line(self, tmp_path):
+        write(tmp_path / "a.png")
+        found = self.problems(tmp_path, "a.png,b.png", "a.png,a.png,new", "a.png,a.png,,x")
+        assert "line 2: there is no file" in found
+        assert "line 3: split 'new' is none of train, val, test" in found
+        assert "line 4: page 'x' is no number" in found
+
+    def test_missing_columns_and_files_are_said(self, tmp_path):
+        assert "needs the columns image and mask" in self.problems(tmp_path, "1,2", header="a,b")
+        assert "cannot be read" in find(tmp_path / "none.csv", "csv").problems[0]
+
+    def test_names_that_repeat_are_told_apart(self, tmp_path):
+        for folder in "xy":
+            write(tmp_path / folder / "a.png")
+        (tmp_path / "samples.csv").write_text("image,mask\nx/a.png,x/a.png\ny/a.png,y/a.png\n")
+        assert names(find(tmp_path, "csv").samples) == ["a", "a_2"]
+
+
+class TestStack:
+    def test_other_numbers_of_pages_are_a_problem(self, tmp_path):
+        cv2.imwritemulti(str(tmp_path / "image.tif"), [PICTURE] * 3)
+        cv2.imwritemulti(str(tmp_path / "label.tif"), [PICTURE] * 2)
+        (problem,) = find(tmp_path, "stack").problems
+        assert "has 3 page(s), its masks 2" in problem
+
+    def test_missing_stack_is_a_problem(self, tmp_path):
+        assert "there is no such stack" in find(tmp_path, "stack").problems[0]
+
+
+class TestFindImages:
+    def test_folder_in_numeric_order_without_earlier_predictions(self, tmp_path):
+        for name in ("10.png", "9.bmp", "9_predict.png", "9_overlay.png", "9_probability_cell.png"):
+            write(tmp_path / name)
+        assert [source.path.name for source in layouts.find_images(tmp_path)] == ["9.bmp", "10.png"]
+
+    def test_file_glob_and_pages(self, tmp_path):
+        write(tmp_path / "a1.png")
+        write(tmp_path / "b1.png")
+        cv2.imwritemulti(str(tmp_path / "s.tif"), [PICTURE] * 2)
+        assert layouts.find_images(tmp_path / "a1.png") == [Source(tmp_path / "a1.png")]
+        assert layouts.find_images(f"{tmp_path}/*1.png") == [
+            Source(tmp_path / "a1.png"),
+            Source(tmp_path / "b1.png"),
+        ]
+        pages = layouts.find_images(tmp_path / "s.tif")
+        assert [source.page for source in pages] == [0, 1]
+
+    def test_nothing_to_predict_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="holds no pictures"):
+            layouts.find_images(tmp_path)
+        with pytest.raises(UserError, match="no such folder"):
+            layouts.find_images(tmp_path / "none")

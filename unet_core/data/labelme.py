@@ -1,0 +1,182 @@
+"""From labelme's JSON files to a VOC folder of images and index masks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from unet_core.conventions import IGNORED
+from unet_core.data import images
+from unet_core.data.layouts import numeric_order
+from unet_core.errors import UserError
+from unet_core.files import write_whole
+
+IGNORE_LABELS = ("__ignore__", "ignore")
+# As labelme draws them, in pixels.
+_LINE_WIDTH, _POINT_RADIUS = 10, 5
+# OpenCV takes coordinates in 2^-4 pixels.
+_SHIFT = 4
+
+
+def convert(
+    json_dir: str | pathlib.Path,
+    output_dir: str | pathlib.Path,
+    class_names: Sequence[str],
+    *,
+    progress: Callable = iter,
+) -> list[str]:
+    """Writes a VOC folder of the JSON files in `json_dir`.
+
+    Shapes are drawn in the order of the file, later ones over earlier ones; so a hole is a shape of
+    the first class, or labelled `_background_`, drawn after what it is a hole in. Polygons,
+    rectangles, circles, lines, line strips, points and labelme's own masks are drawn.
+
+    Args:
+        json_dir: The folder of the JSON files.
+        output_dir: Gets `JPEGImages/<name>.<as it was>`, `SegmentationClass/<name>.png` with class
+            numbers (255 for `__ignore__`), and `class_names.txt`. Nothing in it is overwritten.
+        class_names: The classes; the first is the background.
+        progress: Wraps the list of files while it is gone through.
+
+    Returns:
+        Sentences about files that were there already and so were left alone.
+
+    Raises:
+        UserError: If anything is wrong with the files; the message lists every problem, and what
+            is sound has been converted.
+    """
+    json_dir, output_dir = pathlib.Path(json_dir), pathlib.Path(output_dir)
+    paths = sorted(json_dir.glob("*.json"), key=numeric_order)
+    if not paths:
+        raise UserError(f"{json_dir}: holds no JSON files.")
+    image_dir, mask_dir = output_dir / "JPEGImages", output_dir / "SegmentationClass"
+    for folder in (image_dir, mask_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    warnings, problems = [], []
+    for path in progress(paths):
+        mask_path = mask_dir / f"{path.stem}.png"
+        if mask_path.exists():
+            warnings.append(f"{mask_path}: is there already and was left as it is.")
+            continue
+        try:
+            document = _read(path)
+            suffix, content = _image(path, document)
+            mask = draw(document, class_names, _size(path, content))
+        except UserError as error:
+            message = str(error)
+            problems.append(message if str(path) in message else f"{path}: {message}")
+            continue
+        write_whole(image_dir / f"{path.stem}{suffix}", content)
+        images.write_png(mask_path, mask)
+    if not (output_dir / "class_names.txt").exists():
+        names = "".join(f"{name}\n" for name in class_names)
+        write_whole(output_dir / "class_names.txt", names.encode())
+    if problems:
+        lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
+        raise UserError("\n".join([f"{json_dir}: {len(problems)} problem(s):", *lines]))
+    return warnings
+
+
+def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    """Returns the class ids [H, W] uint8 that a labelme document draws on an image of `size`, (H,
+    W).
+
+    Raises:
+        UserError: If a shape is of an unknown kind or class, or malformed.
+    """
+    ids = {name: number for number, name in enumerate(class_names)}
+    ids |= {"_background_": 0, **dict.fromkeys(IGNORE_LABELS, IGNORED)}
+    mask = np.zeros(size, np.uint8)
+    for number, shape in enumerate(document.get("shapes", ())):
+        label = shape.get("label")
+        if label not in ids:
+            raise UserError(
+                f"shape {number} is labelled {label!r}, which is none of the classes "
+                f"{', '.join(class_names)}; list it in --classes."
+            )
+        try:
+            _draw_shape(mask, shape, ids[label])
+        except (KeyError, TypeError, ValueError, IndexError, OSError, cv2.error) as error:
+            raise UserError(f"shape {number} ({label}) cannot be drawn ({error}).") from error
+    return mask
+
+
+def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
+    kind = shape.get("shape_type") or "polygon"
+    points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
+        raise ValueError("its points are no coordinates")
+    fixed = np.rint(points * 2**_SHIFT).astype(np.int32)
+    if kind == "polygon":
+        cv2.fillPoly(mask, [fixed], value, shift=_SHIFT)
+    elif kind == "rectangle":
+        (left, top), (right, bottom) = fixed.min(0), fixed.max(0)
+        corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+        cv2.fillPoly(mask, [corners], value, shift=_SHIFT)
+    elif kind == "circle":
+        radius = round(math.dist(points[0], points[1]) * 2**_SHIFT)
+        centre = tuple(int(v) for v in fixed[0])
+        cv2.circle(mask, centre, radius, value, cv2.FILLED, shift=_SHIFT)
+    elif kind in ("line", "linestrip"):
+        cv2.polylines(mask, [fixed], False, value, _LINE_WIDTH, shift=_SHIFT)
+    elif kind in ("point", "points"):
+        for centre in fixed:
+            radius = _POINT_RADIUS << _SHIFT
+            cv2.circle(mask, tuple(map(int, centre)), radius, value, cv2.FILLED, shift=_SHIFT)
+    elif kind == "mask":
+        content = base64.b64decode(shape["mask"], validate=True)
+        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            inside = np.array(picture.convert("L")) > 0
+        left, top = (round(float(v)) for v in points[0])
+        part = mask[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
+        inside = inside[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
+        part[inside] = value
+    else:
+        raise ValueError(f"shapes of type {kind!r} are not known")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+        raise UserError(f"{path}: is no labelme file; it has no list of shapes.")
+    return document
+
+
+def _image(path: pathlib.Path, document: dict[str, Any]) -> tuple[str, bytes]:
+    """Returns suffix and content of the document's image: the one inside, or the file it names."""
+    if document.get("imageData"):
+        try:
+            content = base64.b64decode(document["imageData"], validate=True)
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise UserError(f"{path}: its imageData cannot be decoded ({error}).") from error
+        return (".jpg" if content.startswith(b"\xff\xd8") else ".png"), content
+    named = str(document.get("imagePath") or "").replace("\\", "/")
+    file = path.parent / named
+    if not named or path.parent.resolve() not in file.resolve().parents:
+        raise UserError(f"{path}: its imagePath ({named!r}) is not inside {path.parent}.")
+    try:
+        return file.suffix.lower(), file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: its image {file} cannot be read ({error.strerror}).") from error
+
+
+def _size(path: pathlib.Path, content: bytes) -> tuple[int, int]:
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except (OSError, PIL.Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: its image cannot be decoded ({error}).") from error
+    return height, width
