@@ -5,8 +5,10 @@
 
 All draw from the same slices in one process, in turn, with like transforms: any rotation, scale
 0.8-1.25, flips, elastic deformation, contrast, brightness, gamma, noise and blur (Keras' generator
-can only rotate, shift, shear, zoom and flip). The last lines train a network of about 20 ms per
-step on this pipeline and show the share of the time that it waited for data.
+can only rotate, shift, shear, zoom and flip). Rows that begin with the name of a recipe follow that
+one; RGB images are the slices thrice. The second table shows where the time of one thread goes. The
+last line trains a network of about 20 ms per step on this pipeline and shows the share of the time
+that it waited for data.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import pathlib
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,16 +33,17 @@ import tensorflow as tf
 from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
-from unet_core.data import folders, pipeline
-from unet_core.data.augment import Recipe
-from unet_core.data.classes import ClassMap
-from unet_core.data.folders import Sample
-from unet_core.data.stream import SampleStream
+from unet_core.config import RunConfig
+from unet_core.data import pipeline
+from unet_core.data.augment import FILL_MODES, Augmenter, Recipe
+from unet_core.data.reader import Pair
+from unet_core.data.samples import Sample, Source
+from unet_core.data.stream import Drawing, SampleStream
 from unet_core.data.synthetic import Volume
+from unet_core.dataset import DataSet
 from unet_core.models.unet import make_unet
 from unet_core.reports import tables
 
-CLASSES = ClassMap.parse("0:membrane,255:cell")
 # That of membrane.flags.
 RECIPE = Recipe(
     rotation_degrees=180,
@@ -54,25 +58,52 @@ RECIPE = Recipe(
     noise_share=0.3,
     blur_share=0.2,
 )
+RECIPES = {
+    "membrane": RECIPE,
+    "paper": Recipe.preset("paper"),
+    "nnunet": Recipe.preset("nnunet"),
+}
 
 
-def load_samples(data_dir: str | None) -> list[Sample]:
+class InMemory:
+    """Pairs in the place of a `Reader`, all decoded, as its cache holds them after one epoch."""
+
+    channels, dtype, make_weights = 1, np.dtype(np.uint8), None
+
+    def __init__(self, pairs: list[Pair]):
+        source = Source(pathlib.Path())
+        self.pairs = {Sample(pair.name, source, (source,)): pair for pair in pairs}
+
+    def __call__(self, sample: Sample) -> Pair:
+        return self.pairs[sample]
+
+    def weights(self, sample: Sample) -> None:
+        return None
+
+
+def load_pairs(data_dir: str | None) -> list[Pair]:
     """Returns the pairs of `data_dir`, or 24 synthetic ones of 512x512."""
     if data_dir:
-        return list(folders.load(data_dir, CLASSES).samples)
+        data = DataSet.open(RunConfig(data_dir=data_dir), progress=lambda title: iter)
+        return [data.read(sample) for sample in data.samples]
     volume = Volume(seed=0)
     drawn = [volume.slice_at(z) for z in range(24)]
-    return [Sample(str(z), image, CLASSES.ids(mask)) for z, (image, mask) in enumerate(drawn)]
+    return [Pair(str(z), image, mask // 255) for z, (image, mask) in enumerate(drawn)]
 
 
-def through_tf_data(samples: list[Sample], size: int, pairs: int) -> Callable[[], None]:
+def drawing_of(recipe: Recipe, size: int) -> Drawing:
+    return Drawing(seed=0, crop_size=size, recipe=recipe)
+
+
+def through_tf_data(
+    read: InMemory, size: int, pairs: int, recipe: Recipe = RECIPE
+) -> Callable[[], None]:
     dataset = pipeline.make_train_dataset(
-        samples,
+        list(read.pairs),
+        read,
+        drawing_of(recipe, size),
         0,
         tf.distribute.InputContext(),
-        seed=0,
-        crop_size=size,
-        recipe=RECIPE,
         global_batch_size=4,
     )
 
@@ -84,24 +115,90 @@ def through_tf_data(samples: list[Sample], size: int, pairs: int) -> Callable[[]
     return run
 
 
-def bare_threads(samples: list[Sample], size: int, pairs: int, threads: int) -> Callable[[], None]:
+def bare_threads(read: InMemory, size: int, pairs: int, threads: int) -> Callable[[], None]:
     def work(number):
-        stream = SampleStream(samples, seed=0, crop_size=size, recipe=RECIPE)
+        stream = SampleStream(list(read.pairs), read, drawing_of(RECIPE, size))
         image, mask = np.empty((2, size, size), np.uint8)
         for index in range(number, pairs, threads):
             stream.write(index, image, mask)
 
-    def run():
-        workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-
-    return run
+    return lambda: in_threads(work, threads)
 
 
-def keras_generator(samples: list[Sample], size: int, pairs: int) -> Callable[[], None]:
+def bare_augmenters(
+    images: list[np.ndarray],
+    masks: list[np.ndarray],
+    size: int,
+    pairs: int,
+    threads: int,
+    recipe: Recipe,
+) -> Callable[[], None]:
+    def work(number):
+        augmenter = augmenter_of(images[0], size, recipe)
+        image_out = np.empty((size, size, *images[0].shape[2:]), np.uint8)
+        mask_out = np.empty((size, size), np.uint8)
+        for index in range(number, pairs, threads):
+            which = index % len(images)
+            augmenter(generator(index), images[which], masks[which], image_out, mask_out)
+
+    return lambda: in_threads(work, threads)
+
+
+def in_threads(work: Callable[[int], None], threads: int) -> None:
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def augmenter_of(image: np.ndarray, size: int, recipe: Recipe) -> Augmenter:
+    return Augmenter(size, recipe, channels=image.shape[2] if image.ndim == 3 else 1)
+
+
+def generator(index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[0, index]))
+
+
+def stage_times(
+    images: list[np.ndarray], masks: list[np.ndarray], size: int, pairs: int, recipe: Recipe
+) -> dict[str, float]:
+    """Returns the mean microseconds of one pair by stage, on one thread."""
+    augmenter = augmenter_of(images[0], size, recipe)
+    image_out = np.empty((size, size, *images[0].shape[2:]), np.uint8)
+    mask_out = np.empty((size, size), np.uint8)
+    border = FILL_MODES[recipe.fill_mode]
+    marks = np.empty((pairs, 6))
+    for index in range(pairs):
+        image, mask = images[index % len(images)], masks[index % len(images)]
+        marks[index, 0] = time.perf_counter()
+        rng = generator(index)
+        marks[index, 1] = time.perf_counter()
+        x, y = augmenter.draw_map(rng, mask.shape)
+        marks[index, 2] = time.perf_counter()
+        cv2.remap(image, x, y, cv2.INTER_LINEAR, image_out, borderMode=border)
+        marks[index, 3] = time.perf_counter()
+        cv2.remap(mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border)
+        marks[index, 4] = time.perf_counter()
+        # Another image, which is no more in the cache than that of the stages was.
+        other = (index + len(images) // 2) % pairs
+        image, mask = images[other % len(images)], masks[other % len(images)]
+        augmenter(generator(other), image, mask, image_out, mask_out)
+        marks[index, 5] = time.perf_counter()
+    # Medians would hide the transforms of few samples.
+    seeding, drawing, image_remap, mask_remap, whole = np.diff(marks).mean(axis=0) * 1e6
+    known = seeding + drawing + image_remap + mask_remap
+    return {
+        "generator": seeding,
+        "map": drawing,
+        "image": image_remap,
+        "mask": mask_remap,
+        "intensities": whole - known,
+        "whole": whole,
+    }
+
+
+def keras_generator(samples: list[Pair], size: int, pairs: int) -> Callable[[], None]:
     generator = tf.keras.preprocessing.image.ImageDataGenerator
     settings = dict(
         rotation_range=180,
@@ -128,7 +225,7 @@ def keras_generator(samples: list[Sample], size: int, pairs: int) -> Callable[[]
     return run
 
 
-def albumentations_thread(samples: list[Sample], size: int, pairs: int) -> Callable[[], None]:
+def albumentations_thread(samples: list[Pair], size: int, pairs: int) -> Callable[[], None]:
     import albumentations as A
 
     transform = A.Compose(
@@ -156,7 +253,7 @@ def albumentations_thread(samples: list[Sample], size: int, pairs: int) -> Calla
     return run
 
 
-def data_wait(samples: list[Sample], size: int, steps: int) -> tuple[float, float]:
+def data_wait(read: InMemory, size: int, steps: int) -> tuple[float, float]:
     """Returns (milliseconds per step, share of the time waited for data) of a small network."""
     model = make_unet(classes=2, depth=1, base_filters=2)
     loop = training.Loop(
@@ -166,10 +263,9 @@ def data_wait(samples: list[Sample], size: int, steps: int) -> tuple[float, floa
     )
     dataset = functools.partial(
         pipeline.make_train_dataset,
-        samples,
-        seed=0,
-        crop_size=size,
-        recipe=RECIPE,
+        list(read.pairs),
+        read,
+        drawing_of(RECIPE, size),
         global_batch_size=4,
     )
     *_, report = loop.train(dataset, until_step=2 * steps, report_every_steps=steps)
@@ -186,17 +282,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--wait_steps", type=int, default=300)
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
-    samples = load_samples(args.data_dir)
-    pairs = {"unet_core, through tf.data": args.pairs, "unet_core, two bare threads": args.pairs}
+    samples = load_pairs(args.data_dir)
+    read = InMemory(samples)
+    masks = [sample.mask for sample in samples]
+    images = {
+        "grey": [sample.image for sample in samples],
+        "RGB": [np.dstack([sample.image] * 3) for sample in samples],
+    }
+    variants = {
+        "unet_core, through tf.data": through_tf_data(read, args.size, args.pairs),
+        "unet_core, two bare threads": bare_threads(read, args.size, args.pairs, 2),
+    }
+    for name in ("paper", "nnunet"):
+        variants[f"{name}, grey, through tf.data"] = through_tf_data(
+            read, args.size, args.pairs, RECIPES[name]
+        )
+    for name, recipe in RECIPES.items():
+        for kind in images:
+            variants[f"{name}, {kind}, two bare threads"] = bare_augmenters(
+                images[kind], masks, args.size, args.pairs, 2, recipe
+            )
+    pairs = dict.fromkeys(variants, args.pairs)
     try:
-        variants = {
-            "unet_core, through tf.data": through_tf_data(samples, args.size, args.pairs),
-            "unet_core, two bare threads": bare_threads(samples, args.size, args.pairs, 2),
-            "Keras ImageDataGenerator": keras_generator(samples, args.size, args.peer_pairs),
-            "albumentations, one thread": albumentations_thread(
-                samples, args.size, args.peer_pairs
-            ),
-        }
+        variants["Keras ImageDataGenerator"] = keras_generator(samples, args.size, args.peer_pairs)
+        variants["albumentations, one thread"] = albumentations_thread(
+            samples, args.size, args.peer_pairs
+        )
     except ImportError as error:
         print(f"{error}. The peers come with: pip install '.[benchmarks]'", file=sys.stderr)
         sys.exit(2)
@@ -217,7 +328,15 @@ def main(argv: list[str] | None = None) -> None:
     print(machine())
     print(tables.table(["pipeline", "pairs/s", "range", "x ImageDataGenerator"], rows))
     del variants
-    step_ms, share = data_wait(samples, args.size, args.wait_steps)
+    stages = {
+        f"{name}, {kind}": stage_times(images[kind], masks, args.size, args.pairs, recipe)
+        for name, recipe in RECIPES.items()
+        for kind in images
+    }
+    header = ["us a pair, one thread", *next(iter(stages.values()))]
+    rows = [[name, *(f"{us:.1f}" for us in times.values())] for name, times in stages.items()]
+    print(f"\n{tables.table(header, rows)}")
+    step_ms, share = data_wait(read, args.size, args.wait_steps)
     print(f"\na network of {step_ms:.1f} ms per step waits for data {share:.1%} of the time")
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from unet_core.conventions import IGNORED
+from unet_core.data.classes import ClassMap
 from unet_core.reports import pictures
 
 
@@ -75,3 +77,67 @@ class TestSideBySide:
     def test_titles_must_be_as_many_as_pictures(self):
         with pytest.raises(ValueError, match="zip"):
             pictures.side_by_side([np.zeros((4, 4), np.uint8)], [])
+
+
+class TestMaskPicture:
+    def test_two_classes_show_their_values_and_ignored_pixels_grey(self):
+        found = pictures.mask_picture(
+            np.array([[0, 1, IGNORED]], np.uint8), ClassMap.parse("0:a,255:b")
+        )
+        assert found.tolist() == [[[0] * 3, [255] * 3, [128] * 3]]
+
+    def test_more_classes_show_their_colours(self):
+        classes = ClassMap.parse("#000000:a,#ff8000:b,#0000ff:c")
+        found = pictures.mask_picture(np.array([[1, 2]], np.uint8), classes)
+        assert found.tolist() == [[[0, 128, 255], [255, 0, 0]]]
+
+
+class TestDisplayable:
+    def test_floats_are_rounded_and_clipped_and_rgb_becomes_bgr(self):
+        image = np.array([[[-5.0, 100.4, 300.0]]], np.float32)
+        assert pictures.displayable(image).tolist() == [[[255, 100, 0]]]
+
+
+class TestOutlines:
+    def test_pixels_at_the_edge_of_a_class_get_its_colour_and_the_inside_stays(self):
+        image = np.full((9, 9), 100, np.uint8)
+        ids = np.zeros((9, 9), np.uint8)
+        ids[2:7, 2:7] = 1
+        found = pictures.outlines(image, ids)
+        edge = ids.astype(bool)
+        edge[3:6, 3:6] = False
+        # Class 1 is blue, (178, 114, 0) in BGR.
+        assert (found[edge] == (178, 114, 0)).all()
+        assert (found[~edge] == 100).all()
+
+    def test_class_at_the_border_of_the_picture_has_no_line_there(self):
+        image = np.full((3, 9), 100, np.uint8)
+        ids = np.repeat([[1, 1, 1, 0, 0, 0, 0, 0, 0]], 3, 0)
+        coloured = (pictures.outlines(image, ids) != 100).any(-1)
+        np.testing.assert_array_equal(coloured, [[0, 0, 1, 0, 0, 0, 0, 0, 0]] * 3)
+
+    def test_classes_that_touch_have_different_colours(self):
+        image = np.full((1, 7), 100, np.uint8)
+        found = pictures.outlines(image, np.array([[0, 0, 0, 0, 1, 2, 3]]))
+        assert len({tuple(pixel) for pixel in found[0, 4:].tolist()}) == 3
+
+    def test_ignored_pixels_are_hatched_in_black_and_white_and_nothing_else_is(self):
+        image = np.full((16, 16), 100, np.uint8)
+        ids = np.zeros((16, 16), np.uint8)
+        ids[:, 8:] = IGNORED
+        found = pictures.outlines(image, ids)
+        assert (found[:, :8] == 100).all()
+        # One pixel in eight of every row is white, and one black.
+        for level in (0, 255):
+            assert ((found[:, 8:] == level).all(-1).sum(1) == 1).all()
+
+    def test_mask_may_be_ignored_as_a_whole(self):
+        found = pictures.outlines(np.zeros((8, 8), np.uint8), np.full((8, 8), IGNORED, np.uint8))
+        assert (found == 255).any()
+
+    def test_colour_image_is_kept_and_not_changed(self):
+        image = np.full((4, 4, 3), (1, 2, 3), np.uint8)
+        found = pictures.outlines(image, np.eye(4, dtype=np.uint8))
+        # RGB became BGR.
+        assert (found[0, 3] == (3, 2, 1)).all()
+        assert (image == (1, 2, 3)).all()

@@ -1,5 +1,5 @@
-"""Masks laid over images, and truth beside prediction. Pictures are uint8, in BGR order as OpenCV
-writes them.
+"""Masks laid over images, and truth beside prediction. Pictures are [H, W, 3] uint8, in BGR order
+as OpenCV writes them; images come as `Pair.image` does: grey or RGB, in 0..255.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from unet_core.conventions import IGNORED
+from unet_core.data.classes import ClassMap
 
 MISSED_BGR = (255, 120, 30)
 INVENTED_BGR = (40, 40, 255)
@@ -28,11 +31,58 @@ _CLASS_BGR = np.array(
 )
 
 
-def overlay(image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
-    """Returns `image` [H, W] uint8 with the classes `ids` [H, W] blended over it, the most frequent
-    left clear.
+def displayable(image: np.ndarray) -> np.ndarray:
+    """Returns `image` [H, W] or [H, W, 3] as a picture; what lies outside 0..255 is clipped."""
+    image = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+
+
+def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
+    """Returns class `ids` [H, W] as a picture: two classes by their grey values, more by colours;
+    ignored pixels are grey.
     """
-    result = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if len(classes) == 2 and not classes.is_colour and max(classes.mask_values) <= 255:
+        colours = [[value] * 3 for value in classes.mask_values]
+    else:
+        colours = [colour[::-1] for colour in classes.palette()]
+    table = np.full((256, 3), 128, np.uint8)
+    table[: len(classes)] = colours
+    return table[ids]
+
+
+def comparison(
+    image: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    classes: ClassMap,
+    *,
+    of_class: int | None,
+) -> np.ndarray:
+    """Returns image, truth, prediction and errors side by side.
+
+    Args:
+        image: [H, W] or [H, W, 3].
+        truth: [H, W] class ids or `IGNORED`.
+        predicted: [H, W] class ids.
+        classes: Their meaning.
+        of_class: The class whose missed and invented pixels are told apart; None shows all errors
+            alike.
+    """
+    title = "errors red"
+    if of_class is not None:
+        title = f"{classes.names[of_class]}: missed blue, invented red"
+    shown = [displayable(image), mask_picture(truth, classes), mask_picture(predicted, classes)]
+    return side_by_side(
+        [*shown, errors(image, truth, predicted, of_class=of_class)],
+        ["image", "truth", "prediction", title],
+    )
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
+    """Returns `image` with the classes `ids` [H, W] blended over it, the most frequent left
+    clear.
+    """
+    result = displayable(image)
     colours = _CLASS_BGR[ids % len(_CLASS_BGR)]
     blended = cv2.addWeighted(result, 1 - alpha, colours, alpha, 0)
     coloured = ids != np.bincount(ids.ravel()).argmax()
@@ -40,15 +90,43 @@ def overlay(image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45) -> np.nd
     return result
 
 
+def outlines(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns `image` with the classes `ids` [H, W] outlined, but for
+    the most frequent, and IGNORED pixels hatched.
+
+    The outline of a class is its pixels that touch another class or an ignored pixel.
+    """
+    result = displayable(image)
+    is_edge = np.zeros(ids.shape, bool)
+    down, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
+    is_edge[1:] |= down
+    is_edge[:-1] |= down
+    is_edge[:, 1:] |= right
+    is_edge[:, :-1] |= right
+    is_ignored = ids == IGNORED
+    counts = np.bincount(ids[~is_ignored], minlength=1)
+    drawn = is_edge & ~is_ignored & (ids != counts.argmax())
+    result[drawn] = _CLASS_BGR[ids[drawn] % len(_CLASS_BGR)]
+    # A white line beside a black one is seen on any ground.
+    diagonal = np.indices(ids.shape).sum(0) % 8
+    result[is_ignored & (diagonal == 0)] = 255
+    result[is_ignored & (diagonal == 1)] = 0
+    return result
+
+
 def errors(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, of_class: int
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, of_class: int | None
 ) -> np.ndarray:
     """Returns `image` with the pixels of class `of_class` that were missed in blue and those
-    invented in red.
+    invented in red; without a class all wrong pixels in red. Ignored pixels are never wrong.
     """
-    result = cv2.cvtColor(image // 2 + 64, cv2.COLOR_GRAY2BGR)
-    result[(truth == of_class) & (predicted != of_class)] = MISSED_BGR
-    result[(truth != of_class) & (predicted == of_class)] = INVENTED_BGR
+    result = displayable(image) // 2 + 64
+    kept = truth != IGNORED
+    if of_class is None:
+        result[kept & (truth != predicted)] = INVENTED_BGR
+        return result
+    result[kept & (truth == of_class) & (predicted != of_class)] = MISSED_BGR
+    result[kept & (truth != of_class) & (predicted == of_class)] = INVENTED_BGR
     return result
 
 

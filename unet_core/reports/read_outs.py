@@ -17,7 +17,8 @@ import tqdm
 from unet_core import metrics
 from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
-from unet_core.data.folders import Sample
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
 from unet_core.inference.files import predicted_ids
 from unet_core.inference.predictor import Predictor
 from unet_core.reports import pictures
@@ -94,22 +95,23 @@ class ReadOuts:
         speeds = {f"speed/{name}": getattr(report, name) for name in _SPEEDS}
         self._summaries.scalars(report.step, row | speeds)
 
-    def write_pictures(self, step: int, model: keras.Model, samples: Sequence[Sample]) -> None:
+    def write_pictures(
+        self, step: int, model: keras.Model, samples: Sequence[Sample], read: Reader
+    ) -> None:
         """Writes input, truth, prediction and errors of `samples`."""
         predictor = Predictor(model)
         for sample in samples:
-            ids = predicted_ids(predictor(sample.image))
-            rarest = int(np.argmin(np.bincount(sample.mask.ravel(), minlength=len(self._classes))))
+            pair = read(sample)
+            ids = predicted_ids(predictor(pair.image))
             panels = {
-                "input": sample.image[..., None],
-                "truth": self._classes.values(sample.mask)[..., None],
-                "prediction": self._classes.values(ids)[..., None],
-                "errors": pictures.errors(sample.image, sample.mask, ids, of_class=rarest)[
-                    ..., ::-1
-                ],
+                "input": pictures.displayable(pair.image),
+                "truth": pictures.mask_picture(pair.mask, self._classes),
+                "prediction": pictures.mask_picture(ids, self._classes),
+                "errors": pictures.errors(pair.image, pair.mask, ids, of_class=None),
             }
             for name, panel in panels.items():
-                self._summaries.images(step, f"held_out_{sample.name}/{name}", panel[None])
+                in_rgb = panel[None, ..., ::-1]
+                self._summaries.images(step, f"held_out_{sample.name}/{name}", in_rgb)
 
     def write_description(self, config: RunConfig, model: keras.Model) -> None:
         """Writes the config as text and the graph of the network."""
