@@ -84,10 +84,17 @@ class TestInputPipeline:
     def test_every_pipeline_has_a_row_of_positive_figures(self):
         done = run("input_pipeline.py", *TINY)
         assert done.returncode == 0, done.stderr
-        rows = rows_of(done.stdout)
+        throughput, stages, waiting = done.stdout.split("\n\n")
+        rows = rows_of(throughput)
+        recipes = [
+            f"{n}, {kind}" for n in ("membrane", "paper", "nnunet") for kind in ("grey", "RGB")
+        ]
         assert set(rows) == {
             "unet_core, through tf.data",
             "unet_core, two bare threads",
+            "paper, grey, through tf.data",
+            "nnunet, grey, through tf.data",
+            *(f"{name}, two bare threads" for name in recipes),
             "Keras ImageDataGenerator",
             "albumentations, one thread",
         }
@@ -96,7 +103,13 @@ class TestInputPipeline:
             assert 0 < low <= float(pairs_per_second) <= high
             assert float(ratio) > 0
         assert float(rows["Keras ImageDataGenerator"][2]) == 1
-        wait = re.search(r"network of ([\d.]+) ms per step waits .* ([\d.]+)%", done.stdout)
+        times = rows_of(stages)
+        assert list(times) == recipes
+        for *parts, whole in (map(float, cells) for cells in times.values()):
+            assert len(parts) == 5
+            assert sum(parts) == pytest.approx(whole, abs=0.5)
+            assert min(parts[:4]) > 0
+        wait = re.search(r"network of ([\d.]+) ms per step waits .* ([\d.]+)%", waiting)
         assert float(wait[1]) > 0
         assert 0 <= float(wait[2]) <= 100
 
