@@ -30,6 +30,7 @@ from unet_core.config import RunConfig, binding_settings
 from unet_core.errors import UserError
 
 if TYPE_CHECKING:
+    from unet_core.dataset import DataSet
     from unet_core.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
@@ -69,9 +70,8 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
     """Trains, or goes on with a run; scores the held-out images; predicts the test images."""
     import tensorflow as tf
 
-    from unet_core import assembly, training
-    from unet_core.data import folders, pipeline, stream
-    from unet_core.data.classes import ClassMap
+    from unet_core import assembly, dataset, training
+    from unet_core.data import pipeline, stream
     from unet_core.reports.read_outs import ReadOuts, score_names, scores_of
     from unet_core.reports.screen import progress_bar
     from unet_core.run_directory import RunDirectory
@@ -79,18 +79,21 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
 
     # Everything that can be wrong is found before the run folder is touched.
     run = RunDirectory(_required(config, "run_dir"))
-    classes = ClassMap.parse(config.classes)
-    loss = assembly.make_loss(config, classes)
+    classes = dataset.make_classes(config)
+    assembly.make_loss(config, classes)
+    drawing = dataset.make_drawing(config, assembly.make_recipe(config))
     if config.monitor not in score_names(classes):
         raise UserError(
             f"`monitor` ({config.monitor!r}) must be one of {', '.join(score_names(classes))}."
         )
     _write_synthetic_data(config)
-    survey = folders.load(
-        _required(config, "data_dir"), classes, progress=progress_bar("Reading images")
-    )
-    training_samples, held_out = folders.split(survey.samples, folds=config.folds, fold=config.fold)
-    stream.check_crop_size(training_samples, config.crop_size)
+    _required(config, "data_dir")
+    data = dataset.DataSet.open(config, progress=progress_bar, memory_path=run.known_masks)
+    data.check()
+    training_samples, held_out = data.split()
+    stream.check_crop_size(data.shapes(training_samples), config.crop_size)
+    _write_preview(config, data, training_samples, drawing)
+    fingerprint = data.fingerprint()
     strategy = process.prepare_devices(config, stopped)
     workers = training.Workers(strategy)
     replicas = strategy.num_replicas_in_sync
@@ -100,7 +103,9 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
             "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
             "compile statistics that replicas share. Leave one of them out."
         )
-    config, reason = _resolve(config, run, survey.fingerprint)
+    config, reason = _resolve(config, run, data, training_samples, fingerprint)
+    data.weigh(config.class_weights)
+    loss = assembly.make_loss(dataclasses.replace(config, class_balance="none"), classes)
     schedule = assembly.make_schedule(config)
     print(
         f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}."
@@ -113,17 +118,18 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
 
     with workers.watched(), run.locked() if workers.is_chief else contextlib.nullcontext():
         settings = {name: getattr(config, name) for name in binding_settings()}
-        workers.check_same(settings=json.dumps(settings), data=survey.fingerprint)
+        workers.check_same(settings=json.dumps(settings), data=fingerprint)
         workers.check_folder(run.path)
         if workers.is_chief:
-            run.store(config, survey.fingerprint)
+            run.store(config, fingerprint)
+            data.memory.store()
         with strategy.scope():
             model = assembly.make_network(config, classes)
             optimizer = assembly.make_optimizer(config)
         loop = training.Loop(
             model,
             optimizer,
-            loss=lambda logits, batch: loss(batch[1], logits),
+            loss=lambda logits, batch: loss(batch[1], logits, *batch[2:]),
             metrics=assembly.count_confusion,
             strategy=strategy,
             schedule=schedule,
@@ -152,18 +158,23 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
                 f"at its end. To lay it out anew, give --schedule_steps={config.train_steps}."
             )
 
+        failures: list[UserError] = []
         train_data = functools.partial(
             pipeline.make_train_dataset,
             training_samples,
-            seed=config.seed,
-            crop_size=config.crop_size,
-            recipe=assembly.make_recipe(config),
+            data.read,
+            drawing,
             global_batch_size=config.global_batch_size,
             micro_batches=config.micro_batches,
             generators=config.generators,
+            failures=failures,
         )
         held_out_data = functools.partial(
-            pipeline.make_image_dataset, held_out, global_batch_size=config.global_batch_size
+            pipeline.make_image_dataset,
+            data.shapes(held_out),
+            data.read,
+            global_batch_size=config.global_batch_size,
+            failures=failures,
         )
         reports = loop.train(
             train_data,
@@ -194,7 +205,9 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
                         with loop.averaged_weights():
                             scores = scores_of(loop.evaluate(held_out_data), classes)
                             if workers.is_chief:
-                                read_outs.write_pictures(report.step, model, held_out[:2])
+                                read_outs.write_pictures(
+                                    report.step, model, held_out[:2], data.read
+                                )
                     if workers.is_chief and (report.due or scores or last):
                         read_outs.write(report, scores)
                     if workers.is_chief and (saves or scores):
@@ -202,10 +215,7 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
                         checkpoints.save(score=scores.get(config.monitor))
             except training.NonFiniteError as error:
                 names = stream.names_of_batch(
-                    training_samples,
-                    seed=config.seed,
-                    step=error.step,
-                    size=config.global_batch_size,
+                    training_samples, drawing, step=error.step, size=config.global_batch_size
                 )
                 first = error.step * config.global_batch_size
                 raise UserError(
@@ -214,7 +224,11 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
                     "--learning_rate, set --clip_norm, or try --precision=float32; the run goes on "
                     "from its last checkpoint."
                 ) from error
-            except tf.errors.ResourceExhaustedError as error:
+            except tf.errors.OpError as error:
+                if failures:
+                    raise failures[0] from error
+                if not isinstance(error, tf.errors.ResourceExhaustedError):
+                    raise
                 raise UserError(
                     f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
                     f"--global_batch_size ({config.global_batch_size}), --crop_size "
@@ -225,68 +239,116 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
             stopped.signal = stopped.signal or signal.SIGTERM
             print(f"Stopped and saved at step {loop.step}. Start the same command again to go on.")
         elif workers.is_chief:
-            _finish(config, run, loop, held_out, classes, stopped)
+            _finish(config, run, loop, held_out, data.read, stopped)
         else:
             print(f"Trained to step {loop.step}; worker 0 scores and predicts.")
 
 
 def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
     """Scores a run's network: on the images it held out, or on all of another data folder."""
-    from unet_core.data import folders
+    from unet_core import dataset
     from unet_core.reports.screen import progress_bar
 
-    run, trained, model, classes, step = _open_run(config, stopped)
-    data_dir = config.data_dir or trained.data_dir
-    survey = folders.load(data_dir, classes, progress=progress_bar("Reading images"))
-    samples = list(survey.samples)
-    if survey.fingerprint == run.read()[1]:
-        samples = folders.split(samples, folds=trained.folds, fold=trained.fold)[1]
+    run, trained, model, step = _open_run(config, stopped)
+    where = config if config.data_dir else trained
+    names = ("data_dir", "layout", "image_folder", "mask_folder", "mask_suffix", "group_pattern")
+    settings = dataclasses.replace(trained, **{name: getattr(where, name) for name in names})
+    data = dataset.DataSet.open(settings, progress=progress_bar, memory_path=run.known_masks)
+    data.check()
+    samples = list(data.samples)
+    if data.fingerprint() == run.read()[1]:
+        samples = data.split()[1]
         if not samples:
             raise UserError(
-                f"{data_dir}: the run has trained on all of these images; give another --data_dir."
+                f"{settings.data_dir}: the run has trained on all of these images; give another "
+                "--data_dir."
             )
     output_dir = pathlib.Path(config.output_dir) if config.output_dir else run.path
     with contextlib.nullcontext() if config.output_dir else run.locked():
-        _score(config, run, output_dir, model, step, samples, classes, stopped)
+        _score(config, run, output_dir, model, step, samples, data.read, stopped)
 
 
 def predict(config: RunConfig, stopped: process.Stopped) -> None:
     """Writes masks for images without truth."""
-    from unet_core.inference.files import find_images
+    from unet_core import dataset
+    from unet_core.data import layouts
 
-    run, trained, model, classes, step = _open_run(config, stopped)
-    source = config.input or os.path.join(config.data_dir or trained.data_dir, "test")
-    paths = find_images(source)
+    run, trained, model, step = _open_run(config, stopped)
+    source = config.input or dataset.test_folder(config if config.data_dir else trained)
+    if source is None:
+        raise UserError("--input is missing: the data folder holds no test images.")
+    sources = layouts.find_images(source)
     print(
-        f"Predicting {len(paths)} image(s) of {source} with the {config.weights} weights (step "
+        f"Predicting {len(sources)} image(s) of {source} with the {config.weights} weights (step "
         f"{step})."
     )
-    _predict(config, model, paths, config.output_dir or run.predictions, classes, stopped)
+    read = dataset.make_reader_for(trained, sources)
+    _predict(config, model, sources, config.output_dir or run.predictions, read, stopped)
 
 
 def check_data(config: RunConfig, _: process.Stopped) -> None:
     """Shows what a data folder holds and lists every problem."""
-    from unet_core.data import folders
-    from unet_core.data.classes import ClassMap
+    from unet_core import assembly, dataset
+    from unet_core.data import splits, survey
     from unet_core.reports.screen import progress_bar
+    from unet_core.run_directory import RunDirectory
 
-    classes = ClassMap.parse(config.classes)
     data_dir = _required(config, "data_dir")
-    survey = folders.survey(data_dir, classes, progress=progress_bar("Reading images"))
-    print(folders.describe(survey, classes))
-    if survey.problems:
-        raise UserError(folders.list_problems(data_dir, survey.problems))
+    run = RunDirectory(config.run_dir) if config.run_dir else None
+    memory_path = run.known_masks if run else None
+    data = dataset.DataSet.open(config, progress=progress_bar, memory_path=memory_path)
+    pixels = data.pixels()
+    print(data.describe(pixels.values))
+    problems = [*data.problems, *pixels.problems]
+    if not problems:
+        training_samples, held_out = data.split()
+        progress = progress_bar("Looking for leaks")
+        problems = splits.leaks(training_samples, held_out, decoded=True, progress=progress)
+        print(f"{len(training_samples)} sample(s) to train on, {len(held_out)} held out.")
+        drawing = dataset.make_drawing(config, assembly.make_recipe(config))
+        _write_preview(config, data, training_samples, drawing)
+    if run and (run.path.is_dir() or not problems):
+        run.path.mkdir(parents=True, exist_ok=True)
+        data.memory.store()
+    if problems:
+        raise UserError(survey.list_problems(data_dir, problems))
     print("No problems found.")
 
 
-MODES = {"train": train, "evaluate": evaluate, "predict": predict, "check_data": check_data}
+def convert_labelme(config: RunConfig, _: process.Stopped) -> None:
+    """Makes a VOC folder of labelme's JSON files."""
+    from unet_core import dataset
+    from unet_core.data import labelme
+    from unet_core.reports.screen import progress_bar
+
+    names = dataset.make_classes(config).names
+    output_dir = _required(config, "output_dir")
+    warnings = labelme.convert(
+        _required(config, "input"), output_dir, names, progress=progress_bar("Converting")
+    )
+    for warning in warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    listed = ",".join(f"{number}:{name}" for number, name in enumerate(names))
+    print(f"Train with --layout=voc --data_dir={output_dir} --classes={listed}")
+
+
+MODES = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "check_data": check_data,
+    "convert_labelme": convert_labelme,
+}
 
 
 # Parts of the telling that would hide its thread.
 
 
-def _resolve(config: RunConfig, run: RunDirectory, data_fingerprint: str) -> tuple[RunConfig, str]:
+def _resolve(
+    config: RunConfig, run: RunDirectory, data: DataSet, training_samples, data_fingerprint: str
+) -> tuple[RunConfig, str]:
     """Returns the config with nothing left to choose, and why its precision is what it is."""
+    from unet_core import dataset
     from unet_core.training import devices
 
     precision, reason = config.precision, "as asked"
@@ -294,32 +356,38 @@ def _resolve(config: RunConfig, run: RunDirectory, data_fingerprint: str) -> tup
         reason = "as this run began"
     elif precision == "auto":
         precision, reason = devices.choose_precision()
-    # Stored whole, so that the run can be used from any folder.
-    data_dir = os.path.abspath(config.data_dir)
-    config = dataclasses.replace(config, precision=precision, data_dir=data_dir)
+    class_weights = config.class_weights
+    if config.class_balance != "none":
+        class_weights = dataset.balanced_class_weights(config, data.count_classes(training_samples))
+    config = dataclasses.replace(
+        config,
+        precision=precision,
+        class_weights=class_weights,
+        # Stored whole, so that the run can be used from any folder.
+        data_dir=os.path.abspath(config.data_dir),
+    )
     return run.agree(config, data_fingerprint), reason
 
 
 def _open_run(config: RunConfig, stopped: process.Stopped) -> tuple[Any, ...]:
-    """Returns (run directory, its config, the network with its weights, class map, step)."""
-    from unet_core import assembly, training
-    from unet_core.data.classes import ClassMap
+    """Returns (run directory, its config, the network with its weights, step)."""
+    from unet_core import assembly, dataset, training
     from unet_core.run_directory import RunDirectory
 
     run = RunDirectory(_required(config, "run_dir"))
     trained, _ = run.read()
     process.prepare_devices(dataclasses.replace(config, strategy="none"), stopped)
-    classes = ClassMap.parse(trained.classes)
     precision = trained.precision if config.precision == "auto" else config.precision
+    classes = dataset.make_classes(trained)
     model = assembly.make_network(dataclasses.replace(trained, precision=precision), classes)
     step = training.load_weights(run.checkpoints, model, best=config.weights == "best")
-    return run, trained, model, classes, step
+    return run, trained, model, step
 
 
-def _finish(config, run, loop, held_out, classes, stopped) -> None:
+def _finish(config, run, loop, held_out, read, stopped) -> None:
     """Scores held-out images and predicts test images, unless that was done at this step."""
-    from unet_core import training
-    from unet_core.inference.files import find_images
+    from unet_core import dataset, training
+    from unet_core.data import layouts
 
     if run.is_finished(loop.step):
         print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
@@ -331,11 +399,13 @@ def _finish(config, run, loop, held_out, classes, stopped) -> None:
         else:
             stack.enter_context(loop.averaged_weights())
         if held_out:
-            _score(config, run, run.path, loop.model, step, held_out, classes, stopped)
-        test = pathlib.Path(config.data_dir) / "test"
-        if test.is_dir() and any(test.iterdir()) and not stopped():
+            _score(config, run, run.path, loop.model, step, held_out, read, stopped)
+        test = dataset.test_folder(config)
+        if test and not stopped():
+            sources = layouts.find_images(test)
             output_dir = config.output_dir or run.predictions
-            _predict(config, loop.model, find_images(test), output_dir, classes, stopped)
+            read = dataset.make_reader_for(config, sources)
+            _predict(config, loop.model, sources, output_dir, read, stopped)
     if stopped():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
@@ -345,7 +415,7 @@ def _finish(config, run, loop, held_out, classes, stopped) -> None:
         )
 
 
-def _score(config, run, output_dir, model, step, samples, classes, stopped) -> None:
+def _score(config, run, output_dir, model, step, samples, read, stopped) -> None:
     from unet_core.inference.evaluation import describe_scores, score_samples
     from unet_core.inference.predictor import Predictor
     from unet_core.reports.screen import progress_bar
@@ -353,7 +423,7 @@ def _score(config, run, output_dir, model, step, samples, classes, stopped) -> N
     result = score_samples(
         Predictor(model, tta=config.tta),
         samples,
-        classes,
+        read,
         output_dir / "held_out",
         progress=progress_bar("Scoring held-out images"),
         should_stop=stopped,
@@ -362,19 +432,20 @@ def _score(config, run, output_dir, model, step, samples, classes, stopped) -> N
         run.write_scores(
             {"step": step, "weights": config.weights, "tta": config.tta, **result}, output_dir
         )
-        print(f"\n{describe_scores(result, classes)}\n")
+        print(f"\n{describe_scores(result, read.classes)}\n")
 
 
-def _predict(config, model, paths, output_dir, classes, stopped) -> None:
+def _predict(config, model, sources, output_dir, read, stopped) -> None:
     from unet_core.inference.files import predict_files
     from unet_core.inference.predictor import Predictor
     from unet_core.reports.screen import progress_bar
 
     table, warnings = predict_files(
         Predictor(model, tta=config.tta),
-        paths,
+        sources,
         output_dir,
-        classes,
+        read,
+        mask_format=config.mask_format,
         save_probabilities=config.save_probabilities,
         progress=progress_bar("Predicting"),
         should_stop=stopped,
@@ -391,6 +462,19 @@ def _write_synthetic_data(config: RunConfig) -> None:
 
         print(f"{config.data_dir} does not exist: writing synthetic membrane slices there.")
         synthetic.write_dataset(config.data_dir, progress=progress_bar("Drawing slices"))
+
+
+def _write_preview(config: RunConfig, data: DataSet, samples, drawing) -> None:
+    if not config.preview:
+        return
+    from unet_core.data import images
+    from unet_core.data.stream import draw_pairs
+    from unet_core.reports.preview import contact_sheet
+
+    path = pathlib.Path(config.preview) / "augmented.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write_png(path, contact_sheet(draw_pairs(samples, data.read, drawing, count=24)))
+    print(f"{path}: training crops as the network will see them.")
 
 
 def _required(config: RunConfig, name: str) -> str:
@@ -410,7 +494,8 @@ def _define_flags() -> None:
         if choices:
             flags.DEFINE_enum(field.name, field.default, list(choices), help_text)
         elif kind.startswith("tuple"):
-            flags.DEFINE_list(field.name, [str(value) for value in field.default], help_text)
+            default = field.default and [str(value) for value in field.default]
+            flags.DEFINE_list(field.name, default, help_text)
         else:
             define = {
                 "bool": flags.DEFINE_boolean,
@@ -423,7 +508,7 @@ def _define_flags() -> None:
 
 def _flag_value(field: dataclasses.Field) -> Any:
     value = FLAGS[field.name].value
-    if not field.type.startswith("tuple"):
+    if value is None or not field.type.startswith("tuple"):
         return value
     convert = {"tuple[int": int, "tuple[float": float, "tuple[str": str}[field.type.split(",")[0]]
     try:

@@ -307,7 +307,12 @@ class TestReplicas:
 class TestWeightedSum:
     def test_terms_add_up_with_their_weights(self):
         masks, logits = problem()
-        total = losses.weighted_sum([(2.0, losses.cross_entropy), (0.5, losses.soft_dice)])
+        total = losses.weighted_sum(
+            [
+                (2.0, lambda m, g, w: losses.cross_entropy(m, g, pixel_weights=w)),
+                (0.5, lambda m, g, _: losses.soft_dice(m, g)),
+            ]
+        )
         expected = 2 * losses.cross_entropy(masks, logits) + 0.5 * losses.soft_dice(masks, logits)
         np.testing.assert_allclose(total(masks, logits), expected, rtol=1e-6)
 

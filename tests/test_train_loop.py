@@ -186,7 +186,7 @@ class TestBadData:
     def test_one_class_only(self, door, data_dir, tmp_path):
         for path in (data_dir / "train" / "label").iterdir():
             cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
-        check_refused(self.run(door, data_dir, tmp_path), "no mask has a pixel of class membrane")
+        check_refused(self.run(door, data_dir, tmp_path), "No mask has a pixel of class membrane")
 
     @pytest.mark.parametrize(
         ("args", "words"),

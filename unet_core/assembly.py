@@ -4,6 +4,7 @@ augmentation.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ def make_network(config: RunConfig, classes: ClassMap) -> keras.Model:
     """Returns the network, its weights drawn from the seed. `config.precision` is resolved."""
     return make_unet(
         classes=len(classes),
+        channels=config.channels,
         depth=config.depth,
         base_filters=config.base_filters,
         padding=config.padding,
@@ -39,6 +41,11 @@ def make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
     Raises:
         UserError: If the loss, a class or the number of class weights is wrong.
     """
+    if config.class_weights and config.class_balance != "none":
+        raise UserError(
+            f"`class_weights` ({config.class_weights}) and `class_balance` "
+            f"({config.class_balance}) both weigh the classes; leave one of them out."
+        )
     if config.class_weights and len(config.class_weights) != len(classes):
         raise UserError(
             f"`class_weights` ({config.class_weights}) must be one number for each of the "
@@ -47,7 +54,8 @@ def make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
         )
     return losses.parse(
         config.loss,
-        class_weights=config.class_weights or None,
+        # Weight maps hold them already.
+        class_weights=None if config.border_weight else config.class_weights or None,
         overlap_classes=[classes.index(name) for name in config.overlap_classes] or None,
         focal_gamma=config.focal_gamma,
         tversky_alpha=config.tversky_alpha,
@@ -106,17 +114,7 @@ def make_schedule(config: RunConfig) -> schedules.Schedule:
 
 
 def make_recipe(config: RunConfig) -> Recipe:
-    """Returns the augmentation."""
-    return Recipe(
-        rotation_degrees=config.rotation_degrees,
-        scale=config.scale,
-        flips=config.flips,
-        elastic_grid=config.elastic_grid,
-        elastic_px=config.elastic_px,
-        contrast=config.contrast,
-        brightness=config.brightness,
-        gamma=config.gamma,
-        noise=config.noise,
-        noise_share=config.noise_share,
-        blur_share=config.blur_share,
-    )
+    """Returns the augmentation: the preset, with what the settings override."""
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    overrides = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
+    return dataclasses.replace(Recipe.preset(config.augment), **overrides)

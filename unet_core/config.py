@@ -40,10 +40,12 @@ class RunConfig:
 
     # What to do.
     mode: str = _setting(
-        "train", "What to do.", choices=("train", "evaluate", "predict", "check_data")
+        "train",
+        "What to do.",
+        choices=("train", "evaluate", "predict", "check_data", "convert_labelme"),
     )
     data_dir: str | None = _setting(
-        None, "Folder with train/image, train/label and, for predictions, test."
+        None, "Folder (or CSV file) of the images and masks; see --layout."
     )
     synthetic_data: bool = _setting(
         False, "Write synthetic membrane slices to --data_dir first if that folder does not exist."
@@ -52,10 +54,12 @@ class RunConfig:
         None, "Folder of the run: checkpoints, history, scores, pictures."
     )
     input: str | None = _setting(
-        None, "With --mode=predict: a PNG or a folder of PNGs. Default: test in the data folder."
+        None,
+        "What to predict: a picture, a folder, a glob, a TIFF stack. Default: test in the data "
+        "folder. With --mode=convert_labelme: the folder of JSON files.",
     )
     output_dir: str | None = _setting(
-        None, "Where predictions go. Default: predictions in the run folder."
+        None, "Where predictions or converted data go. Default: predictions in the run folder."
     )
     weights: str = _setting(
         "last", "Which checkpoint to evaluate and predict with.", choices=("last", "best")
@@ -65,6 +69,15 @@ class RunConfig:
         "Predictions averaged over mirrored (flips) or mirrored and turned (dihedral) copies.",
         choices=("none", "flips", "dihedral"),
     )
+    mask_format: str = _setting(
+        "values",
+        "Predicted masks hold the mask values of --classes, class numbers, or class numbers that "
+        "show in colours.",
+        choices=("values", "index", "palette"),
+    )
+    preview: str | None = _setting(
+        None, "Folder to write a sheet of augmented training crops to, before anything else."
+    )
     save_probabilities: bool = _setting(
         False, "Also write the class probabilities as 16-bit PNG, 65535 being 1."
     )
@@ -72,14 +85,72 @@ class RunConfig:
     # Data.
     classes: str = _setting(
         "0:membrane,255:cell",
-        "Mask values and their classes, numbered in this order. Two classes share one logit, the "
+        "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
+        "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
         "second's.",
         binds=True,
     )
-    folds: int = _setting(
-        0, "Number of contiguous folds; 0 holds nothing out.", binds=True, least=0
+    stray_values: str = _setting(
+        "refuse",
+        "What becomes of mask values not listed: an error, or the class of the nearest listed one.",
+        binds=True,
+        choices=("refuse", "nearest"),
     )
+    layout: str = _setting(
+        "folders",
+        "How --data_dir is laid out: train/image and train/label (or image and label), a VOC "
+        "folder, a samples.csv, or TIFF stacks.",
+        choices=("folders", "voc", "csv", "stack"),
+    )
+    image_folder: str = _setting("image", "Name of the folders (or stack) of images.")
+    mask_folder: str = _setting(
+        "label", "Name of the folders (or stack) of masks; several, one per class, with commas."
+    )
+    mask_suffix: str = _setting("", "What a mask's name adds to its image's, such as _mask.")
+    group_pattern: str = _setting(
+        "", "Regular expression that finds the group (patient, animal) in a sample's name."
+    )
+    channels: int = _setting(
+        1,
+        "Channels of the network's images, 1 or 3; pictures are converted.",
+        binds=True,
+        least=1,
+        most=3,
+    )
+    intensities: str = _setting(
+        "range",
+        "How pixel values are scaled: range (of their type), percentile:1,99, zscore, or "
+        "fixed:mean,std.",
+        binds=True,
+    )
+    split: str = _setting(
+        "contiguous",
+        "How samples are held out: in blocks (for slices and video), at random, so that every part "
+        "has all classes, whole groups, or as the layout says.",
+        binds=True,
+        choices=("contiguous", "random", "stratified", "group", "fixed"),
+    )
+    folds: int = _setting(0, "Number of folds; 0 makes none.", binds=True, least=0)
     fold: int = _setting(0, "Which fold is held out, from 0.", binds=True, least=0)
+    held_out_share: float = _setting(
+        0.0, "Without folds: share of the samples to hold out.", binds=True, least=0, most=0.99
+    )
+    equal_groups: bool = _setting(
+        False, "Repeat and trim samples so that all groups weigh alike.", binds=True
+    )
+    foreground_share: float = _setting(
+        0.0,
+        "Share of crops that must contain one of --foreground_classes.",
+        binds=True,
+        least=0,
+        most=1,
+    )
+    foreground_classes: tuple[str, ...] = _setting(
+        (), "Those classes; all but the first by default.", binds=True
+    )
+    cache_mb: int = _setting(
+        1024, "Megabytes of decoded images and masks to keep in memory.", least=0
+    )
     crop_size: int = _setting(256, "Pixels a side of a training crop.", binds=True, least=1)
     generators: int = _setting(
         0,
@@ -87,39 +158,125 @@ class RunConfig:
         least=0,
     )
 
-    # Augmentation.
-    rotation_degrees: float = _setting(
-        0.0, "Largest random rotation either way; 180 is any.", binds=True, least=0, most=180
+    # Augmentation. None leaves a value as the recipe has it.
+    augment: str = _setting(
+        "none",
+        "The recipe; each value can be overridden.",
+        binds=True,
+        choices=("none", "keras", "paper", "nnunet"),
     )
-    scale: tuple[float, float] = _setting(
-        (1.0, 1.0), "Range of the random magnification.", binds=True
+    rotation_degrees: float | None = _setting(
+        None, "Largest random rotation either way; 180 is any.", binds=True, least=0, most=180
     )
-    flips: bool = _setting(False, "Mirror at random.", binds=True)
-    elastic_grid: int = _setting(
-        5, "Control points a side of the elastic deformation.", binds=True, least=2
+    rotation_share: float | None = _setting(
+        None, "Share of samples that are rotated.", binds=True, least=0, most=1
     )
-    elastic_px: float = _setting(
-        0.0,
+    scale: tuple[float, float] | None = _setting(
+        None, "Range of the random magnification.", binds=True
+    )
+    scale_share: float | None = _setting(
+        None, "Share of samples that are magnified.", binds=True, least=0, most=1
+    )
+    flips: bool | None = _setting(None, "Mirror both ways at random.", binds=True)
+    horizontal_flip: bool | None = _setting(None, "Mirror left-right at random.", binds=True)
+    vertical_flip: bool | None = _setting(None, "Mirror up-down at random.", binds=True)
+    quarter_turns: bool | None = _setting(
+        None, "Turn by 0, 90, 180 or 270 degrees at random.", binds=True
+    )
+    width_shift: float | None = _setting(
+        None, "Largest shift left or right, as a share of the width.", binds=True, least=0, most=1
+    )
+    height_shift: float | None = _setting(
+        None, "Largest shift up or down, as a share of the height.", binds=True, least=0, most=1
+    )
+    shear_degrees: float | None = _setting(
+        None, "Largest shear either way.", binds=True, least=0, most=80
+    )
+    zoom: tuple[float, float] | None = _setting(
+        None, "Range of the zoom of each axis, as in Keras: 2 shows twice as much.", binds=True
+    )
+    elastic_grid: int | None = _setting(
+        None, "Control points a side of the elastic deformation.", binds=True, least=2
+    )
+    elastic_px: float | None = _setting(
+        None,
         "Standard deviation of the control points' displacement, in pixels.",
         binds=True,
         least=0,
     )
-    contrast: tuple[float, float] = _setting(
-        (1.0, 1.0), "Range of the random contrast.", binds=True
+    fill_mode: str | None = _setting(
+        None,
+        "What lies outside the image.",
+        binds=True,
+        choices=("mirror", "reflect", "nearest", "wrap", "constant"),
     )
-    brightness: float = _setting(
-        0.0,
-        "Largest random shift of brightness; 1 is the whole range.",
+    cval: float | None = _setting(
+        None,
+        "Grey value there with --fill_mode=constant; such pixels are ignored.",
+        binds=True,
+        least=0,
+        most=255,
+    )
+    channel_shift: float | None = _setting(
+        None, "Largest shift of grey values either way, of 255.", binds=True, least=0, most=255
+    )
+    brightness_factor: tuple[float, float] | None = _setting(
+        None, "Range of the factor on grey values.", binds=True
+    )
+    brightness_share: float | None = _setting(
+        None, "Share of samples that get it.", binds=True, least=0, most=1
+    )
+    contrast: tuple[float, float] | None = _setting(
+        None, "Range of the random contrast.", binds=True
+    )
+    contrast_share: float | None = _setting(
+        None, "Share of samples that get it.", binds=True, least=0, most=1
+    )
+    contrast_keeps_range: bool | None = _setting(
+        None, "Clip contrast to the crop's range.", binds=True
+    )
+    brightness: float | None = _setting(
+        None, "Largest shift of brightness; 1 is the whole range.", binds=True, least=0, most=1
+    )
+    gamma: tuple[float, float] | None = _setting(None, "Range of the random gamma.", binds=True)
+    gamma_share: float | None = _setting(
+        None, "Share of samples that get it.", binds=True, least=0, most=1
+    )
+    inverted_gamma_share: float | None = _setting(
+        None,
+        "Share of samples that get a gamma of the inverted image.",
         binds=True,
         least=0,
         most=1,
     )
-    gamma: tuple[float, float] = _setting((1.0, 1.0), "Range of the random gamma.", binds=True)
-    noise: float = _setting(
-        0.0, "Largest standard deviation of added noise; 1 is the whole range.", binds=True, least=0
+    noise: float | None = _setting(
+        None,
+        "Largest standard deviation of added noise; 1 is the whole range.",
+        binds=True,
+        least=0,
     )
-    noise_share: float = _setting(0.0, "Share of samples with noise.", binds=True, least=0, most=1)
-    blur_share: float = _setting(0.0, "Share of samples with blur.", binds=True, least=0, most=1)
+    noise_variance: float | None = _setting(
+        None, "Largest variance of added noise; 1 is that of the crop.", binds=True, least=0
+    )
+    noise_share: float | None = _setting(
+        None, "Share of samples with noise.", binds=True, least=0, most=1
+    )
+    blur_share: float | None = _setting(
+        None, "Share of samples with blur.", binds=True, least=0, most=1
+    )
+    blur_px: tuple[float, float] | None = _setting(
+        None, "Range of the blur's standard deviation, in pixels.", binds=True
+    )
+    low_resolution: tuple[float, float] | None = _setting(
+        None, "Range of the factor by which resolution is lowered.", binds=True
+    )
+    low_resolution_share: float | None = _setting(
+        None, "Share of samples that get it.", binds=True, least=0, most=1
+    )
+    cutout_holes: int | None = _setting(
+        None, "Squares of the image that are filled with its mean.", binds=True, least=0
+    )
+    cutout_px: int | None = _setting(None, "Pixels a side of such a square.", binds=True, least=0)
 
     # Network.
     depth: int = _setting(4, "Number of poolings of the U-Net.", binds=True, least=1, most=8)
@@ -162,6 +319,20 @@ class RunConfig:
     class_weights: tuple[float, ...] = _setting(
         (), "One factor per class in cross entropy and focal loss.", binds=True
     )
+    class_balance: str = _setting(
+        "none",
+        "Take those factors from how often the classes occur.",
+        binds=True,
+        choices=("none", "inverse", "median_frequency", "effective_number"),
+    )
+    border_weight: float = _setting(
+        0.0,
+        "Weight w0 of the pixels between neighbouring objects, in cross entropy and focal loss; "
+        "the paper's is 10.",
+        binds=True,
+        least=0,
+    )
+    border_sigma: float = _setting(5.0, "How far that reaches, in pixels.", binds=True, least=0.1)
     focal_gamma: float = _setting(2.0, "Exponent of the focal loss.", binds=True, least=0)
     tversky_alpha: float = _setting(0.3, "Tversky weight of false positives.", binds=True, least=0)
     tversky_beta: float = _setting(0.7, "Tversky weight of false negatives.", binds=True, least=0)
@@ -228,7 +399,9 @@ class RunConfig:
     )
     deterministic: bool = _setting(False, "Let TensorFlow use only deterministic kernels.")
     jit_compile: bool = _setting(
-        False, "Compile the network with XLA; pays on GPUs, costs on CPUs."
+        False,
+        "Compile the network with XLA, for GPUs; costs on CPUs, and draws other dropout masks.",
+        binds=True,
     )
     strategy: str = _setting(
         "none",
@@ -275,13 +448,15 @@ def binding_settings() -> list[str]:
 
 def _check(field: dataclasses.Field, value: Any) -> None:
     rule = field.metadata
+    if value is None:
+        return
     if rule["choices"] and value not in rule["choices"]:
         raise UserError(f"`{field.name}` ({value!r}) must be one of {', '.join(rule['choices'])}.")
-    if rule["least"] is not None and value is not None and not value >= rule["least"]:
+    if rule["least"] is not None and not value >= rule["least"]:
         raise UserError(f"`{field.name}` ({value}) must be at least {rule['least']:g}.")
-    if rule["most"] is not None and value is not None and not value <= rule["most"]:
+    if rule["most"] is not None and not value <= rule["most"]:
         raise UserError(f"`{field.name}` ({value}) must be at most {rule['most']:g}.")
-    if field.name in ("scale", "contrast", "gamma") and not (
+    if field.type.startswith("tuple[float, float]") and not (
         len(value) == 2 and 0 < value[0] <= value[1]
     ):
         raise UserError(

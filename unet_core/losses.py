@@ -22,7 +22,8 @@ import tensorflow as tf
 from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Loss = Callable[..., tf.Tensor]
+"""(masks, logits, pixel_weights=None) -> [B] float32."""
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
@@ -158,10 +159,12 @@ def soft_dice(
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
-    """Returns the loss that is the sum of `weight * loss(masks, logits)` over `terms`."""
+    """Returns the loss that is the sum of `weight * loss(masks, logits, pixel_weights)` over
+    `terms`.
+    """
 
-    def total(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        return tf.add_n([weight * loss(masks, logits) for weight, loss in terms])
+    def total(masks: tf.Tensor, logits: tf.Tensor, pixel_weights=None) -> tf.Tensor:
+        return tf.add_n([weight * loss(masks, logits, pixel_weights) for weight, loss in terms])
 
     return total
 
@@ -177,25 +180,34 @@ def parse(
 ) -> Loss:
     """Returns the loss written as `name:weight,name:weight`, a bare name having the weight 1.
 
-    The names are cross_entropy, focal, dice, batch_dice, tversky and batch_tversky.
+    The names are cross_entropy, focal, dice, batch_dice, tversky and batch_tversky. Pixel weights
+    act on the first two.
 
     Raises:
         UserError: If a name is not one of these, or a weight not a finite number.
     """
 
-    def entropy(masks, logits):
-        return cross_entropy(masks, logits, class_weights=class_weights)
+    def entropy(masks, logits, pixel_weights):
+        return cross_entropy(
+            masks, logits, class_weights=class_weights, pixel_weights=pixel_weights
+        )
 
-    def focal_loss(masks, logits):
-        return focal(masks, logits, gamma=focal_gamma, class_weights=class_weights)
+    def focal_loss(masks, logits, pixel_weights):
+        return focal(
+            masks,
+            logits,
+            gamma=focal_gamma,
+            class_weights=class_weights,
+            pixel_weights=pixel_weights,
+        )
 
     def dice_loss(batchwise):
-        return lambda masks, logits: soft_dice(
+        return lambda masks, logits, _: soft_dice(
             masks, logits, classes=overlap_classes, batchwise=batchwise
         )
 
     def tversky_loss(batchwise):
-        return lambda masks, logits: tversky(
+        return lambda masks, logits, _: tversky(
             masks,
             logits,
             alpha=tversky_alpha,

@@ -27,7 +27,7 @@ class RunDirectory:
     """The paths in a run's folder. Making one touches nothing.
 
     Attributes:
-        checkpoints, events, history, predictions: Where each of these lies.
+        checkpoints, events, history, predictions, known_masks: Where each of these lies.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -36,6 +36,7 @@ class RunDirectory:
         self.events = self.path / "events"
         self.history = self.path / "history.csv"
         self.predictions = self.path / "predictions"
+        self.known_masks = self.path / "known_masks.json"
         self._config = self.path / "config.json"
         self._finished = self.path / "finished"
 

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
+from unet_core.conventions import IGNORED
 
-def best_threshold_dice(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], class_id: int
-) -> tuple[float, str]:
-    """Returns the best Dice of `class_id` that any one threshold of the grey values reaches, and
-    how.
+_SIGMAS = (0, 1, 2, 3)
+
+
+class ThresholdBaseline:
+    """The best Dice that any one threshold of the grey values reaches, chosen with the truth in
+    hand: a baseline that no honest threshold beats.
 
     Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are tried,
-    both the dark and the bright side, and the best is chosen with the truth in hand: a baseline
-        that no honest threshold beats.
+    both the dark and the bright side. Images are added one by one, so any number will do.
 
     Args:
-        images: [H, W] uint8 each.
-        masks: [H, W] integer class ids each.
-        class_id: The class to find.
+        classes: Number of classes.
     """
-    best, how = 0.0, "no threshold"
-    for sigma in (0, 1, 2, 3):
-        counts = np.zeros((2, 256))
-        for image, mask in zip(images, masks, strict=True):
+
+    def __init__(self, classes: int):
+        self._counts = np.zeros((len(_SIGMAS), classes, 256), np.int64)
+
+    def add(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Counts one `image` [H, W] uint8 and its `mask` [H, W] of class ids or `IGNORED`."""
+        kept = mask != IGNORED
+        ids = mask[kept].astype(np.int64) * 256
+        for counts, sigma in zip(self._counts, _SIGMAS, strict=True):
             values = cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
-            for is_class in (0, 1):
-                counts[is_class] += np.bincount(
-                    values[(mask == class_id) == is_class], minlength=256
-                )
-        total = counts[1].sum()
-        dark = np.cumsum(counts, axis=1)
-        for side, (others, hits) in (("<=", dark), (">", dark[:, -1:] - dark)):
-            dice = 2 * hits / np.maximum(hits + others + total, 1)
-            if dice.max() > best:
-                best = float(dice.max())
-                blurred = f" after a blur of {sigma} px" if sigma else ""
-                how = f"grey {side} {int(dice.argmax())}{blurred}"
-    return best, how
+            counts += np.bincount(ids + values[kept], minlength=counts.size).reshape(counts.shape)
+
+    def best(self, class_id: int) -> tuple[float, str]:
+        """Returns the best Dice of `class_id`, and how it is reached."""
+        best, how = 0.0, "no threshold"
+        for counts, sigma in zip(self._counts, _SIGMAS, strict=True):
+            total = counts[class_id].sum()
+            dark_hits, dark_all = np.cumsum(counts[class_id]), np.cumsum(counts.sum(0))
+            for side, hits, above in (
+                ("<=", dark_hits, dark_all),
+                (">", dark_hits[-1] - dark_hits, dark_all[-1] - dark_all),
+            ):
+                dice = 2 * hits / np.maximum(above + total, 1)
+                if dice.max() > best:
+                    best = float(dice.max())
+                    blurred = f" after a blur of {sigma} px" if sigma else ""
+                    how = f"grey {side} {int(dice.argmax())}{blurred}"
+        return best, how

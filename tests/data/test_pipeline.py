@@ -3,27 +3,27 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from array_samples import ArrayReader, named, random_reader
 
 from unet_core.data import pipeline
 from unet_core.data.augment import Recipe
-from unet_core.data.folders import Sample
-from unet_core.data.stream import SampleStream
+from unet_core.data.stream import Drawing, SampleStream
 from unet_core.errors import UserError
 
 RECIPE = Recipe(rotation_degrees=45, flips=True, elastic_px=2.0, noise=0.1, noise_share=0.5)
 CROP = 16
-SETTINGS = dict(seed=7, crop_size=CROP, recipe=RECIPE, global_batch_size=4)
+READ = random_reader([(24, 24)] * 5)
 
 
-def make_samples(shapes):
-    rng = np.random.default_rng(0)
-    return [
-        Sample(str(n), *rng.integers(0, 256, (2, *shape)).astype(np.uint8))
-        for n, shape in enumerate(shapes)
-    ]
+def make_drawing(seed=7):
+    return Drawing(seed=seed, crop_size=CROP, recipe=RECIPE)
 
 
-SAMPLES = make_samples([(24, 24)] * 5)
+def make_dataset(start_step=0, of=None, seed=7, read=READ, **kwargs):
+    settings = {"generators": 2, "global_batch_size": 4, **kwargs}
+    return pipeline.make_train_dataset(
+        list(read.arrays), read, make_drawing(seed), start_step, of or context(), **settings
+    )
 
 
 def context(replicas=1, pipelines=1, number=0):
@@ -34,12 +34,9 @@ def context(replicas=1, pipelines=1, number=0):
     )
 
 
-def elements(count, start_step=0, of=None, **kwargs):
+def elements(count, *args, **kwargs):
     """Returns the first `count` elements of the training dataset."""
-    dataset = pipeline.make_train_dataset(
-        SAMPLES, start_step, of or context(), **{"generators": 2, **SETTINGS, **kwargs}
-    )
-    return list(itertools.islice(dataset.as_numpy_iterator(), count))
+    return list(itertools.islice(make_dataset(*args, **kwargs).as_numpy_iterator(), count))
 
 
 def joined(parts):
@@ -109,7 +106,7 @@ class TestShares:
 
 class TestTrainBatches:
     def test_row_of_a_batch_is_the_sample_at_its_place_in_the_stream(self):
-        stream = SampleStream(SAMPLES, seed=7, crop_size=CROP, recipe=RECIPE)
+        stream = SampleStream(list(READ.arrays), READ, make_drawing())
         expected = np.empty((2, CROP, CROP), np.uint8)
         # Chunks hold 32 steps: batch 35 comes of the second generator.
         for step, (images, masks) in enumerate(elements(36)):
@@ -142,9 +139,27 @@ class TestTrainBatches:
         ((one, _),), ((other, _),) = elements(1), elements(1, seed=8)
         assert not np.array_equal(one, other)
 
-    def test_crop_that_does_not_fit_is_refused_at_once(self):
-        with pytest.raises(UserError, match=r"`crop_size` \(32\) is larger"):
-            pipeline.make_train_dataset(SAMPLES, 0, context(), **{**SETTINGS, "crop_size": 32})
+    def test_channels_and_type_are_those_of_the_images(self):
+        read = random_reader([(24, 24)] * 5, channels=3, dtype=np.float32)
+        ((images, _),) = elements(1, read=read)
+        assert images.shape == (4, CROP, CROP, 3)
+        assert images.dtype == np.float32
+
+    def test_weights_are_a_third_part(self):
+        read = random_reader([(24, 24)], make_weights=lambda mask: np.full(mask.shape, 2.5, "f4"))
+        ((_, _, weights),) = elements(1, read=read)
+        assert weights.shape == (4, CROP, CROP)
+        np.testing.assert_allclose(weights, 2.5)
+
+    def test_what_a_generator_raises_is_kept(self):
+        class Failing(ArrayReader):
+            def __call__(self, sample):
+                raise UserError(f"{sample.name}: cannot be read")
+
+        failures = []
+        with pytest.raises(tf.errors.OpError):
+            elements(1, read=Failing(READ.arrays), failures=failures)
+        assert "cannot be read" in str(failures[0])
 
 
 class TestReplicas:
@@ -167,9 +182,7 @@ class TestReplicas:
 
     def test_mirrored_strategy_hands_each_replica_its_rows(self, mirrored):
         strategy = mirrored(2)
-        dataset = strategy.distribute_datasets_from_function(
-            lambda c: pipeline.make_train_dataset(SAMPLES, 3, c, generators=2, **SETTINGS)
-        )
+        dataset = strategy.distribute_datasets_from_function(lambda c: make_dataset(3, c))
         images, masks = next(iter(dataset))
         parts = zip(
             (t.numpy() for t in strategy.experimental_local_results(images)),
@@ -186,45 +199,44 @@ class TestReplicas:
             UserError,
             match=rf"`global_batch_size` \({size}\).*{replicas} replicas; nearest valid: {valid}\.",
         ):
-            pipeline.make_train_dataset(
-                SAMPLES, 0, context(replicas), **{**SETTINGS, "global_batch_size": size}
-            )
+            make_dataset(of=context(replicas), global_batch_size=size)
 
 
 class TestImageDataset:
-    def read(self, samples, of=None, size=4):
-        dataset = pipeline.make_image_dataset(samples, of or context(), global_batch_size=size)
+    def batches(self, read, of=None, size=4):
+        shapes = {sample: image.shape[:2] for sample, (image, _) in read.arrays.items()}
+        dataset = pipeline.make_image_dataset(shapes, read, of or context(), global_batch_size=size)
         return list(dataset.as_numpy_iterator())
 
     def test_images_of_one_size_are_batched_in_order_and_the_last_batch_is_ragged(self):
-        samples = make_samples([(10, 14)] * 7)
-        batches = self.read(samples)
+        read = random_reader([(10, 14)] * 7)
+        batches = self.batches(read)
         assert [len(images) for images, _ in batches] == [4, 3]
         images, masks = joined(batches)
-        np.testing.assert_array_equal(images, np.stack([s.image for s in samples])[..., None])
-        np.testing.assert_array_equal(masks, np.stack([s.mask for s in samples]))
+        np.testing.assert_array_equal(images[..., 0], [image for image, _ in read.arrays.values()])
+        np.testing.assert_array_equal(masks, [mask for _, mask in read.arrays.values()])
 
     def test_images_of_several_sizes_are_batches_of_one(self):
-        samples = make_samples([(10, 14), (8, 8), (10, 14)])
-        batches = self.read(samples)
+        read = random_reader([(10, 14), (8, 8), (10, 14)], channels=3)
+        batches = self.batches(read)
         assert [images.shape for images, _ in batches] == [
-            (1, 10, 14, 1),
-            (1, 8, 8, 1),
-            (1, 10, 14, 1),
+            (1, 10, 14, 3),
+            (1, 8, 8, 3),
+            (1, 10, 14, 3),
         ]
-        np.testing.assert_array_equal(batches[1][1][0], samples[1].mask)
+        np.testing.assert_array_equal(batches[1][1][0], read.arrays[named("1")][1])
 
     def test_replicas_share_the_batch_size(self):
-        batches = self.read(make_samples([(8, 8)] * 5), context(replicas=2))
+        batches = self.batches(random_reader([(8, 8)] * 5), context(replicas=2))
         assert [len(images) for images, _ in batches] == [2, 2, 1]
 
     def test_batch_smaller_than_the_replicas_is_one_image_each(self):
-        batches = self.read(make_samples([(8, 8)] * 3), context(replicas=4), size=2)
+        batches = self.batches(random_reader([(8, 8)] * 3), context(replicas=4), size=2)
         assert [len(images) for images, _ in batches] == [1, 1, 1]
 
     def test_two_machines_see_every_image_once(self):
-        samples = make_samples([(8, 8)] * 5)
-        parts = [joined(self.read(samples, context(2, 2, number)))[0] for number in (0, 1)]
+        read = random_reader([(8, 8)] * 5)
+        parts = [joined(self.batches(read, context(2, 2, number)))[0] for number in (0, 1)]
         assert sorted(map(len, parts)) == [2, 3]
         found = {image.tobytes() for part in parts for image in part}
-        assert found == {sample.image.tobytes() for sample in samples}
+        assert found == {image.tobytes() for image, _ in read.arrays.values()}

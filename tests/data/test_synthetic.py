@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from unet_core import scores
-from unet_core.data import folders, images, synthetic
-from unet_core.data.classes import ClassMap
+from unet_core.config import RunConfig
+from unet_core.data import images, synthetic
+from unet_core.dataset import DataSet
 from unet_core.errors import UserError
 
 SIZE, SEED = 256, 2012
@@ -56,7 +57,10 @@ class TestVolume:
 
     def test_no_threshold_finds_the_membranes(self, slices):
         pictures, masks = zip(*slices.values(), strict=True)
-        dice, _ = scores.best_threshold_dice(pictures, [mask // 255 for mask in masks], 0)
+        baseline = scores.ThresholdBaseline(2)
+        for picture, mask in zip(pictures, masks, strict=True):
+            baseline.add(picture, mask // 255)
+        dice, _ = baseline.best(0)
         assert dice < 0.65
         # Naming everything membrane scores 2 s / (1 + s) = 0.25 for a share s of 0.14; that a
         # threshold does better says that membranes are visible.
@@ -79,14 +83,17 @@ class TestWriteDataset:
             "data/train/label/1.png",
             "data/test/0.png",
         }
-        found = folders.load(tmp_path / "deep" / "data", ClassMap.parse("0:membrane,255:cell"))
+        settings = RunConfig(data_dir=str(tmp_path / "deep" / "data"))
+        data = DataSet.open(settings, progress=lambda title: iter)
+        data.check()
+        found = data.read(data.samples[1])
         image, mask = synthetic.Volume(size=64, seed=2012).slice_at(1)
-        np.testing.assert_array_equal(found.samples[1].image, image)
-        np.testing.assert_array_equal(found.samples[1].mask, mask // 255)
+        np.testing.assert_array_equal(found.image, image)
+        np.testing.assert_array_equal(found.mask, mask // 255)
 
     def test_test_slices_are_of_another_volume(self, tmp_path):
         self.write(tmp_path / "data", train_slices=1, seed=3)
-        test = images.read_grey(tmp_path / "data" / "test" / "0.png")
+        test = images.read_image(tmp_path / "data" / "test" / "0.png")
         np.testing.assert_array_equal(test, synthetic.Volume(size=64, seed=4).slice_at(0)[0])
 
     def test_folder_that_exists_is_refused_and_left_alone(self, tmp_path):

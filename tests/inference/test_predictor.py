@@ -62,7 +62,13 @@ class TestPredictor:
         predictor = Predictor(make_unet(classes=3, depth=2, base_filters=2))
         for shape in ((1, 1), (7, 30), (65, 64)):
             assert predictor(np.zeros(shape, np.uint8)).shape == (*shape, 3)
-        assert predictor._run.experimental_get_tracing_count() == 1
+        (run,) = predictor._runs.values()
+        assert run.experimental_get_tracing_count() == 1
+
+    def test_colour_and_float_images_are_taken(self):
+        predictor = Predictor(make_unet(classes=3, channels=3, depth=2, base_filters=2))
+        image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+        np.testing.assert_allclose(predictor(image), predictor(image.astype(np.float32)), atol=1e-6)
 
     def test_margin_is_a_mirror(self):
         seen = []

@@ -1,10 +1,9 @@
 """From samples to `tf.data`: Python generators bound with `functools.partial`, interleaved, in
 whole batches.
 
-    dataset_fn = partial(make_train_dataset, samples, seed=0, crop_size=256, recipe=recipe,
-    global_batch_size=4) dataset = dataset_fn(start_step, tf.distribute.InputContext())
-    # elements: (images [B, crop, crop, 1] uint8, masks [B, crop, crop] uint8), the batch of one
-    replica
+    dataset_fn = partial(make_train_dataset, samples, read, drawing, global_batch_size=4)
+    dataset = dataset_fn(start_step, tf.distribute.InputContext())
+    # elements: (images [B, crop, crop, C], masks [B, crop, crop] uint8), the batch of one replica
 
 Several generators run at once; each yields chunks of many batches, because handing over one element
 costs about as much as augmenting one sample (measured by `benchmarks/input_pipeline.py`).
@@ -15,14 +14,14 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from unet_core.data.augment import Recipe
-from unet_core.data.folders import Sample
-from unet_core.data.stream import SampleStream
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
+from unet_core.data.stream import Drawing, SampleStream
 from unet_core.errors import UserError
 
 _CHUNK_BYTES = 8 << 20
@@ -30,36 +29,35 @@ _CHUNK_BYTES = 8 << 20
 
 def make_train_dataset(
     samples: Sequence[Sample],
+    read: Reader,
+    drawing: Drawing,
     start_step: int,
     context: tf.distribute.InputContext,
     *,
-    seed: int,
-    crop_size: int,
-    recipe: Recipe,
     global_batch_size: int,
     micro_batches: int = 1,
     generators: int = 0,
+    failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless dataset of training batches from `start_step` on, for one input pipeline.
 
-    Row r of global batch k is sample k * global_batch_size + r of the stream, whatever the number
+    Row r of global batch k is position k * global_batch_size + r of the stream, whatever the number
     of replicas and micro-batches: an element is the micro-batch of one replica, successive elements
     go to successive replicas, and a pipeline makes only the rows of its own replicas.
 
     Args:
         samples: The training samples.
+        read: Decodes them. If it makes weights, a batch has a third part, [B, crop, crop] float32.
+        drawing: How they are drawn.
         start_step: The first global batch.
         context: Which pipeline of how many this is, and the number of replicas.
-        seed: The seed of the stream.
-        crop_size: Pixels a side of the square crops.
-        recipe: The augmentation.
         global_batch_size: Examples per step over all replicas and micro-batches.
         micro_batches: Parts of a global batch that come one after another.
         generators: Python generators at work at once; 0 is one more than there are cores.
+        failures: Takes what a generator raised, which TensorFlow hands on only as text.
 
     Raises:
-        UserError: If the global batch does not divide by the replicas times the micro-batches, or a
-            crop does not fit.
+        UserError: If the global batch does not divide by the replicas times the micro-batches.
     """
     check_global_batch_size(global_batch_size, context.num_replicas_in_sync, micro_batches)
     # A step of several micro-batches reads the stream as that many steps of smaller batches.
@@ -68,13 +66,17 @@ def make_train_dataset(
     rows = global_batch_size // context.num_replicas_in_sync
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
     generators = generators or (os.cpu_count() or 1) + 1
-    steps_per_chunk = max(1, min(32, _CHUNK_BYTES // (2 * rows * replicas * crop_size**2)))
+    crop = drawing.crop_size
+    parts = [((crop, crop, read.channels), read.dtype), ((crop, crop), np.dtype(np.uint8))]
+    if read.make_weights is not None:
+        parts.append(((crop, crop), np.dtype(np.float32)))
+    bytes_per_step = rows * replicas * sum(math.prod(s) * dtype.itemsize for s, dtype in parts)
+    steps_per_chunk = max(1, min(32, _CHUNK_BYTES // bytes_per_step))
     make_chunks = functools.partial(
         _chunks,
         samples=samples,
-        seed=seed,
-        crop_size=crop_size,
-        recipe=recipe,
+        read=read,
+        drawing=drawing,
         start_step=start_step,
         steps_per_chunk=steps_per_chunk,
         generators=generators,
@@ -82,12 +84,13 @@ def make_train_dataset(
         first_row=context.input_pipeline_id * replicas * rows,
         replicas=replicas,
         rows=rows,
+        parts=parts,
+        failures=[] if failures is None else failures,
     )
-    SampleStream(
-        samples, seed=seed, crop_size=crop_size, recipe=recipe
-    )  # Raises here rather than in a thread.
-    shape = [steps_per_chunk * replicas, rows, crop_size, crop_size]
-    signature = (tf.TensorSpec([*shape, 1], tf.uint8), tf.TensorSpec(shape, tf.uint8))
+    signature = tuple(
+        tf.TensorSpec([steps_per_chunk * replicas, rows, *shape], tf.as_dtype(dtype))
+        for shape, dtype in parts
+    )
 
     def from_generator(number):
         return tf.data.Dataset.from_generator(
@@ -108,23 +111,37 @@ def make_train_dataset(
 
 
 def make_image_dataset(
-    samples: Sequence[Sample], context: tf.distribute.InputContext, *, global_batch_size: int
+    shapes: Mapping[Sample, tuple[int, int]],
+    read: Reader,
+    context: tf.distribute.InputContext,
+    *,
+    global_batch_size: int,
+    failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
     """Returns the finite dataset of whole images and masks, in order, for one input pipeline.
 
     Images of one size are batched, the last batch being what is left over; if sizes differ, every
     image is a batch.
+
+    Args:
+        shapes: Height and width of each sample.
+        read: Decodes them.
+        context: Which pipeline of how many this is.
+        global_batch_size: Images per batch over all replicas.
+        failures: Takes what the generator raised.
     """
     rows = max(1, global_batch_size // context.num_replicas_in_sync)
-    if len({sample.image.shape for sample in samples}) > 1:
+    if len(set(shapes.values())) > 1:
         rows = 1
-    signature = (tf.TensorSpec([None, None, 1], tf.uint8), tf.TensorSpec([None, None], tf.uint8))
-    dataset = tf.data.Dataset.from_generator(
-        functools.partial(
-            _whole, samples[context.input_pipeline_id :: context.num_input_pipelines]
-        ),
-        output_signature=signature,
+    signature = (
+        tf.TensorSpec([None, None, read.channels], tf.as_dtype(read.dtype)),
+        tf.TensorSpec([None, None], tf.uint8),
     )
+    own = list(shapes)[context.input_pipeline_id :: context.num_input_pipelines]
+    whole = functools.partial(
+        _whole, samples=own, read=read, failures=[] if failures is None else failures
+    )
+    dataset = tf.data.Dataset.from_generator(whole, output_signature=signature)
     return dataset.batch(rows).prefetch(1)
 
 
@@ -145,9 +162,8 @@ def _chunks(
     number: int,
     *,
     samples: Sequence[Sample],
-    seed: int,
-    crop_size: int,
-    recipe: Recipe,
+    read: Reader,
+    drawing: Drawing,
     start_step: int,
     steps_per_chunk: int,
     generators: int,
@@ -155,35 +171,51 @@ def _chunks(
     first_row: int,
     replicas: int,
     rows: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields every `generators`-th chunk from chunk `number` on, [batches, rows, crop, crop(, 1)]
-    uint8 twice.
+    parts: Sequence[tuple[tuple[int, ...], np.dtype]],
+    failures: list[UserError],
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields every `generators`-th chunk from chunk `number` on: for each of `parts` an array
+    [batches, rows, *shape].
     """
-    stream = SampleStream(samples, seed=seed, crop_size=crop_size, recipe=recipe)
-    shape = (steps_per_chunk, replicas * rows, crop_size, crop_size)
-    batches = (steps_per_chunk * replicas, rows, crop_size, crop_size)
+    stream = SampleStream(samples, read, drawing)
     first = start_step + int(number) * steps_per_chunk
     while True:
         # TensorFlow may keep the memory of an array it was given, so every chunk is a new one.
-        images, masks = _aligned(shape), _aligned(shape)
-        for step in range(steps_per_chunk):
-            for row in range(replicas * rows):
-                index = (first + step) * global_batch_size + first_row + row
-                stream.write(index, images[step, row], masks[step, row])
-        yield images.reshape(*batches, 1), masks.reshape(batches)
+        arrays = [
+            _aligned((steps_per_chunk, replicas * rows, *shape), dtype) for shape, dtype in parts
+        ]
+        images = arrays[0][..., 0] if read.channels == 1 else arrays[0]
+        outputs = [images, *arrays[1:]]
+        try:
+            for step in range(steps_per_chunk):
+                for row in range(replicas * rows):
+                    index = (first + step) * global_batch_size + first_row + row
+                    stream.write(index, *(output[step, row] for output in outputs))
+        except UserError as error:
+            failures.append(error)
+            raise
+        yield tuple(
+            array.reshape(steps_per_chunk * replicas, rows, *shape)
+            for array, (shape, _) in zip(arrays, parts, strict=True)
+        )
         first += generators * steps_per_chunk
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a new uint8 array at a multiple of 64 bytes, which TensorFlow takes over without a
-    copy.
-    """
-    size = math.prod(shape)
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns a new array at a multiple of 64 bytes, which TensorFlow takes over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].reshape(shape)
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def _whole(samples: Sequence[Sample]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _whole(
+    *, samples: Sequence[Sample], read: Reader, failures: list[UserError]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for sample in samples:
-        yield sample.image[..., None], sample.mask
+        try:
+            pair = read(sample)
+        except UserError as error:
+            failures.append(error)
+            raise
+        yield pair.image.reshape(*pair.image.shape[:2], read.channels), pair.mask

@@ -1,22 +1,46 @@
-"""Which image, crop and random draw belong to sample i: a pure function of (seed, i).
+"""Which sample, crop and random draw belong to position i: a pure function of (seed, i).
 
-Epoch e is the samples e*N ... (e+1)*N - 1, in the permutation of (seed, e). Nothing here remembers
+Epoch e is the positions e*N ... (e+1)*N - 1, in the order of (seed, e). Nothing here remembers
 where it is, so a run may start at any step and see exactly the batches it would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unet_core.data import balance
 from unet_core.data.augment import Augmenter, Recipe
-from unet_core.data.folders import Sample
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 
-# Keys of the counter-based generator: samples count up from 0, the permutations of epochs from
-# here.
+# Keys of the counter-based generator: samples count up from 0, the orders of epochs from here.
 _EPOCHS = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn.
+
+    Attributes:
+        seed: Seed of everything drawn, >= 0.
+        crop_size: Pixels a side of the square crops.
+        recipe: The augmentation.
+        equal_groups: Whether each epoch repeats and trims samples so that all groups weigh alike.
+        foreground_share: Share of the crops that must contain a pixel of `foreground_classes`, if
+            their image has one.
+        foreground_classes: Class ids.
+    """
+
+    seed: int
+    crop_size: int
+    recipe: Recipe
+    equal_groups: bool = False
+    foreground_share: float = 0.0
+    foreground_classes: tuple[int, ...] = ()
 
 
 class SampleStream:
@@ -26,64 +50,120 @@ class SampleStream:
     arguments give equal samples.
 
     Args:
-        samples: The training samples.
-        seed: The seed of everything drawn, >= 0.
-        crop_size: Pixels a side of the square crops.
-        recipe: The augmentation.
-
-    Raises:
-        UserError: If there are no samples, or the crop is larger than one of the images.
+        samples: The training samples, at least one.
+        read: Decodes them.
+        drawing: How they are drawn.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, seed: int, crop_size: int, recipe: Recipe):
-        check_crop_size(samples, crop_size)
+    def __init__(self, samples: Sequence[Sample], read: Reader, drawing: Drawing):
+        self._order = _Order(samples, drawing)
+        self._read = read
+        self._drawing = drawing
+        self._augment = Augmenter(
+            drawing.crop_size, drawing.recipe, channels=read.channels, dtype=read.dtype
+        )
+
+    def write(
+        self,
+        index: int,
+        image_out: np.ndarray,
+        mask_out: np.ndarray,
+        weights_out: np.ndarray | None = None,
+    ) -> None:
+        """Writes what stands at position `index`: image [crop, crop(, C)], mask [crop, crop] uint8
+        and, if the reader makes them, pixel weights [crop, crop] float32.
+
+        Raises:
+            UserError: If the sample cannot be read.
+        """
+        drawing = self._drawing
+        sample = self._order.sample_at(index)
+        pair = self._read(sample)
+        rng = _generator(drawing.seed, index)
+        contain = None
+        if balance.is_forced(index, drawing.foreground_share):
+            contain = balance.pixel_of(pair.mask, drawing.foreground_classes, rng)
+        self._augment(
+            rng,
+            pair.image,
+            pair.mask,
+            image_out,
+            mask_out,
+            weights=self._read.weights(sample),
+            weights_out=weights_out,
+            contain=contain,
+        )
+
+
+def names_of_batch(
+    samples: Sequence[Sample], drawing: Drawing, *, step: int, size: int
+) -> list[str]:
+    """Returns the names of the samples that global batch `step` of `size` examples is drawn from,
+    row by row.
+    """
+    order = _Order(samples, drawing)
+    return [order.sample_at(index).name for index in range(step * size, (step + 1) * size)]
+
+
+def draw_pairs(
+    samples: Sequence[Sample], read: Reader, drawing: Drawing, *, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the first `count` crops of the stream, images and masks as `SampleStream.write`
+    writes them.
+    """
+    stream = SampleStream(samples, read, drawing)
+    crop = drawing.crop_size
+    channels = (read.channels,) if read.channels > 1 else ()
+    weights = None if read.make_weights is None else np.empty((crop, crop), np.float32)
+    pairs = []
+    for index in range(count):
+        image = np.empty((crop, crop, *channels), read.dtype)
+        mask = np.empty((crop, crop), np.uint8)
+        stream.write(index, image, mask, weights)
+        pairs.append((image, mask))
+    return pairs
+
+
+def check_crop_size(shapes: Mapping[Sample, tuple[int, int]], crop_size: int) -> None:
+    """Checks that a crop fits into every training sample.
+
+    Args:
+        shapes: Height and width of each training sample.
+        crop_size: Pixels a side.
+
+    Raises:
+        UserError: If there are no samples, or the crop is larger than one of them.
+    """
+    if not shapes:
+        raise UserError("There are no training samples.")
+    for sample, (height, width) in shapes.items():
+        if crop_size > min(height, width):
+            raise UserError(
+                f"`crop_size` ({crop_size}) is larger than image {sample.name!r} "
+                f"({width}x{height} pixels); choose at most {min(map(min, shapes.values()))}."
+            )
+
+
+class _Order:
+    """In which order samples come; keeps that of the epoch asked for last."""
+
+    def __init__(self, samples: Sequence[Sample], drawing: Drawing):
         self._samples = samples
-        self._seed = seed
-        self._augment = Augmenter(crop_size, recipe)
+        self._drawing = drawing
         self._epoch = -1
         self._order = np.empty(0, np.int64)
 
     def sample_at(self, index: int) -> Sample:
-        """Returns the sample that position `index` of the stream is drawn from."""
         epoch, position = divmod(index, len(self._samples))
         if epoch != self._epoch:
-            self._order = _order_of(epoch, seed=self._seed, count=len(self._samples))
+            rng = _generator(self._drawing.seed, _EPOCHS + epoch)
+            if self._drawing.equal_groups:
+                groups = [sample.group for sample in self._samples]
+                self._order = balance.order_with_equal_groups(groups, rng=rng)
+            else:
+                self._order = rng.permutation(len(self._samples))
             self._epoch = epoch
         return self._samples[self._order[position]]
-
-    def write(self, index: int, image_out: np.ndarray, mask_out: np.ndarray) -> None:
-        """Writes the image and the mask of sample `index` to two [crop, crop] uint8 arrays."""
-        sample = self.sample_at(index)
-        self._augment(_generator(self._seed, index), sample.image, sample.mask, image_out, mask_out)
-
-
-def names_of_batch(samples: Sequence[Sample], *, seed: int, step: int, size: int) -> list[str]:
-    """Returns the names of the samples that global batch `step` of `size` examples is drawn from,
-    row by row.
-    """
-    names = []
-    for index in range(step * size, (step + 1) * size):
-        epoch, position = divmod(index, len(samples))
-        names.append(samples[_order_of(epoch, seed=seed, count=len(samples))[position]].name)
-    return names
-
-
-def check_crop_size(samples: Sequence[Sample], crop_size: int) -> None:
-    """Raises UserError if there are no samples, or the crop is larger than one of the images."""
-    if not samples:
-        raise UserError("There are no training samples.")
-    for sample in samples:
-        if crop_size > min(sample.image.shape):
-            height, width = sample.image.shape
-            raise UserError(
-                f"`crop_size` ({crop_size}) is larger than image {sample.name!r} "
-                f"({width}x{height} pixels); "
-                f"choose at most {min(min(s.image.shape) for s in samples)}."
-            )
-
-
-def _order_of(epoch: int, *, seed: int, count: int) -> np.ndarray:
-    return _generator(seed, _EPOCHS + epoch).permutation(count)
 
 
 def _generator(seed: int, key: int) -> np.random.Generator:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from unet_core import metrics, scores
+from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.folders import Sample
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.inference.files import predicted_ids
 from unet_core.inference.predictor import Predictor
@@ -21,7 +23,7 @@ from unet_core.reports import pictures, tables
 def score_samples(
     predictor: Predictor,
     samples: Sequence[Sample],
-    classes: ClassMap,
+    read: Reader,
     picture_dir: pathlib.Path,
     *,
     progress: Callable = iter,
@@ -31,50 +33,42 @@ def score_samples(
 
     Returns:
         A dict for `scores.json`: `scores` over all pixels of all samples, `per_image`, `confusion`,
-        and `best_threshold` per class. None if `should_stop()` became true.
+        and, for grey 8-bit images, `best_threshold` per class. Ignored pixels count nowhere. None
+        if `should_stop()` became true.
 
     Raises:
-        UserError: If a picture cannot be written.
+        UserError: If a sample cannot be read, or a picture cannot be written.
     """
+    classes = read.classes
     total = np.zeros((len(classes), len(classes)), np.int64)
     per_image = {}
-    rarest = int(
-        np.argmin(sum(np.bincount(s.mask.ravel(), minlength=len(classes)) for s in samples))
-    )
+    baseline = None
+    if read.channels == 1 and read.dtype == np.uint8:
+        baseline = scores.ThresholdBaseline(len(classes))
     try:
         picture_dir.mkdir(parents=True, exist_ok=True)
         for sample in progress(samples):
             if should_stop():
                 return None
-            ids = predicted_ids(predictor(sample.image))
+            pair = read(sample)
+            if baseline:
+                baseline.add(pair.image, pair.mask)
+            ids = predicted_ids(predictor(pair.image))
+            kept = pair.mask != IGNORED
             confusion = np.bincount(
-                sample.mask.ravel().astype(np.int64) * len(classes) + ids.ravel(),
+                pair.mask[kept].astype(np.int64) * len(classes) + ids[kept],
                 minlength=len(classes) ** 2,
             ).reshape(len(classes), len(classes))
             total += confusion
             per_image[sample.name] = metrics.scores(confusion, classes.names)
-            row = pictures.side_by_side(
-                [
-                    sample.image,
-                    classes.values(sample.mask),
-                    classes.values(ids),
-                    pictures.errors(sample.image, sample.mask, ids, of_class=rarest),
-                ],
-                [
-                    "image",
-                    "truth",
-                    "prediction",
-                    f"{classes.names[rarest]}: missed blue, invented red",
-                ],
-            )
+            rarest = int(np.argmin(total.sum(1))) if len(classes) == 2 else None
+            row = pictures.comparison(pair.image, pair.mask, ids, classes, of_class=rarest)
             images.write_png(picture_dir / f"{sample.name}_errors.png", row)
     except OSError as error:
         raise UserError(f"{picture_dir}: pictures cannot be written ({error.strerror}).") from error
     thresholds = {}
-    for number, name in enumerate(classes.names):
-        dice, how = scores.best_threshold_dice(
-            [s.image for s in samples], [s.mask for s in samples], number
-        )
+    for number, name in enumerate(classes.names if baseline else ()):
+        dice, how = baseline.best(number)
         thresholds[name] = {"dice": dice, "how": how}
     return {
         "scores": metrics.scores(total, classes.names),

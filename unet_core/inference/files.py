@@ -9,39 +9,20 @@ import numpy as np
 
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.folders import list_pictures
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.inference.predictor import Predictor
 from unet_core.reports import pictures, tables
 
 
-def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
-    """Returns the picture at `path`, or the pictures in the folder `path`, in numeric order.
-
-    What an earlier prediction wrote there is not taken for an image.
-
-    Raises:
-        UserError: If there is none.
-    """
-    path = pathlib.Path(path)
-    if path.is_file():
-        return [path]
-    found = [
-        p
-        for p in list_pictures(path)
-        if not p.stem.endswith(("_predict", "_overlay", "_probability"))
-    ]
-    if not found:
-        raise UserError(f"{path}: holds no PNG pictures to predict.")
-    return found
-
-
 def predict_files(
     predictor: Predictor,
-    paths: Sequence[pathlib.Path],
+    sources: Sequence[Source],
     output_dir: str | pathlib.Path,
-    classes: ClassMap,
+    read: Reader,
     *,
+    mask_format: str = "values",
     save_probabilities: bool = False,
     progress: Callable = iter,
     should_stop: Callable[[], bool] = lambda: False,
@@ -51,13 +32,15 @@ def predict_files(
 
     Args:
         predictor: The network.
-        paths: The images.
+        sources: The images; pages of a stack are told apart by their number in the name.
         output_dir: The folder to write to; made if need be.
-        classes: Their mask values are those written.
+        read: Decodes them as the network expects, and knows the classes.
+        mask_format: "values" writes the mask values of the class map, "index" the class numbers,
+            "palette" a PNG of class numbers that shows in colours.
         save_probabilities: Whether to write `<name>_probability.png` too: for two classes the
             probability of the second, for more one file per class with its name; 16 bit, 65535
             being 1.
-        progress: Wraps the list of paths while it is gone through.
+        progress: Wraps the list of sources while it is gone through.
         should_stop: Asked before every image.
 
     Returns:
@@ -68,32 +51,36 @@ def predict_files(
         UserError: If `output_dir` cannot be written.
     """
     output_dir = pathlib.Path(output_dir)
+    classes = read.classes
+    several_pages = {source.path for source in sources if source.page}
     rows, warnings = [], []
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for path in progress(paths):
+        for source in progress(sources):
             if should_stop():
                 break
             try:
-                image = images.read_grey(path)
+                image = read.image(source)
             except UserError as error:
                 warnings.append(str(error))
                 continue
             probabilities = predictor(image)
             ids = predicted_ids(probabilities)
-            images.write_png(output_dir / f"{path.stem}_predict.png", classes.values(ids))
-            images.write_png(output_dir / f"{path.stem}_overlay.png", pictures.overlay(image, ids))
+            page = f"_{source.page:03d}" if source.path in several_pages else ""
+            stem = source.path.stem + page
+            _write_mask(output_dir / f"{stem}_predict.png", ids, classes, mask_format)
+            images.write_png(output_dir / f"{stem}_overlay.png", pictures.overlay(image, ids))
             if save_probabilities:
-                _write_probabilities(output_dir, path.stem, probabilities, classes)
+                _write_probabilities(output_dir, stem, probabilities, classes)
             shares = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
             # Of two classes the probability of the second says all; of more, that of the class
             # predicted.
             shown = probabilities[..., 1] if len(classes) == 2 else probabilities.max(-1)
             figures = (shown.min(), shown.mean(), shown.max(), *shares)
-            rows.append([path.name, *(f"{value:.3f}" for value in figures)])
+            rows.append([stem + source.path.suffix, *(f"{value:.3f}" for value in figures)])
             if shares.max() == 1:
                 warnings.append(
-                    f"{path}: the prediction is constant, {classes.names[shares.argmax()]} "
+                    f"{source}: the prediction is constant, {classes.names[shares.argmax()]} "
                     f"everywhere. The network has "
                     "not learned this kind of image: train longer, or check that images and masks "
                     "belong together."
@@ -114,6 +101,16 @@ def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
     needs more than 1/2.
     """
     return probabilities.argmax(-1).astype(np.uint8)
+
+
+def _write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
+    if mask_format == "palette":
+        images.write_palette_png(path, ids, classes.palette())
+    elif mask_format == "index":
+        images.write_png(path, ids)
+    else:
+        values = classes.values(ids)
+        images.write_png(path, values[..., ::-1] if classes.is_colour else values)
 
 
 def _write_probabilities(

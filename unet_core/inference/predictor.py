@@ -6,6 +6,8 @@ probabilities = predictor(image)        # [H, W] uint8 -> [H, W, C] float32
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -21,7 +23,7 @@ _COPIES = {
 
 
 class Predictor:
-    """Predicts whole images, one compiled trace for all sizes.
+    """Predicts whole images, one compiled trace for all sizes and each type of pixel.
 
     Args:
         model: [B, H, W, channels] pixel values to logits [B, H, W, K].
@@ -34,22 +36,34 @@ class Predictor:
     def __init__(self, model: keras.Model, *, tta: str = "none", margin: int = 64):
         self._copies = _COPIES[tta]
         self._margin = margin
-        self._run = tf.function(
-            lambda images: losses.probabilities(model(images, training=False)),
-            input_signature=[tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.uint8)],
-        )
+        self._channels = model.input_shape[-1]
+        self._model = model
+        self._runs: dict[np.dtype, Callable] = {}
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] uint8."""
+        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
+        uint8 or float32 in 0..255.
+        """
+        run = self._runs.get(image.dtype) or self._compile(image.dtype)
         margin = self._margin
-        padded = np.pad(image, margin, mode="reflect" if min(image.shape) > 1 else "edge")
+        height, width = image.shape[:2]
+        image = image.reshape(height, width, self._channels)
+        around = ((margin, margin), (margin, margin), (0, 0))
+        padded = np.pad(image, around, mode="reflect" if min(height, width) > 1 else "edge")
         total = None
         for turns, mirrored in self._copies:
             copy = np.rot90(padded, turns)
             copy = copy[:, ::-1] if mirrored else copy
-            result = self._run(np.ascontiguousarray(copy)[None, ..., None]).numpy()[0]
+            result = run(np.ascontiguousarray(copy)[None]).numpy()[0]
             result = result[:, ::-1] if mirrored else result
             result = np.rot90(result, -turns)
             total = result.copy() if total is None else np.add(total, result, out=total)
-        height, width = image.shape
         return total[margin : margin + height, margin : margin + width] / len(self._copies)
+
+    def _compile(self, dtype: np.dtype) -> Callable:
+        spec = tf.TensorSpec([None, None, None, self._channels], tf.as_dtype(dtype))
+        self._runs[dtype] = tf.function(
+            lambda images: losses.probabilities(self._model(images, training=False)),
+            input_signature=[spec],
+        )
+        return self._runs[dtype]

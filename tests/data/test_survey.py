@@ -1,0 +1,187 @@
+import cv2
+import numpy as np
+import pytest
+
+from unet_core.data import survey
+from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample, Source
+from unet_core.errors import UserError
+
+RANGE = Scaling.parse("range")
+CLASSES = ClassMap.parse("0:a,1|2:b,9:ignore")
+
+
+def write(folder, name, image, mask, mask_suffix=".png"):
+    cv2.imwrite(str(folder / f"{name}.png"), image)
+    cv2.imwrite(str(folder / f"{name}_mask{mask_suffix}"), mask)
+    mask_source = Source(folder / f"{name}_mask{mask_suffix}")
+    return Sample(name, Source(folder / f"{name}.png"), (mask_source,))
+
+
+def picture(value=0, size=(6, 8), dtype=np.uint8):
+    return np.full(size, value, dtype)
+
+
+def memory(path=None, classes=CLASSES):
+    return survey.Memory(path, classes)
+
+
+class TestReadHeaders:
+    def headers(self, *samples, scaling=RANGE, channels=1):
+        return survey.read_headers(samples, scaling, channels=channels)
+
+    def test_sound_samples_have_shapes_and_kinds(self, tmp_path):
+        a = write(tmp_path, "a", picture(), picture())
+        b = write(tmp_path, "b", picture(size=(5, 4, 3)), picture(size=(5, 4)))
+        found = self.headers(a, b)
+        assert found.shapes == {a: (6, 8), b: (5, 4)}
+        assert dict(found.kinds) == {
+            "8x6 PNG uint8, 1 channel(s)": 1,
+            "4x5 PNG uint8, 3 channel(s): RGB to grey": 1,
+        }
+        assert found.problems == ()
+
+    def test_bytes_are_kept_unless_an_image_or_the_scaling_needs_more(self, tmp_path):
+        a = write(tmp_path, "a", picture(), picture())
+        b = write(tmp_path, "b", picture(dtype=np.uint16), picture())
+        assert self.headers(a).dtype == np.uint8
+        assert self.headers(a, b).dtype == np.float32
+        assert self.headers(a, scaling=Scaling.parse("zscore")).dtype == np.float32
+
+    def test_memory_needed_is_that_of_images_and_masks(self, tmp_path):
+        a = write(tmp_path, "a", picture(), picture())
+        assert self.headers(a).decoded_bytes(1) == 6 * 8 * 2
+        assert self.headers(a, scaling=Scaling.parse("zscore")).decoded_bytes(3) == 6 * 8 * 13
+
+    def test_every_problem_is_listed_and_the_sound_are_left(self, tmp_path):
+        good = write(tmp_path, "good", picture(), picture())
+        sizes = write(tmp_path, "sizes", picture(), picture(size=(6, 7)))
+        jpeg = write(tmp_path, "jpeg", picture(), picture(), ".jpg")
+        broken = write(tmp_path, "broken", picture(), picture())
+        (tmp_path / "broken.png").write_bytes(b"no")
+        paged = Sample("paged", Source(tmp_path / "good.png", 3), good.mask)
+        found = self.headers(good, sizes, jpeg, broken, paged)
+        problems = "\n".join(found.problems)
+        assert list(found.shapes) == [good]
+        assert len(found.problems) == 4
+        assert "sizes.png: is 8x6 pixels, its mask 7x6; both must have one size." in problems
+        assert "jpeg_mask.jpg: is a JPEG; its compression changes class values" in problems
+        assert "broken.png: cannot be decoded" in problems
+        assert "good.png, page 4: the file has 1 page(s)." in problems
+
+
+class TestReadPixels:
+    def pixels(self, *samples):
+        return survey.read_pixels(samples, Reader(CLASSES, RANGE), memory=memory())
+
+    def test_values_and_classes_are_counted_without_the_ignored(self, tmp_path):
+        mask = np.array([[0, 1, 2, 9, 9]], np.uint8)
+        a = write(tmp_path, "a", picture(size=(1, 5)), mask)
+        found = self.pixels(a)
+        assert dict(found.values) == {0: 1, 1: 1, 2: 1, 9: 2}
+        assert found.counts[a].tolist() == [1, 2]
+        assert found.problems == ()
+
+    def test_unknown_values_are_listed_with_counts_and_the_way_out(self, tmp_path):
+        a = write(tmp_path, "a", picture(size=(1, 4)), np.array([[0, 1, 7, 7]], np.uint8))
+        (problem,) = self.pixels(a).problems
+        assert (
+            "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (2 px)" in problem
+        )
+        assert "--stray_values=nearest" in problem
+
+    def test_class_that_never_occurs_is_a_problem(self, tmp_path):
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
+        assert "No mask has a pixel of class b" in problem
+
+    def test_undecodable_image_is_a_problem_and_others_are_counted(self, tmp_path):
+        a = write(tmp_path, "a", picture(), picture(0))
+        b = write(tmp_path, "b", picture(), picture(1))
+        content = (tmp_path / "a.png").read_bytes()
+        (tmp_path / "a.png").write_bytes(content[:-9])
+        found = self.pixels(a, b)
+        assert list(found.counts) == [b]
+        assert any("a.png: " in problem for problem in found.problems)
+
+
+class TestMemory:
+    def test_mask_is_counted_once_until_it_changes(self, tmp_path, monkeypatch):
+        sample = write(tmp_path, "a", picture(), picture(1))
+        read, path = Reader(CLASSES, RANGE), tmp_path / "known.json"
+        first = memory(path)
+        expected = survey.count_classes([sample], read, memory=first)[sample].tolist()
+        first.store()
+        assert expected == [0, 48]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(survey.images, "read_mask", None)
+            again = survey.count_classes([sample], read, memory=memory(path))
+            assert again[sample].tolist() == expected
+        write(tmp_path, "a", picture(), np.eye(6, 8, dtype=np.uint8))
+        changed = survey.count_classes([sample], read, memory=memory(path))
+        assert changed[sample].tolist() == [42, 6]
+
+    def test_other_class_map_or_a_damaged_file_is_counted_again(self, tmp_path):
+        sample = write(tmp_path, "a", picture(), picture(1))
+        path = tmp_path / "known.json"
+        first = memory(path)
+        survey.count_classes([sample], Reader(CLASSES, RANGE), memory=first)
+        first.store()
+        assert memory(path, ClassMap.parse("0:x,1:y")).get(sample.mask[0]) is None
+        path.write_text("{")
+        assert memory(path).get(sample.mask[0]) is None
+
+
+class TestCountClasses:
+    def test_stray_values_count_for_the_nearest_class(self, tmp_path):
+        classes = ClassMap.parse("0:a,10:b", nearest=True)
+        sample = write(tmp_path, "a", picture(size=(1, 3)), np.array([[0, 9, 10]], np.uint8))
+        found = survey.count_classes(
+            [sample], Reader(classes, RANGE), memory=memory(classes=classes)
+        )
+        assert found[sample].tolist() == [1, 2]
+
+    def test_unknown_value_is_an_error(self, tmp_path):
+        sample = write(tmp_path, "a", picture(), picture(7))
+        with pytest.raises(UserError, match="7 \\(48 px\\)"):
+            survey.count_classes([sample], Reader(CLASSES, RANGE), memory=memory())
+
+
+class TestFingerprint:
+    def test_contents_names_and_order_count_and_places_do_not(self, tmp_path):
+        (tmp_path / "other").mkdir()
+        a = write(tmp_path, "a", picture(), picture())
+        same = write(tmp_path / "other", "a", picture(), picture())
+        b = write(tmp_path, "b", picture(), picture(1))
+        base = survey.fingerprint([a, b])
+        assert survey.fingerprint([same, b]) == base
+        assert survey.fingerprint([b, a]) != base
+        assert survey.fingerprint([a]) != base
+        write(tmp_path, "a", picture(), picture(1))
+        assert survey.fingerprint([a, b]) != base
+
+    def test_of_large_sets_size_and_time_count(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(survey, "_HASHED_BYTES", 1)
+        a = write(tmp_path, "a", picture(), picture())
+        base = survey.fingerprint([a])
+        assert survey.fingerprint([a]) == base
+        write(tmp_path, "a", picture(), picture(size=(60, 80)))
+        assert survey.fingerprint([a]) != base
+
+
+class TestDescribe:
+    def test_table_shows_parts_groups_kinds_and_values(self, tmp_path):
+        a = write(tmp_path, "a", picture(), picture(1))
+        samples = [Sample(a.name, a.image, a.mask, "rat1", "train")]
+        headers = survey.read_headers(samples, RANGE, channels=1)
+        text = survey.describe(samples, headers, {1: 36, 9: 12}, CLASSES)
+        assert "1 sound pair(s)" in text
+        assert "1 in train" in text
+        assert "1 group(s): rat1 (1)" in text
+        assert "8x6 PNG uint8, 1 channel(s)" in text
+        assert [line.split() for line in text.splitlines()[-2:]] == [
+            ["value", "1", "b", "36", "75.00%"],
+            ["value", "9", "ignore", "12", "25.00%"],
+        ]

@@ -1,0 +1,110 @@
+import cv2
+import numpy as np
+import pytest
+
+from unet_core import dataset
+from unet_core.config import RunConfig
+from unet_core.data.augment import Recipe
+from unet_core.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(4):
+        image = np.full((20, 24), 10 * number, np.uint8)
+        mask = np.zeros((20, 24), np.uint8)
+        mask[: 5 * number] = 1
+        for name, pixels in (("image", image), ("label", mask)):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "train" / name / f"rat{number // 2}_{number}.png"), pixels)
+    return tmp_path
+
+
+def opened(folder, **settings):
+    settings = {"classes": "0:background,1:cell", **settings}
+    config = RunConfig(data_dir=str(folder), **settings)
+    return dataset.DataSet.open(config, progress=lambda title: iter)
+
+
+class TestCheck:
+    def test_sound_folder_passes(self, folder):
+        opened(folder).check()
+
+    def test_names_headers_and_values_are_told_of_at_once(self, folder):
+        (folder / "train" / "image" / "more.png").write_bytes(b"")
+        cv2.imwrite(str(folder / "train" / "label" / "rat0_1.png"), np.full((20, 24), 7, np.uint8))
+        cv2.imwrite(str(folder / "train" / "label" / "rat1_2.png"), np.zeros((2, 2), np.uint8))
+        with pytest.raises(UserError) as error:
+            opened(folder).check()
+        for words in ("3 problem(s)", "more.png: there is no mask", "7 (480 px)", "its mask 2x2"):
+            assert words in str(error.value)
+
+    def test_set_beyond_the_cache_is_checked_by_headers_alone(self, folder):
+        cv2.imwrite(str(folder / "train" / "label" / "rat0_1.png"), np.full((20, 24), 7, np.uint8))
+        opened(folder, cache_mb=0).check()
+
+
+class TestSplit:
+    def test_group_split_goes_by_the_pattern(self, folder):
+        settings = dict(group_pattern=r"rat\d+", split="group", folds=2)
+        parts = [opened(folder, **settings, fold=fold).split() for fold in (0, 1)]
+        for training, held_out in parts:
+            assert len({sample.group for sample in training}) == 1
+            assert not {s.group for s in training} & {s.group for s in held_out}
+
+    def test_stratified_split_goes_by_the_classes_in_the_masks(self, folder):
+        # Of the four masks one is empty: it cannot be in both parts.
+        for fold in (0, 1):
+            training, held_out = opened(folder, split="stratified", folds=2, fold=fold).split()
+            assert len(training) == len(held_out) == 2
+            assert sum(sample.name == "rat0_0" for sample in [*training, *held_out]) == 1
+
+    def test_image_in_both_parts_is_refused(self, folder):
+        first = folder / "train" / "image" / "rat0_0.png"
+        (folder / "train" / "image" / "rat1_3.png").write_bytes(first.read_bytes())
+        with pytest.raises(UserError, match="is held out, and equal to"):
+            opened(folder, folds=2).split()
+
+
+class TestWeights:
+    def test_class_weights_come_of_the_training_masks(self, folder):
+        data = opened(folder, class_balance="inverse")
+        weights = dataset.balanced_class_weights(data.config, data.count_classes(data.samples))
+        # 30 of 80 rows are cells: 80 / (2 * 50) and 80 / (2 * 30).
+        np.testing.assert_allclose(weights, [0.8, 4 / 3])
+
+    def test_weight_maps_hold_the_class_weights(self, folder):
+        data = opened(folder, border_weight=10.0)
+        data.weigh((0.5, 2.0))
+        weights = data.read.weights(data.samples[1])
+        assert weights[0, 0] == 2
+        assert weights[19, 0] == 0.5
+
+    def test_without_a_border_weight_there_are_no_maps(self, folder):
+        data = opened(folder)
+        data.weigh((0.5, 2.0))
+        assert data.read.weights(data.samples[0]) is None
+
+
+class TestMakeDrawing:
+    def test_foreground_is_all_but_the_first_class_by_default(self):
+        config = RunConfig(classes="0:a,1:b,2:c", foreground_share=0.3)
+        assert dataset.make_drawing(config, Recipe()).foreground_classes == (1, 2)
+
+    def test_foreground_classes_are_named(self):
+        config = RunConfig(classes="0:a,1:b,2:c", foreground_classes=("c",))
+        assert dataset.make_drawing(config, Recipe()).foreground_classes == (2,)
+        with pytest.raises(UserError, match="No class is called 'd'"):
+            dataset.make_drawing(RunConfig(foreground_classes=("d",)), Recipe())
+
+
+class TestTestFolder:
+    def test_folder_of_images_below_test_or_test_itself(self, folder):
+        config = RunConfig(data_dir=str(folder))
+        assert dataset.test_folder(config) is None
+        (folder / "test").mkdir()
+        cv2.imwrite(str(folder / "test" / "a.png"), np.zeros((2, 2), np.uint8))
+        assert dataset.test_folder(config) == folder / "test"
+        (folder / "test" / "image").mkdir()
+        cv2.imwrite(str(folder / "test" / "image" / "a.png"), np.zeros((2, 2), np.uint8))
+        assert dataset.test_folder(config) == folder / "test" / "image"

@@ -1,0 +1,143 @@
+"""From a sample on disk to arrays, once: what fits into a memory budget is kept, the rest is read
+again.
+
+    read = Reader(classes, Scaling.parse("range"), channels=1, dtype=np.uint8, cache_mb=1024)
+    pair = read(sample)          # pair.image [H, W], pair.mask [H, W]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unet_core.data import images
+from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.data.samples import Sample, Source
+from unet_core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One decoded sample.
+
+    Attributes:
+        name: That of the sample.
+        image: [H, W] or, for several channels, [H, W, C]; uint8 or float32, scaled to 0..255.
+        mask: [H, W] uint8 class ids, or `IGNORED`.
+    """
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+class Reader:
+    """Decodes samples; may be called by several threads.
+
+    Args:
+        classes: What the values of the masks mean.
+        scaling: How intensities become 0..255.
+        channels: Channels of the images, 1 or 3; others are converted.
+        dtype: uint8 if all images allow it, else float32; see `Scaling.dtype_for`.
+        cache_mb: Megabytes of decoded samples to keep. Once they are full nothing is replaced: an
+            epoch passes every sample once, so what is read next is as good as any.
+
+    Attributes:
+        make_weights: Mask ids [H, W] -> pixel weights [H, W] float32; at first None: no weights.
+    """
+
+    def __init__(
+        self,
+        classes: ClassMap,
+        scaling: Scaling,
+        *,
+        channels: int = 1,
+        dtype: np.dtype | type = np.uint8,
+        cache_mb: int = 1024,
+    ):
+        self.classes = classes
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
+        self.make_weights: Callable[[np.ndarray], np.ndarray] | None = None
+        self._scaling = scaling
+        self._free_bytes = cache_mb << 20
+        self._kept: dict[Sample, Pair] = {}
+        self._kept_weights: dict[Sample, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, sample: Sample) -> Pair:
+        """Returns the decoded sample.
+
+        Raises:
+            UserError: If it cannot be read, its mask holds unknown values, or sizes differ.
+        """
+        pair = self._kept.get(sample)
+        if pair is None:
+            pair = self._read(sample)
+            self._keep(self._kept, sample, pair, pair.image.nbytes + pair.mask.nbytes)
+        return pair
+
+    def weights(self, sample: Sample) -> np.ndarray | None:
+        """Returns the pixel weights [H, W] float32 of a sample, reckoned once for what is kept.
+
+        Raises:
+            UserError: If the sample cannot be read.
+        """
+        if self.make_weights is None:
+            return None
+        weights = self._kept_weights.get(sample)
+        if weights is None:
+            weights = self.make_weights(self(sample).mask)
+            self._keep(self._kept_weights, sample, weights, weights.nbytes)
+        return weights
+
+    def image(self, source: Source) -> np.ndarray:
+        """Returns one image as `Pair.image`, not kept.
+
+        Raises:
+            UserError: If it cannot be read.
+        """
+        try:
+            pixels = images.read_image(source.path, source.page)
+            pixels = self._scaling(images.to_channels(pixels, self.channels), self.dtype)
+        except UserError as error:
+            raise _naming(source, error) from error
+        return pixels if self.channels > 1 else pixels[..., 0]
+
+    def mask(self, sample: Sample) -> np.ndarray:
+        """Returns the class ids of one sample, [H, W] uint8, not kept.
+
+        Raises:
+            UserError: If it cannot be read, or holds values that are not in the class map.
+        """
+        files = [images.read_mask(source.path, source.page) for source in sample.mask]
+        try:
+            if len(files) == 1:
+                return self.classes.ids(files[0])
+            return self.classes.ids_of_binary(files)
+        except UserError as error:
+            raise _naming(sample.mask[0], error) from error
+
+    def _read(self, sample: Sample) -> Pair:
+        image, mask = self.image(sample.image), self.mask(sample)
+        if image.shape[:2] != mask.shape:
+            raise UserError(
+                f"{sample.image}: is {image.shape[1]}x{image.shape[0]} pixels, its mask "
+                f"{mask.shape[1]}x{mask.shape[0]}; both must have one size."
+            )
+        return Pair(sample.name, image, mask)
+
+    def _keep(self, kept: dict, sample: Sample, value: Any, size: int) -> None:
+        with self._lock:
+            if sample not in kept and size <= self._free_bytes:
+                kept[sample] = value
+                self._free_bytes -= size
+
+
+def _naming(source: Source, error: UserError) -> UserError:
+    return error if str(source.path) in str(error) else UserError(f"{source}: {error}")

@@ -1,0 +1,312 @@
+"""Checks a data set: headers always, pixels where it is asked for; every problem at once.
+
+headers = read_headers(samples, scaling)          # seconds, whatever the size of the set
+pixels = read_pixels(samples, read)               # decodes everything
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from unet_core.conventions import IGNORED
+from unet_core.data import images
+from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample, Source
+from unet_core.errors import UserError
+from unet_core.files import write_whole
+
+# Beyond this much, files are told apart by size and time, not by what they hold.
+_HASHED_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Headers:
+    """What the headers of a data set's files say.
+
+    Attributes:
+        shapes: Height and width of each sound sample.
+        dtype: uint8 or float32: what its images become.
+        kinds: How many images there are of each kind, in words.
+        problems: Everything wrong, as complete sentences.
+    """
+
+    shapes: dict[Sample, tuple[int, int]]
+    dtype: np.dtype
+    kinds: collections.Counter[str]
+    problems: tuple[str, ...]
+
+    def decoded_bytes(self, channels: int) -> int:
+        """Returns how much memory all samples take once they are decoded."""
+        per_pixel = self.dtype.itemsize * channels + 1
+        return sum(height * width for height, width in self.shapes.values()) * per_pixel
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """What the pixels of a data set hold.
+
+    Attributes:
+        values: Pixels of each value in the masks; colours as `#rrggbb`.
+        counts: Pixels of each class [C] int64, for each sample.
+        problems: Everything wrong, as complete sentences.
+    """
+
+    values: collections.Counter[int | str]
+    counts: dict[Sample, np.ndarray]
+    problems: tuple[str, ...]
+
+
+class Memory:
+    """Remembers what masks hold by path, size and time, so that a large set is counted once.
+
+    Args:
+        path: A JSON file, or None to remember nothing beyond this process.
+        classes: Counts under another class map are other counts.
+    """
+
+    def __init__(self, path: pathlib.Path | None, classes: ClassMap):
+        self._path = path
+        self._key = str(classes)
+        self._known: dict[str, list] = {}
+        try:
+            stored = json.loads(path.read_text()) if path else {}
+            if stored.get("classes") == self._key:
+                self._known = dict(stored["masks"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # Counted again.
+
+    def get(self, source: Source) -> dict[int | str, int] | None:
+        """Returns the value counts of a mask that has not changed since it was counted."""
+        entry = self._known.get(str(source))
+        if not entry or entry[0] != _size_and_time(source.path):
+            return None
+        return {int(v) if str(v).isdecimal() else v: int(n) for v, n in entry[1].items()}
+
+    def put(self, source: Source, values: Mapping[int | str, int]) -> None:
+        """Remembers the value counts of a mask."""
+        self._known[str(source)] = [_size_and_time(source.path), dict(values)]
+
+    def store(self) -> None:
+        """Writes what is remembered, if there is a file for it."""
+        if self._path:
+            stored = {"classes": self._key, "masks": self._known}
+            write_whole(self._path, json.dumps(stored).encode())
+
+
+def read_headers(
+    samples: Sequence[Sample], scaling: Scaling, *, channels: int, progress: Callable = iter
+) -> Headers:
+    """Reads the headers of all files of `samples`.
+
+    Args:
+        samples: Where the files are.
+        scaling: How intensities will be scaled.
+        channels: Channels that images will have.
+        progress: Wraps the list of samples while it is gone through, such as `tqdm.tqdm`.
+    """
+    shapes: dict[Sample, tuple[int, int]] = {}
+    kinds: collections.Counter[str] = collections.Counter()
+    dtypes: set[str] = set()
+    problems: list[str] = []
+    # The pages of a stack share one header.
+    read_header = functools.lru_cache(maxsize=16)(images.read_header)
+
+    def header_of(source: Source) -> images.Header | None:
+        try:
+            header = read_header(source.path)
+        except UserError as error:
+            problems.append(str(error))
+            return None
+        if source.page >= header.pages:
+            problems.append(f"{source}: the file has {header.pages} page(s).")
+            return None
+        return header
+
+    for sample in progress(samples):
+        image = header_of(sample.image)
+        masks = [header_of(source) for source in sample.mask]
+        if image is not None:
+            dtypes.add(image.dtype)
+            conversion = images.describe_conversion(image, channels)
+            kinds[
+                f"{image.width}x{image.height} {image.format} {image.dtype}, "
+                f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
+            ] += 1
+        if image is None or None in masks:
+            continue
+        wrong = False
+        for source, mask in zip(sample.mask, masks, strict=True):
+            if mask.format == "JPEG":
+                problems.append(
+                    f"{source}: is a JPEG; its compression changes class values. Save masks as PNG."
+                )
+                wrong = True
+            if (mask.width, mask.height) != (image.width, image.height):
+                problems.append(
+                    f"{sample.image}: is {image.width}x{image.height} pixels, its mask "
+                    f"{mask.width}x{mask.height}; both must have one size."
+                )
+                wrong = True
+        if not wrong:
+            shapes[sample] = (image.height, image.width)
+    return Headers(shapes, scaling.dtype_for(dtypes), kinds, tuple(problems))
+
+
+def read_pixels(
+    samples: Iterable[Sample], read: Reader, *, memory: Memory, progress: Callable = iter
+) -> Pixels:
+    """Decodes all images and masks of `samples`."""
+    values: collections.Counter[int | str] = collections.Counter()
+    counts: dict[Sample, np.ndarray] = {}
+    problems: list[str] = []
+    for sample in progress(list(samples)):
+        try:
+            found = _values_of(sample, read, memory)
+            values.update(found)
+            pair = read(sample)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        counts[sample] = _count(pair.mask, read.classes)
+    problems += _missing_classes(counts, read.classes, values)
+    return Pixels(values, counts, tuple(problems))
+
+
+def count_classes(
+    samples: Iterable[Sample], read: Reader, *, memory: Memory, progress: Callable = iter
+) -> dict[Sample, np.ndarray]:
+    """Returns the pixels of each class [C] int64 for each sample; masks alone are decoded, and only
+    those not remembered.
+
+    Raises:
+        UserError: If a mask cannot be read or holds values outside the class map.
+    """
+    counts = {}
+    for sample in progress(list(samples)):
+        by_name: collections.Counter[str | None] = collections.Counter()
+        for value, count in _values_of(sample, read, memory).items():
+            by_name[read.classes.name_of(value)] += count
+        if len(sample.mask) > 1 or None in by_name:
+            # Binary files, or values that the map assigns by nearness: the ids tell.
+            counts[sample] = _count(read.mask(sample), read.classes)
+        else:
+            counts[sample] = np.array([by_name[name] for name in read.classes.names], np.int64)
+    return counts
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """Returns what tells this data set from another: names, and what the files hold; of sets beyond
+    a gigabyte, their files' sizes and times.
+    """
+    samples = list(samples)
+    paths = dict.fromkeys(
+        source.path for sample in samples for source in (sample.image, *sample.mask)
+    )
+    hashes_content = sum(path.stat().st_size for path in paths) <= _HASHED_BYTES
+    digest = hashlib.sha256()
+    for sample in samples:
+        pages = [source.page for source in (sample.image, *sample.mask)]
+        digest.update(f"{sample.name} {pages} {sample.group} {sample.split}\n".encode())
+    for path in paths:
+        if hashes_content:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            digest.update(f"{path.name} {_size_and_time(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def describe(
+    samples: Sequence[Sample], headers: Headers, values: Mapping[int | str, int], classes: ClassMap
+) -> str:
+    """Returns what a data set holds as text: samples, parts, groups, kinds of images and mask
+    values with their shares.
+    """
+    lines = [f"{len(headers.shapes)} sound pair(s) of image and mask"]
+    parts = collections.Counter(sample.split for sample in samples if sample.split)
+    lines += [f"  {count:6d} in {part}" for part, count in parts.items()]
+    lines += [f"  {count:6d} of {kind}" for kind, count in headers.kinds.most_common(12)]
+    if len(headers.kinds) > 12:
+        lines.append(f"  and {len(headers.kinds) - 12} more kinds")
+    groups = collections.Counter(sample.group for sample in samples if sample.group)
+    if groups:
+        listed = ", ".join(f"{name} ({count})" for name, count in groups.most_common(12))
+        lines.append(f"{len(groups)} group(s): {listed}" + ", ..." * (len(groups) > 12))
+    total = sum(values.values())
+    lines.append(f"{total} mask pixel(s)")
+    for value, count in sorted(values.items(), key=lambda item: (str(type(item[0])), item[0])):
+        name = classes.name_of(value)
+        if name is None:
+            name = "nearest listed" if classes.nearest else "not in the map"
+        lines.append(f"  value {value!s:>7}  {name:16s} {count:12d}  {count / total:7.2%}")
+    return "\n".join(lines)
+
+
+def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
+    """Returns one message that numbers every problem of a data set."""
+    lines = [f"{data_dir}: {len(problems)} problem(s) with the data:"]
+    return "\n".join(lines + [f"  {number}. {text}" for number, text in enumerate(problems, 1)])
+
+
+def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Counter[int | str]:
+    """Returns the value counts of a sample's mask files.
+
+    Raises:
+        UserError: If one cannot be read, or holds values that are not in the class map.
+    """
+    total: collections.Counter[int | str] = collections.Counter()
+    for source in sample.mask:
+        found = memory.get(source)
+        if found is None:
+            mask = images.read_mask(source.path, source.page)
+            found = read.classes.count_values(mask)
+            memory.put(source, found)
+        total.update(found)
+    if len(sample.mask) == 1 and not read.classes.nearest:
+        unknown = {v: n for v, n in total.items() if read.classes.name_of(v) is None}
+        if unknown:
+            listed = ", ".join(
+                f"{value} ({count} px)" for value, count in list(unknown.items())[:8]
+            )
+            more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+            raise UserError(
+                f"{sample.mask[0]}: holds values outside the class map {read.classes}: "
+                f"{listed}{more}. Mend the mask, list the values in --classes, or give "
+                "--stray_values=nearest."
+            )
+    return total
+
+
+def _count(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
+    return np.bincount(ids[ids != IGNORED], minlength=len(classes)).astype(np.int64)
+
+
+def _missing_classes(
+    counts: Mapping[Sample, np.ndarray], classes: ClassMap, values: Mapping[int | str, int]
+) -> list[str]:
+    if not counts:
+        return []
+    total = sum(counts.values())
+    missing = [name for name, count in zip(classes.names, total, strict=True) if not count]
+    if not missing:
+        return []
+    present = ", ".join(str(value) for value in sorted(values, key=str))
+    return [
+        f"No mask has a pixel of class {', '.join(missing)} (values found: {present}; class map: "
+        f"{classes}). A network cannot learn a class that never occurs."
+    ]
+
+
+def _size_and_time(path: pathlib.Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
