@@ -63,7 +63,7 @@ class TestAgree:
         assert message.startswith(f"{run.path}: holds a run with other settings: ")
         for part in (
             "seed (0 there, 7 here)",
-            "flips (False there, True here)",
+            "flips (None there, True here)",
             "precision (bfloat16 there, float32 here)",
         ):
             assert part in message

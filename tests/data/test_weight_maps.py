@@ -88,3 +88,7 @@ class TestBorderWeights:
         found = border_weights(mask, background=1)
         # One pixel from both cells: exp(-4 / 50).
         np.testing.assert_allclose(found, [[1, 1 + 10 * np.exp(-4 / 50), 1]], atol=1e-5)
+
+    def test_ignored_pixels_are_no_cell(self):
+        mask = np.array([[1, 0, IGNORED, 0, 0]], np.uint8)
+        np.testing.assert_array_equal(border_weights(mask), 1)

@@ -4,11 +4,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from array_samples import ArrayReader, named
-from unet_core.data.intensities import Scaling
-from unet_core.data.layouts import find_images
 
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.data.layouts import find_images
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
