@@ -126,3 +126,16 @@ class TestInputPipeline:
         assert done.returncode == 2, done.stderr
         assert ".[benchmarks]" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+class TestScaling:
+    def test_every_configuration_has_a_row_and_one_device_is_the_measure(self):
+        settings = ("--rounds=1", "--steps=1", "--size=32", "--base_filters=2")
+        done = run("scaling.py", *settings)
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert list(rows) == ["1 device", "2 devices", "4 devices", "2 workers"]
+        assert rows["1 device"][1:] == ["1.00", "0.0%"]
+        assert all(float(speed) > 0 for speed, *_ in rows.values())
+        assert "This shows overhead, not scaling." in done.stdout
