@@ -157,7 +157,7 @@ class TestTwoWorkers:
         ("way", "lost"),
         [
             ("SIGKILL", 1),
-            ("SIGSTOP", 0),
+            pytest.param("SIGSTOP", 0, marks=pytest.mark.slow),
             pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
             pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
         ],
@@ -186,7 +186,7 @@ class TestTwoWorkers:
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
-    @pytest.mark.parametrize("asked", [0, 1])
+    @pytest.mark.parametrize("asked", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_stop_signal_on_one_stops_both_at_the_same_step_saved(self, start_two, tmp_path, asked):
         run_dir = tmp_path / "run"
         pair = start_two(run_dir, "--train_steps=100000", "--schedule_steps=400")
