@@ -1,3 +1,5 @@
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -58,6 +60,15 @@ class TestSplit:
             training, held_out = opened(folder, split="stratified", folds=2, fold=fold).split()
             assert len(training) == len(held_out) == 2
             assert sum(sample.name == "rat0_0" for sample in [*training, *held_out]) == 1
+
+    def test_val_folder_is_not_trained_on_unawares(self, folder):
+        shutil.copytree(folder / "train", folder / "val")
+        for path in (folder / "val").rglob("*.png"):
+            cv2.imwrite(str(path), 7 + 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+        with pytest.raises(UserError, match="Give --split=fixed to hold it out"):
+            opened(folder).split()
+        training, held_out = opened(folder, split="fixed").split()
+        assert len(training) == len(held_out) == 4
 
     def test_image_in_both_parts_is_refused(self, folder):
         first = folder / "train" / "image" / "rat0_0.png"

@@ -118,6 +118,17 @@ class DataSet:
             UserError: If the split cannot be made, or an image is in both parts.
         """
         config = self.config
+        part_is_marked = any(sample.split == "val" for sample in self.samples)
+        if (
+            part_is_marked
+            and config.split != "fixed"
+            and not (config.folds or config.held_out_share)
+        ):
+            raise UserError(
+                f"{config.data_dir}: has a part marked val, which --split={config.split} would train "
+                "on. Give --split=fixed to hold it out, or --folds or --held_out_share to split "
+                "otherwise."
+            )
         presence = None
         if config.split == "stratified":
             counts = self.count_classes(self.samples)

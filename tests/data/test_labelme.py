@@ -91,6 +91,12 @@ class TestDraw:
             (shape("cell", "x"), "cannot be drawn"),
             (shape("cell", [[1, 1], [2, float("nan")]]), "no coordinates"),
             (shape("cell", [[1, 1]], "mask", mask="?"), "cannot be drawn"),
+            (shape("cell", []), "a polygon needs 3 points"),
+            (shape("cell", [[1, 1], [2, 2]]), "a polygon needs 3 points"),
+            (shape("cell", [[1, 1]], "circle"), "a circle needs 2 points"),
+            (shape("cell", [[10**400, 1], [2, 2], [3, 3]]), "cannot be drawn"),
+            (shape(["cell"], [[1, 1]]), "is none of"),
+            ("cell", "is none of"),
         ],
     )
     def test_malformed_shape_is_named(self, one, words):
@@ -134,7 +140,48 @@ class TestConvert:
         assert "was left as it is" in warning
         assert mask.read_bytes() == b"mine"
 
-    @pytest.mark.parametrize("path", ["../a.png", "/etc/hostname", "..\\a.png", ""])
+    def test_another_image_of_the_name_stays_and_is_told_of(self, tmp_path):
+        _, content = self.encoded()
+        self.write(tmp_path / "in", data=base64.b64encode(content).decode())
+        image = tmp_path / "out" / "JPEGImages" / "a.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"mine")
+        (warning,) = labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        assert "JPEGImages/a.png: another image is there already" in warning
+        assert image.read_bytes() == b"mine"
+        assert not (tmp_path / "out" / "SegmentationClass" / "a.png").exists()
+
+    def test_image_of_an_interrupted_conversion_gets_its_mask(self, tmp_path):
+        _, content = self.encoded()
+        self.write(tmp_path / "in", data=base64.b64encode(content).decode())
+        labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        mask = tmp_path / "out" / "SegmentationClass" / "a.png"
+        mask.unlink()
+        assert labelme.convert(tmp_path / "in", tmp_path / "out", NAMES) == []
+        assert mask.exists()
+
+    def test_folder_of_other_classes_is_refused(self, tmp_path):
+        _, content = self.encoded()
+        self.write(tmp_path / "in", data=base64.b64encode(content).decode())
+        labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        with pytest.raises(UserError, match="lists other classes than background, nucleus"):
+            labelme.convert(tmp_path / "in", tmp_path / "out", ["background", "nucleus"])
+
+    def test_image_of_another_size_than_was_labelled_is_refused(self, tmp_path):
+        _, content = self.encoded()
+        self.write(tmp_path / "in", data=base64.b64encode(content).decode())
+        path = tmp_path / "in" / "a.json"
+        document = json.loads(path.read_text()) | {"imageHeight": 50, "imageWidth": 40}
+        path.write_text(json.dumps(document))
+        with pytest.raises(UserError, match=r"has 50x40 pixels, .* drawn on 40x50"):
+            labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+
+    def test_json_nested_too_deeply_is_a_problem(self, tmp_path):
+        (tmp_path / "a.json").write_text("[" * 100_000)
+        with pytest.raises(UserError, match="cannot be read as JSON"):
+            labelme.convert(tmp_path, tmp_path / "out", NAMES)
+
+    @pytest.mark.parametrize("path", ["../a.png", "/etc/hostname", "..\\a.png", "a\0.png", ""])
     def test_image_outside_the_folder_is_refused(self, tmp_path, path):
         _, content = self.encoded()
         (tmp_path / "a.png").write_bytes(content)

@@ -144,6 +144,14 @@ class TestFolders:
         assert "holds no pictures" in find(tmp_path).problems[0]
 
 
+class TestOneFolder:
+    def test_without_a_suffix_an_image_is_not_taken_for_its_own_mask(self, tmp_path):
+        write(tmp_path / "x" / "a.png")
+        found = find(tmp_path, image_folder="x", mask_folder="x")
+        assert found.samples == ()
+        assert "be its own mask" in found.problems[0]
+
+
 class TestGroups:
     def test_first_group_of_the_pattern_is_the_group(self, tmp_path):
         for name in ("sub-rat1_a", "sub-rat12_b"):
@@ -161,8 +169,47 @@ class TestGroups:
         with pytest.raises(UserError, match="is no regular expression"):
             find(tmp_path, group_pattern="(")
 
+    def test_optional_group_that_is_absent_is_a_problem(self, tmp_path):
+        for name in ("a_1", "1"):
+            write(tmp_path / "image" / f"{name}.png")
+            write(tmp_path / "label" / f"{name}.png")
+        found = find(tmp_path, group_pattern=r"(a_)?\d")
+        assert [sample.group for sample in found.samples] == ["a_"]
+        assert "1.png: `group_pattern`" in found.problems[0]
+
 
 class TestVoc:
+    def make(self, folder, *stems, **lists):
+        for stem in stems:
+            write(folder / "JPEGImages" / f"{stem}.png")
+            write(folder / "SegmentationClass" / f"{stem}.png")
+        sets = folder / "ImageSets" / "Segmentation"
+        for part, text in lists.items():
+            sets.mkdir(parents=True, exist_ok=True)
+            (sets / f"{part}.txt").write_bytes(text)
+
+    def test_names_with_spaces_are_read_back_from_lists(self, tmp_path):
+        self.make(tmp_path, "slice 1", "slice 2")
+        first, second = find(tmp_path, "voc").samples
+        layouts.write_voc_lists(tmp_path, [first], [second])
+        found = find(tmp_path, "voc")
+        assert found.problems == ()
+        assert [(s.name, s.split) for s in found.samples] == [
+            ("slice 1", "train"),
+            ("slice 2", "val"),
+        ]
+
+    def test_name_in_two_lists_is_a_problem(self, tmp_path):
+        self.make(tmp_path, "a", train=b"a\n", val=b"a\n")
+        found = find(tmp_path, "voc")
+        assert [(s.name, s.split) for s in found.samples] == [("a", "train")]
+        (problem,) = found.problems
+        assert "val.txt: 'a' is in train.txt already" in problem
+
+    def test_list_that_is_no_text_is_a_problem(self, tmp_path):
+        self.make(tmp_path, "a", train=b"\xff\xfe")
+        assert "train.txt: cannot be read as text" in find(tmp_path, "voc").problems[0]
+
     def test_name_in_a_list_without_pictures_is_a_problem(self, tmp_path):
         write(tmp_path / "JPEGImages" / "a.png")
         write(tmp_path / "SegmentationClass" / "a.png")
@@ -212,6 +259,18 @@ class TestCsv:
         (tmp_path / "samples.csv").write_text("image,mask\nx/a.png,x/a.png\ny/a.png,y/a.png\n")
         assert names(find(tmp_path, "csv").samples) == ["a", "a_2"]
 
+    def test_numbered_name_that_another_row_has_is_not_given_twice(self, tmp_path):
+        for name in ("a", "a_2", "x/a"):
+            write(tmp_path / f"{name}.png")
+        rows = "a.png,a.png\na_2.png,a.png\nx/a.png,a.png\n"
+        (tmp_path / "samples.csv").write_text(f"image,mask\n{rows}")
+        assert names(find(tmp_path, "csv").samples) == ["a", "a_2", "a_3"]
+
+    def test_empty_cell_is_said_to_be_empty(self, tmp_path):
+        write(tmp_path / "a.png")
+        found = self.problems(tmp_path, ",a.png", "a.png,", "a.png,a.png|")
+        assert found.count("is empty; name a file") == 3
+
 
 class TestStack:
     def test_other_numbers_of_pages_are_a_problem(self, tmp_path):
@@ -241,6 +300,20 @@ class TestFindImages:
         ]
         pages = layouts.find_images(tmp_path / "s.tif")
         assert [source.page for source in pages] == [0, 1]
+
+    def test_folder_with_brackets_in_its_name_is_a_folder(self, tmp_path):
+        write(tmp_path / "set[1]" / "a.png")
+        assert len(layouts.find_images(tmp_path / "set[1]")) == 1
+
+    def test_glob_passes_over_what_is_no_picture(self, tmp_path):
+        write(tmp_path / "a.png")
+        (tmp_path / "notes.txt").write_text("x")
+        (tmp_path / "old.tif").mkdir()
+        assert layouts.find_images(tmp_path / "*") == [Source(tmp_path / "a.png")]
+
+    def test_name_that_only_holds_the_word_overlay_is_an_image(self, tmp_path):
+        write(tmp_path / "cells_overlay_growth.png")
+        assert len(layouts.find_images(tmp_path)) == 1
 
     def test_nothing_to_predict_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="holds no pictures"):

@@ -106,6 +106,22 @@ class TestStratified:
         assert len(held_out) == 40
         assert (counts[2], counts[3]) == (4, 2)
 
+    def test_small_share_holds_out_one(self):
+        two = [make(number) for number in range(2)]
+        training, held_out = splits.split(
+            two, "stratified", held_out_share=0.2, presence=lambda sample: frozenset([0])
+        )
+        assert (len(training), len(held_out)) == (1, 1)
+
+
+class TestTestSamples:
+    @pytest.mark.parametrize("how", ["contiguous", "random", "stratified", "group"])
+    @pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"held_out_share": 0.5}])
+    def test_no_split_uses_them(self, how, settings):
+        samples = [make(n, "ab"[n % 2], "test" if n >= 4 else "") for n in range(8)]
+        parts = splits.split(samples, how, presence=lambda sample: frozenset([0]), **settings)
+        assert sorted(names(parts[0] + parts[1])) == ["0", "1", "2", "3"]
+
 
 class TestGroup:
     @pytest.mark.parametrize("seed", range(3))
@@ -116,6 +132,11 @@ class TestGroup:
         groups = [{sample.group for sample in part} for part in parts]
         assert not groups[0] & groups[1]
         assert sorted(map(len, parts)) == [7, 7]
+
+    def test_share_smaller_than_any_group_holds_out_one(self):
+        two = [make(f"{group}{number}", group) for group in "ab" for number in range(10)]
+        training, held_out = splits.split(two, "group", held_out_share=0.2)
+        assert (len(training), len(held_out)) == (10, 10)
 
     def test_samples_without_groups_are_refused_with_the_way_out(self):
         with pytest.raises(UserError, match="--group_pattern"):

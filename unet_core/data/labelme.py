@@ -24,6 +24,7 @@ from unet_core.files import write_whole
 IGNORE_LABELS = ("__ignore__", "ignore")
 # As labelme draws them, in pixels.
 _LINE_WIDTH, _POINT_RADIUS = 10, 5
+_FEWEST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2}
 # OpenCV takes coordinates in 2^-4 pixels.
 _SHIFT = 4
 
@@ -52,13 +53,19 @@ def convert(
         Sentences about files that were there already and so were left alone.
 
     Raises:
-        UserError: If anything is wrong with the files; the message lists every problem, and what
-            is sound has been converted.
+        UserError: If `output_dir` holds masks of other classes; or if anything is wrong with the
+            files: the message then lists every problem, and what is sound has been converted.
     """
     json_dir, output_dir = pathlib.Path(json_dir), pathlib.Path(output_dir)
     paths = sorted(json_dir.glob("*.json"), key=numeric_order)
     if not paths:
         raise UserError(f"{json_dir}: holds no JSON files.")
+    names_path, names = output_dir / "class_names.txt", "".join(f"{n}\n" for n in class_names)
+    if names_path.exists() and names_path.read_bytes() != names.encode():
+        raise UserError(
+            f"{names_path}: lists other classes than {', '.join(class_names)}, so that old and new "
+            "masks would differ in meaning. Convert to an empty folder, or with the old classes."
+        )
     image_dir, mask_dir = output_dir / "JPEGImages", output_dir / "SegmentationClass"
     for folder in (image_dir, mask_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,16 +78,22 @@ def convert(
         try:
             document = _read(path)
             suffix, content = _image(path, document)
-            mask = draw(document, class_names, _size(path, content))
+            mask = draw(document, class_names, _size(path, content, document))
         except UserError as error:
             message = str(error)
             problems.append(message if str(path) in message else f"{path}: {message}")
             continue
-        write_whole(image_dir / f"{path.stem}{suffix}", content)
+        image_path = image_dir / f"{path.stem}{suffix}"
+        if not image_path.exists():
+            write_whole(image_path, content)
+        elif image_path.read_bytes() != content:
+            warnings.append(
+                f"{image_path}: another image is there already; {path.name} was left out."
+            )
+            continue
         images.write_png(mask_path, mask)
-    if not (output_dir / "class_names.txt").exists():
-        names = "".join(f"{name}\n" for name in class_names)
-        write_whole(output_dir / "class_names.txt", names.encode())
+    if not names_path.exists():
+        write_whole(names_path, names.encode())
     if problems:
         lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
         raise UserError("\n".join([f"{json_dir}: {len(problems)} problem(s):", *lines]))
@@ -98,15 +111,23 @@ def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, 
     ids |= {"_background_": 0, **dict.fromkeys(IGNORE_LABELS, IGNORED)}
     mask = np.zeros(size, np.uint8)
     for number, shape in enumerate(document.get("shapes", ())):
-        label = shape.get("label")
-        if label not in ids:
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str) or label not in ids:
             raise UserError(
                 f"shape {number} is labelled {label!r}, which is none of the classes "
                 f"{', '.join(class_names)}; list it in --classes."
             )
         try:
             _draw_shape(mask, shape, ids[label])
-        except (KeyError, TypeError, ValueError, IndexError, OSError, cv2.error) as error:
+        except (
+            ArithmeticError,
+            LookupError,
+            OSError,
+            TypeError,
+            ValueError,
+            cv2.error,
+            PIL.Image.DecompressionBombError,
+        ) as error:
             raise UserError(f"shape {number} ({label}) cannot be drawn ({error}).") from error
     return mask
 
@@ -116,6 +137,8 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
     points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
     if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
         raise ValueError("its points are no coordinates")
+    if len(points) < _FEWEST_POINTS.get(kind, 1):
+        raise ValueError(f"a {kind} needs {_FEWEST_POINTS.get(kind, 1)} points or more")
     fixed = np.rint(points * 2**_SHIFT).astype(np.int32)
     if kind == "polygon":
         cv2.fillPoly(mask, [fixed], value, shift=_SHIFT)
@@ -148,7 +171,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise UserError(f"{path}: is no labelme file; it has no list of shapes.")
@@ -165,7 +188,7 @@ def _image(path: pathlib.Path, document: dict[str, Any]) -> tuple[str, bytes]:
         return (".jpg" if content.startswith(b"\xff\xd8") else ".png"), content
     named = str(document.get("imagePath") or "").replace("\\", "/")
     file = path.parent / named
-    if not named or path.parent.resolve() not in file.resolve().parents:
+    if not named or "\0" in named or path.parent.resolve() not in file.resolve().parents:
         raise UserError(f"{path}: its imagePath ({named!r}) is not inside {path.parent}.")
     try:
         return file.suffix.lower(), file.read_bytes()
@@ -173,10 +196,18 @@ def _image(path: pathlib.Path, document: dict[str, Any]) -> tuple[str, bytes]:
         raise UserError(f"{path}: its image {file} cannot be read ({error.strerror}).") from error
 
 
-def _size(path: pathlib.Path, content: bytes) -> tuple[int, int]:
+def _size(path: pathlib.Path, content: bytes, document: dict[str, Any]) -> tuple[int, int]:
+    """Returns (H, W) of the image, which must be what the document says if it says it."""
     try:
         with PIL.Image.open(io.BytesIO(content)) as picture:
             width, height = picture.size
     except (OSError, PIL.Image.DecompressionBombError) as error:
         raise UserError(f"{path}: its image cannot be decoded ({error}).") from error
+    said = document.get("imageHeight") or height, document.get("imageWidth") or width
+    if said != (height, width):
+        raise UserError(
+            f"{path}: its image has {width}x{height} pixels, and its shapes were drawn on "
+            f"{said[1]}x{said[0]}, so that they would lie elsewhere. Was the image turned or "
+            "resized? Put back the one that was labelled."
+        )
     return height, width

@@ -17,6 +17,7 @@ import collections
 import csv
 import dataclasses
 import glob
+import itertools
 import os
 import pathlib
 import re
@@ -30,7 +31,7 @@ from unet_core.files import write_whole
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LAYOUTS = ("folders", "voc", "csv", "stack")
 PARTS = ("train", "val", "test")
-_PREDICTED = ("_predict", "_overlay", "_probability")
+_PREDICTED = re.compile(r"(_predict|_overlay|_probability(_.*)?)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +91,15 @@ def find_images(path: str | os.PathLike) -> list[Source]:
     """
     if os.path.isfile(path):
         paths = [pathlib.Path(path)]
-    elif glob.has_magic(str(path)):
-        paths = sorted(map(pathlib.Path, glob.glob(str(path))), key=numeric_order)
+    elif glob.has_magic(str(path)) and not os.path.isdir(path):
+        matches = [pathlib.Path(match) for match in glob.glob(str(path))]
+        paths = [p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file()]
+        paths.sort(key=numeric_order)
     else:
         paths = _pictures(pathlib.Path(path))
     sources = []
     for found in paths:
-        if re.search(rf"({'|'.join(_PREDICTED)})(_[^.]*)?$", found.stem):
+        if _PREDICTED.search(found.stem):
             continue
         pages = 1
         if found.suffix.lower() in (".tif", ".tiff"):
@@ -164,6 +167,12 @@ def _pairs(
     problems: list[str],
 ) -> list[Sample]:
     image_dir, mask_dirs = folder / image_folder, [folder / name for name in mask_folders]
+    if image_dir in mask_dirs and not mask_suffix:
+        problems.append(
+            f"{image_dir}: is named as the folder of images and of masks, so that every image "
+            "would be its own mask. Name two folders, or give --mask_suffix."
+        )
+        return []
     listed = [_listed(each, problems) for each in (image_dir, *mask_dirs)]
     if None in listed:
         return []
@@ -208,9 +217,20 @@ def _voc(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
         return []
     image_of = _by_stem(image_dir, listed[0], "images", "", problems)
     mask_of = _by_stem(mask_dir, listed[1], "masks", "", problems)
-    samples = []
+    samples, part_of = [], {}
     for part in parts:
-        for stem in (lists / f"{part}.txt").read_text().split():
+        try:
+            lines = (lists / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
+            continue
+        for stem in filter(None, map(str.strip, lines)):
+            if stem in part_of:
+                problems.append(
+                    f"{lists / part}.txt: {stem!r} is in {part_of[stem]}.txt already; remove one."
+                )
+                continue
+            part_of[stem] = part
             for folder, of in ((image_dir, image_of), (mask_dir, mask_of)):
                 if stem not in of:
                     problems.append(f"{lists / part}.txt: {stem!r} has no picture in {folder}.")
@@ -234,11 +254,14 @@ def _csv(path: pathlib.Path, problems: list[str]) -> list[Sample]:
             "may follow."
         )
         return []
-    samples, seen = [], collections.Counter()
+    samples, taken = [], set()
     root = path.parent.resolve()
     for number, row in enumerate(rows, 2):
         place = f"{path}, line {number}"
         cells = [row["image"] or "", *(row["mask"] or "").split("|")]
+        if not all(cells):
+            problems.append(f"{place}: the cell of the image or of a mask is empty; name a file.")
+            continue
         files = [path.parent / cell for cell in cells]
         outside = [c for c, f in zip(cells, files, strict=True) if root not in f.resolve().parents]
         if outside:
@@ -254,8 +277,9 @@ def _csv(path: pathlib.Path, problems: list[str]) -> list[Sample]:
             problems.append(f"{place}: split {split!r} is none of {', '.join(PARTS)}.")
         else:
             name = files[0].stem if page == "0" else f"{files[0].stem}_{int(page):03d}"
-            seen[name] += 1
-            name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            name = next(each for each in itertools.chain([name], numbered) if each not in taken)
+            taken.add(name)
             image, *masks = (Source(file, int(page)) for file in files)
             samples.append(Sample(name, image, tuple(masks), row.get("group") or "", split))
     return samples
@@ -308,10 +332,10 @@ def _grouped(samples: Sequence[Sample], pattern: str, problems: list[str]) -> li
     grouped = []
     for sample in samples:
         match = expression.search(sample.name)
-        if match is None:
+        group = match and match.group(1 if expression.groups else 0)
+        if not group:
             problems.append(f"{sample.image}: `group_pattern` ({pattern!r}) is not in its name.")
             continue
-        group = match.group(1) if expression.groups else match.group()
         grouped.append(dataclasses.replace(sample, group=group))
     return grouped
 

@@ -6,7 +6,7 @@ import collections
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -30,12 +30,12 @@ def split(
     """Returns (training samples, held-out samples), each in the order of `samples`.
 
     Args:
-        samples: All samples.
+        samples: All samples; those that the layout puts in "test" are in neither part.
         how: "contiguous": blocks, because neighbouring slices of a volume and frames of a video
             resemble one another, and any other split would leak. "random": by the seed.
             "stratified": by the seed, every part with its share of each class's samples (Sechidis
             et al. 2011). "group": whole groups, parts as equal as whole groups allow. "fixed": as
-            the layout says: "val" is held out, and "test" is in neither part.
+            the layout says: "val" is held out.
         folds: Number of parts, of which `fold` is held out; 0 makes no folds.
         fold: Which part, from 0.
         held_out_share: Without folds, the share of the samples to hold out, at least one if it is
@@ -46,6 +46,7 @@ def split(
     Raises:
         UserError: If the numbers do not fit, or the samples have no groups or parts to go by.
     """
+    samples = [sample for sample in samples if sample.split != "test"]
     if how == "fixed":
         return _fixed(samples, folds=folds, held_out_share=held_out_share)
     if folds and held_out_share:
@@ -152,7 +153,7 @@ def _fixed(
         raise UserError(
             "--split=fixed needs samples marked val: a val folder, a val.txt, or a column `split`."
         )
-    return [s for s in samples if s.split not in ("val", "test")], held_out
+    return [sample for sample in samples if sample.split != "val"], held_out
 
 
 def _by_group(
@@ -170,11 +171,21 @@ def _by_group(
     names.sort(key=lambda name: -sizes[name])
     missing = np.array(shares) * len(samples)
     part_of = {}
-    for name in names:
-        part = int(missing.argmax())
+    for done, name in enumerate(names):
+        part = max(
+            _open_parts(len(shares), part_of.values(), len(names) - done), key=missing.__getitem__
+        )
         part_of[name] = part
         missing[part] -= sizes[name]
     return np.array([part_of[sample.group] for sample in samples])
+
+
+def _open_parts(count: int, filled: Collection[int], left: int) -> Sequence[int]:
+    """Returns the parts of `count` that may get the next of `left` items: all, or only the empty
+    ones if there is no item to spare.
+    """
+    empty = [part for part in range(count) if part not in filled]
+    return empty if len(empty) >= left else range(count)
 
 
 def _stratified(
@@ -189,14 +200,18 @@ def _stratified(
     classes = sorted(set().union(*presence))
     missing_of = {c: shares * sum(c in found for found in presence) for c in classes}
     order = rng.permutation(len(presence)).tolist()
+    filled, assigned = set(), 0
     while order:
         left = {c: sum(c in presence[n] for n in order) for c in classes}
         rarest = min((c for c in classes if left[c]), key=left.get, default=None)
         chosen = [n for n in order if rarest is None or rarest in presence[n]]
         for number in chosen:
             wish = missing_of[rarest] if rarest is not None else missing
-            part = max(range(len(shares)), key=lambda p: (wish[p], missing[p]))
+            open_parts = _open_parts(len(shares), filled, len(presence) - assigned)
+            part = max(open_parts, key=lambda p: (wish[p], missing[p]))
             parts[number] = part
+            filled.add(part)
+            assigned += 1
             missing[part] -= 1
             for c in presence[number]:
                 missing_of[c][part] -= 1
