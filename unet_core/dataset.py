@@ -118,12 +118,9 @@ class DataSet:
             UserError: If the split cannot be made, or an image is in both parts.
         """
         config = self.config
-        part_is_marked = any(sample.split == "val" for sample in self.samples)
-        if (
-            part_is_marked
-            and config.split != "fixed"
-            and not (config.folds or config.held_out_share)
-        ):
+        has_val = any(sample.split == "val" for sample in self.samples)
+        splits_itself = config.split == "fixed" or config.folds or config.held_out_share
+        if has_val and not splits_itself:
             raise UserError(
                 f"{config.data_dir}: has a part marked val, which --split={config.split} would train "
                 "on. Give --split=fixed to hold it out, or --folds or --held_out_share to split "
