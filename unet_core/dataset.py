@@ -122,8 +122,8 @@ class DataSet:
         splits_itself = config.split == "fixed" or config.folds or config.held_out_share
         if has_val and not splits_itself:
             raise UserError(
-                f"{config.data_dir}: has a part marked val, which --split={config.split} would train "
-                "on. Give --split=fixed to hold it out, or --folds or --held_out_share to split "
+                f"{config.data_dir}: has a part marked val, which --split={config.split} would "
+                "train on. Give --split=fixed to hold it out, or --folds or --held_out_share to split "
                 "otherwise."
             )
         presence = None
