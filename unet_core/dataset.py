@@ -123,8 +123,7 @@ class DataSet:
         if has_val and not splits_itself:
             raise UserError(
                 f"{config.data_dir}: has a part marked val, which --split={config.split} would "
-                "train on. Give --split=fixed to hold it out, or --folds or --held_out_share to split "
-                "otherwise."
+                "train on. Give --split=fixed to hold it out, or --folds or --held_out_share."
             )
         presence = None
         if config.split == "stratified":
