@@ -318,7 +318,8 @@ def check_data(config: RunConfig, _: process.Stopped) -> None:
 def convert_labelme(config: RunConfig, _: process.Stopped) -> None:
     """Makes a VOC folder of labelme's JSON files."""
     from unet_core import dataset
-    from unet_core.data import labelme
+    from unet_core.conventions import IGNORED
+    from unet_core.data import labelme, layouts
     from unet_core.reports.screen import progress_bar
 
     names = dataset.make_classes(config).names
@@ -329,7 +330,16 @@ def convert_labelme(config: RunConfig, _: process.Stopped) -> None:
     for warning in warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
     listed = ",".join(f"{number}:{name}" for number, name in enumerate(names))
-    print(f"Train with --layout=voc --data_dir={output_dir} --classes={listed}")
+    way_on = f"--layout=voc --data_dir={output_dir} --classes={listed}"
+    if config.folds or config.held_out_share:
+        voc = dataclasses.replace(
+            config, data_dir=output_dir, layout="voc", classes=f"{listed},{IGNORED}:ignore"
+        )
+        layouts.write_voc_lists(
+            output_dir, *dataset.DataSet.open(voc, progress=progress_bar).split()
+        )
+        way_on += " --split=fixed"
+    print(f"Train with {way_on}")
 
 
 MODES = {

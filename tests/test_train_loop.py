@@ -464,6 +464,26 @@ class TestRun:
             result = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY)
         check_refused(result, "another process is using this run folder")
 
+    def test_labelme_files_become_a_voc_folder_that_trains(self, slices, door, tmp_path):
+        (tmp_path / "json").mkdir()
+        square = [[5, 5], [30, 5], [30, 30], [5, 30]]
+        for path in (slices / "train" / "image").iterdir():
+            shutil.copy(path, tmp_path / "json")
+            shape = {"label": "cell", "points": square, "shape_type": "polygon"}
+            document = {"imagePath": path.name, "imageData": None, "shapes": [shape]}
+            (tmp_path / "json" / f"{path.stem}.json").write_text(json.dumps(document))
+        voc, classes = tmp_path / "voc", "--classes=0:background,1:cell"
+        convert = ["--mode=convert_labelme", f"--input={tmp_path / 'json'}", classes]
+        code, out, _ = door(*convert, f"--output_dir={voc}", "--held_out_share=0.34")
+        assert code == 0
+        assert "--layout=voc" in out
+        assert "--split=fixed" in out
+        assert len((voc / "ImageSets" / "Segmentation" / "val.txt").read_text().split()) == 2
+        settings = ["--layout=voc", "--split=fixed", classes, "--folds=0"]
+        code, out, err = door(f"--data_dir={voc}", "--mode=check_data", *settings)
+        assert code == 0, err
+        assert "4 sample(s) to train on, 2 held out" in out
+
     def test_not_finite_step_names_its_samples(self, slices, door, tmp_path):
         args = ["--optimizer=sgd", "--learning_rate=1e30", "--schedule=constant"]
         result = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, *args)
