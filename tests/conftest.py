@@ -21,6 +21,8 @@ def mirrored():
     """A factory of strategies: `mirrored(n)` has n replicas on n logical CPUs; 1 is no strategy."""
 
     def make(replicas: int) -> tf.distribute.Strategy:
-        return devices.make_strategy("none" if replicas == 1 else "mirrored", range(replicas))
+        if replicas == 1:
+            return devices.make_strategy("none")
+        return devices.make_strategy("mirrored", range(replicas))
 
     return make
