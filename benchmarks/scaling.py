@@ -109,7 +109,7 @@ def start(
 ) -> Running:
     """Starts the processes of one configuration; they end with `stack`, or with this process."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(configuration.processes)]
-    errors = stack.enter_context(tempfile.TemporaryFile())
+    errors = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     flags = [f"--{name}={getattr(args, name)}" for name in ("steps", "global_batch", "size")]
     flags += [f"--base_filters={args.base_filters}", f"--configurations={configuration}"]
     processes = []
@@ -179,7 +179,7 @@ def answer_rounds(args: argparse.Namespace) -> None:
         optimizer,
         loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
         strategy=strategy,
-        seconds_per_call=float("inf"),
+        seconds_per_call=1e9,
     )
     rows = args.global_batch // configuration.replicas
     shape = (rows, args.size, args.size, 1)
@@ -250,7 +250,7 @@ def reduction_of(model: keras.Model, strategy: tf.distribute.Strategy) -> Callab
     def replace_by_sums():
         # Each sum is kept and is what the next one adds up, so TensorFlow can leave none out.
         context = tf.distribute.get_replica_context()
-        own = [tf.convert_to_tensor(value) for value in values]
+        own = [tf.identity(value) for value in values]
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
         for value, total in zip(values, sums, strict=True):
             value.assign(total)
