@@ -343,9 +343,9 @@ def predict_video(
                 break
             if any(target.is_full() for target in targets.values()):
                 warnings.append(
-                    f"{source}: ended after {done} frames, where the overlay reached the 2 GiB that "
-                    "an AVI of odd size may have. Crop the video to even width and height, or ask "
-                    "for masks only."
+                    f"{source}: ended after {done} frames, where the overlay reached the 2 GiB "
+                    "that an AVI of odd size may have. Crop the video to even width and height, or "
+                    "ask for masks only."
                 )
                 break
         ended = clock()
@@ -438,9 +438,6 @@ class _Steps:
             raise TypeError("The number of frames is not known.")
         return min(known)
 
-    def __bool__(self) -> bool:
-        return True
-
 
 class _Writer:
     """An open cv2.VideoWriter, which tells of nothing that fails."""
@@ -483,9 +480,15 @@ class _VideoTarget:
 
     def open(self) -> None:
         self._writer = _Writer(self._part, self._codec, self._size, self._rate)
+        if not self._writer.is_open:
+            raise UserError(
+                f"{self._part}: cannot be written as a video. Remove what has that name, or choose "
+                "another --output_dir."
+            )
 
     def write(self, picture: np.ndarray) -> None:
-        self._writer.write(picture)
+        grey = picture.ndim == 2
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if grey else picture)
 
     def is_full(self) -> bool:
         return self._codec == _OWN_CODEC and self._part.stat().st_size > _MOST_AVI_BYTES
