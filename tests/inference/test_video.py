@@ -97,8 +97,9 @@ class TestOpenVideo:
 
     def test_colon_in_a_name_is_no_protocol(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        write_cells("12:30.avi", frames=2)
-        with open_video("12:30.avi") as opened:
+        write_cells("cells.avi", frames=3)
+        write_cells("file:cells.avi", frames=2)
+        with open_video("file:cells.avi") as opened:
             assert len(list(opened)) == 2
 
     @pytest.mark.parametrize(
@@ -250,6 +251,12 @@ class TestPredictVideo:
         mask = cv2.imread(str(result.outputs[0] / "000001.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(mask, np.where(disc_at(1, (96, 64)), 1000, 0))
 
+    def test_codec_that_changes_pixels_is_not_used_for_masks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(video, "_LOSSLESS_CODECS", [video.Codec(".avi", "MJPG")])
+        source = write_cells(tmp_path / "a.avi", frames=2)
+        result = run(source, tmp_path / "o", outputs={"mask"})
+        assert names_in(result.outputs[0]) == ["000000.png", "000001.png"]
+
     def test_coloured_classes_keep_their_colours(self, tmp_path):
         classes = ClassMap.parse("#000000:ground,#ff8001:cell")
         source = write_cells(tmp_path / "a.avi", frames=2)
@@ -268,6 +275,24 @@ class TestPredictVideo:
         )
         (warning,) = result.warnings
         assert f"tells of 12 frames and {result.frames} could be decoded" in warning
+        assert capfd.readouterr() == ("", "")
+
+    def test_damage_in_the_middle_makes_no_noise(self, tmp_path, capfd):
+        path = tmp_path / "a.mp4"
+        rng = np.random.default_rng(0)
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (96, 64))
+        if not writer.isOpened():
+            pytest.skip("This OpenCV writes no MPEG-4.")
+        for _ in range(30):
+            writer.write(rng.integers(0, 256, (64, 96, 3), np.uint8))
+        writer.release()
+        content = bytearray(path.read_bytes())
+        middle, length = len(content) // 2, len(content) // 8
+        content[middle : middle + length] = rng.bytes(length)
+        path.write_bytes(content)
+        capfd.readouterr()
+        result = run(str(path), tmp_path / "o")
+        assert 10 < result.frames <= 30
         assert capfd.readouterr() == ("", "")
 
     def test_most_frames_ends_the_run_without_a_warning(self, tmp_path):

@@ -627,7 +627,14 @@ def _readable_size(path: str) -> int:
 
 
 def _capture(source: str | int) -> cv2.VideoCapture:
+    """Returns what OpenCV makes of a path or the number of a camera, open or not."""
     with _quiet():
+        if isinstance(source, str):
+            # In threads of its own, FFmpeg would complain of damage when nothing holds it back.
+            one_thread = [cv2.CAP_PROP_N_THREADS, 1]
+            capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, one_thread)
+            if capture.isOpened():
+                return capture
         return cv2.VideoCapture(source)
 
 
