@@ -41,6 +41,8 @@ OUTPUTS = ("mask", "overlay")
 _ASSUMED_FRAMES_PER_SEC = 25.0
 # What claims more is a clock's tick, not a rate of frames.
 _MOST_FRAMES_PER_SEC = 1000.0
+# In a row; that many reads beyond the end of a video take no time to speak of.
+_MOST_DAMAGED_FRAMES = 1000
 _FRAMES_BETWEEN_LOOKS_AT_THE_DISK = 16
 # Beyond 2 GiB, readers of an AVI without OpenDML, which is what OpenCV itself writes, differ.
 _MOST_AVI_BYTES = 2**31 - 2**26
@@ -123,9 +125,7 @@ class Video:
     def __init__(self, source: str, capture: cv2.VideoCapture, first: np.ndarray):
         self.source = source
         self.height, self.width = first.shape[:2]
-        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        is_count = camera_number(source) is None and 1 <= count < 2**31
-        self.frames = round(count) if is_count else None
+        self.frames = _frame_count(source, capture)
         rate = capture.get(cv2.CAP_PROP_FPS)
         self.frames_per_sec = float(rate) if 0 < rate <= _MOST_FRAMES_PER_SEC else None
         self.problem: str | None = None
@@ -137,7 +137,7 @@ class Video:
             if self._next is None:
                 return
             yield cv2.cvtColor(self._next, cv2.COLOR_BGR2RGB)
-            self._next = _read(self._capture)
+            self._next = _read(self._capture, self.frames)
             if self._next is None:
                 self._tell_if_cut_short(given)
             elif self._next.shape[:2] != (self.height, self.width):
@@ -191,7 +191,7 @@ def open_video(source: str | os.PathLike) -> Iterator[Video]:
     else:
         capture = _capture(camera)
     try:
-        first = _read(capture)
+        first = _read(capture, _frame_count(source, capture))
         if first is None and camera is not None:
             raise UserError(
                 f"{source}: there is no such camera, or it gives no picture. Plug it in, close "
@@ -638,14 +638,24 @@ def _capture(source: str | int) -> cv2.VideoCapture:
         return cv2.VideoCapture(source)
 
 
-def _read(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """Returns the next frame [H, W, 3] uint8 in BGR order, or None if there is none."""
-    with _quiet():
-        try:
+def _read(capture: cv2.VideoCapture, expected: int | None) -> np.ndarray | None:
+    """Returns the next frame [H, W, 3] uint8 in BGR order that can be decoded, or None if there is
+    none; of a video where more are `expected` in all, damaged frames are left out.
+    """
+    # OpenCV 5.0 answers to a damaged frame as to the end, and goes on when asked again.
+    for _ in range(min(expected or 1, _MOST_DAMAGED_FRAMES)):
+        with _quiet(), contextlib.suppress(cv2.error):
             is_read, frame = capture.read()
-        except cv2.error:
-            return None
-    return frame if is_read else None
+            if is_read:
+                return frame
+    return None
+
+
+def _frame_count(source: str, capture: cv2.VideoCapture) -> int | None:
+    """Returns the number of frames that the header tells of, or None."""
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    is_count = camera_number(source) is None and 1 <= count < 2**31
+    return round(count) if is_count else None
 
 
 def _keeps(
