@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             ]
         )
     print(machine())
-    print(f"{args.slices} slices of {args.size}x{args.size} pixels: {total:.2f} s in all")
+    print(f"{args.slices} slices of {args.size}x{args.size} pixels, all thresholds: {total:.1f} s")
     print(tables.table(["threshold", "V_Rand", "V_Info", "ms per slice", "least-most"], rows))
 
 

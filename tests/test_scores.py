@@ -342,10 +342,11 @@ class TestBoundaryF1:
         assert scores.boundary_f1(columns(0, 4), columns(0, 9)) == 0
 
     def test_pixels_that_do_not_count_make_no_boundary(self):
-        # The truth ends at 9 only because from 10 on nothing is known; both begin at 5.
-        kept = columns(0, 9)
-        assert scores.boundary_f1(columns(5, 14), columns(5, 9), kept=kept) == 1
-        assert scores.boundary_f1(columns(5, 14), columns(5, 9)) < 1
+        # From 10 on nothing is known, so that the truth has no end at 9; the prediction begins at 5
+        # for certain. A truth that begins at 6 has its one boundary pixel there.
+        predicted, truth, kept = columns(5, 14), columns(0, 9), columns(0, 9)
+        assert scores.boundary_f1(predicted, truth, kept=kept) == 0
+        assert scores.boundary_f1(predicted, columns(6, 9), kept=kept) == 1
 
     def test_neither_has_a_boundary_is_not_defined(self):
         nothing, everything = columns(0, -1), columns(0, 19)
@@ -582,11 +583,11 @@ class TestUnetMedicalDice:
         assert scores.unet_medical_dice(probabilities, np.zeros((10, 10), np.uint8)) == near(1)
 
     def test_label_of_a_half_is_one(self):
-        # Columns 0, 1, 0, 1 ...: halved, all labels are 0.5 and so become 1, all probabilities are
-        # 0.5: 0.4 as above.
+        # Columns 0, 1, 0, 1 ...: halved, all labels are 0.5 and so become 1, as is predicted.
         truth = np.tile(np.array([0, 1], np.uint8), (776, 388))
-        probabilities = np.stack([truth == 0, truth == 1], -1).astype(np.float32)
-        assert scores.unet_medical_dice(probabilities, truth) == pytest.approx(0.4, abs=1e-9)
+        probabilities = np.zeros((776, 776, 2))
+        probabilities[..., 1] = 1
+        assert scores.unet_medical_dice(probabilities, truth) == near(1)
 
     def test_ignored_pixels_are_left_out(self):
         # The left half is certain and right, the right half certain, wrong and unknown.
