@@ -133,7 +133,8 @@ def legacy_rand_f1(probability: np.ndarray, truth: np.ndarray, threshold: float)
     Pairs of pixels of true cells, by whether both lie in one segment of the truth, of the
     prediction, or of both:
 
-        F = 2 TP / (P + Q), TP = sum c_ij (c_ij - 1) / 2, P = sum a_i (a_i - 1) / 2, Q likewise of b_j
+        F = 2 TP / (P + Q)
+        TP = sum c_ij (c_ij - 1) / 2, P = sum a_i (a_i - 1) / 2, Q = sum b_j (b_j - 1) / 2
 
     with the counts of `segment_scores`, but S = 0 where the probability does not exceed the
     threshold; such pixels are in no predicted pair. The first ranking of the challenge was by the
@@ -623,9 +624,14 @@ def unet_medical_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
     Raises:
         ValueError: If the shapes do not fit.
 
-    Source: NVIDIA DeepLearningExamples, TensorFlow2/Segmentation/UNet_Medical, `dice_coef`.
+    Source: NVIDIA DeepLearningExamples, TensorFlow2/Segmentation/UNet_Medical,
+        `dice_coef` in runtime/losses.py, here in float64.
     """
-    _check_shapes(probabilities=probabilities, truth_of_two_classes=np.stack([truth] * 2, -1))
+    if probabilities.shape != (*truth.shape, 2):
+        raise ValueError(
+            f"Expected `probabilities` {[*truth.shape, 2]}, as `truth` has {list(truth.shape)}. "
+            f"Received {list(probabilities.shape)}."
+        )
     predicted = _resized(probabilities)
     foreground = _resized(truth == 1) >= 0.5
     kept = _resized(truth == IGNORED) == 0
