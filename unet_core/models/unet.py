@@ -9,6 +9,8 @@ float32 and so are the logits.
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 
 from unet_core.errors import UserError
@@ -132,3 +134,50 @@ def make_unet(
     x = CropLike(dtype=policy, name="crop")([x, images])
     logits = layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name="unet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a tile needs around it so that a U-Net without padding and cropping layers sees the
+    whole image in it, in pixels.
+
+    Attributes:
+        halo: Output pixels at each edge that depend on the zeros that convolutions pad with, if the
+            tile begins and ends at multiples of `stride`; all others are those of the whole image.
+        stride: A tile's origin and size must be multiples of it; with "valid" convolutions, the
+            origin and the size of the output must.
+        cut: Pixels by which the output is smaller than the tile, on each side.
+    """
+
+    halo: int
+    stride: int
+    cut: int
+
+
+def surroundings(model: keras.Model) -> Surroundings:
+    """Returns the surroundings of a network of `make_unet`.
+
+    Raises:
+        ValueError: If `model` is no such network.
+    """
+    pads = [layer for layer in model.layers if isinstance(layer, MirrorPad)]
+    if len(pads) != 1:
+        raise ValueError(
+            f"Expected a network of `make_unet`, with one MirrorPad layer. Received {model.name!r} "
+            f"with {len(pads)}."
+        )
+    depth, stride = pads[0].depth, 2 ** pads[0].depth
+    # The 2x2 convolution after doubling pads one zero below and right, whatever the others do.
+    doubled = any(isinstance(layer, keras.layers.UpSampling2D) for layer in model.layers)
+    if pads[0].valid:
+        return Surroundings(
+            halo=stride - 1 if doubled else 0, stride=stride, cut=4 * (stride - 1) + 2 * stride
+        )
+    # Each level's two 3x3 convolutions carry the zeros two pixels further in.
+    halo = 0
+    for _ in range(depth):
+        halo = -(-(halo + 2) // 2)
+    halo += 2
+    for _ in range(depth):
+        halo = 2 * halo + doubled + 2
+    return Surroundings(halo=halo, stride=stride, cut=0)

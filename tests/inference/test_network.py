@@ -1,0 +1,142 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.errors import UserError
+from unet_core.inference.network import make_inference_network
+from unet_core.models.layers import FusedBatchNorm, RowDropout
+from unet_core.models.unet import make_unet
+
+
+def picture(height, width, *, rows=2, channels=1):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (rows, height, width, channels)).astype(np.uint8)
+
+
+def make_trained(**kwargs):
+    """A network whose weights and statistics are none of the initial ones."""
+    model = make_unet(**{"classes": 3, "depth": 2, "base_filters": 4, **kwargs})
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        name = variable.name
+        if name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+        elif name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 2, variable.shape))
+    return model
+
+
+SHAPES = [
+    dict(padding=padding, decoder=decoder, batch_norm=norm)
+    for padding in ("same", "valid")
+    for decoder in ("transpose", "upsample")
+    for norm in (False, True)
+]
+
+
+class TestInferenceNetwork:
+    @pytest.mark.parametrize("kwargs", SHAPES)
+    def test_logits_are_those_of_the_model(self, kwargs):
+        model = make_trained(dropout=0.5, **kwargs)
+        network = make_inference_network(model)
+        for images in (picture(37, 53), picture(8, 8).astype(np.float32)):
+            expected = model(images, training=False)
+            np.testing.assert_allclose(network(images), expected, rtol=1e-4, atol=1e-4)
+
+    def test_batch_norm_relu_and_dropout_layers_are_gone(self):
+        network = make_inference_network(make_trained(batch_norm=True, dropout=0.5))
+        kinds = {type(layer) for layer in network.layers}
+        assert not kinds & {FusedBatchNorm, RowDropout, keras.layers.ReLU}
+
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    def test_weights_are_stored_in_the_type_computed_in(self, precision):
+        model = make_trained(batch_norm=True)
+        network = make_inference_network(model, precision=precision)
+        assert {v.dtype for v in network.variables} == {precision}
+        logits = network(picture(16, 16))
+        assert logits.dtype == tf.float32
+        expected = model(picture(16, 16)).numpy()
+        np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
+
+    def test_precision_is_that_of_the_model_if_none_is_given(self):
+        network = make_inference_network(make_trained(precision="bfloat16", batch_norm=True))
+        assert {v.dtype for v in network.variables} == {"bfloat16"}
+        network = make_inference_network(make_trained(precision="bfloat16"), precision="float32")
+        assert {v.dtype for v in network.variables} == {"float32"}
+
+    def test_model_stays_as_it_was_and_shares_nothing(self):
+        model = make_trained(batch_norm=True, precision="bfloat16")
+        before = [v.numpy() for v in model.variables]
+        network = make_inference_network(model)
+        for variable in network.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        for variable, value in zip(model.variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
+        assert model.get_layer("down0_conv1").compute_dtype == "bfloat16"
+
+    def test_unknown_precision_is_a_user_error(self):
+        with pytest.raises(UserError, match="int8"):
+            make_inference_network(make_trained(), precision="int8")
+
+
+class TestBareNetwork:
+    def test_logits_of_a_size_that_needs_no_padding_are_those_of_the_model(self):
+        model = make_trained(batch_norm=True)
+        bare = make_inference_network(model, bare=True)
+        images = picture(24, 16)
+        np.testing.assert_allclose(bare(images), model(images), rtol=1e-4, atol=1e-4)
+
+    def test_valid_network_given_its_mirrored_surroundings_is_the_model(self):
+        # Depth 2 takes off 4 * 3 + 2 * 4 = 20 pixels a side.
+        model = make_trained(padding="valid")
+        bare = make_inference_network(model, bare=True)
+        images = picture(24, 32)
+        around = ((0, 0), (20, 20), (20, 20), (0, 0))
+        logits = bare(np.pad(images, around, mode="reflect"))
+        np.testing.assert_allclose(logits, model(images), rtol=1e-4, atol=1e-4)
+
+
+class TestOtherModels:
+    def test_functional_model_gives_the_same_outputs(self):
+        inputs = keras.Input((None, None, 1))
+        x = keras.layers.Conv2D(3, 3, padding="same")(keras.layers.Rescaling(1 / 255)(inputs))
+        x = keras.layers.BatchNormalization()(x) * 2.0
+        model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(keras.layers.ReLU(max_value=1.0)(x)))
+        images = picture(9, 7)
+        for precision in (None, "bfloat16"):
+            network = make_inference_network(model, precision=precision)
+            assert network(images).dtype == tf.float32
+            np.testing.assert_allclose(network(images), model(images), atol=0.05)
+
+    def test_convolution_that_others_read_too_keeps_its_own_output(self):
+        inputs = keras.Input((None, None, 1))
+        x = keras.layers.Conv2D(2, 3, padding="same")(inputs)
+        y = keras.layers.ReLU()(x)
+        model = keras.Model(inputs, keras.layers.Concatenate()([x, y]))
+        images = picture(9, 7)
+        network = make_inference_network(model)
+        np.testing.assert_allclose(network(images), model(images), rtol=1e-5)
+
+    def test_layer_called_twice_is_copied_once(self):
+        inputs = keras.Input((None, None, 2))
+        shared = keras.layers.Conv2D(2, 3, padding="same")
+        model = keras.Model(inputs, shared(keras.layers.ReLU()(shared(inputs))))
+        network = make_inference_network(model)
+        images = picture(9, 7, channels=2)
+        assert len(network.variables) == 2
+        np.testing.assert_allclose(network(images), model(images), rtol=1e-5)
+
+    def test_sequential_model_is_copied_and_a_subclassed_one_returned(self):
+        sequential = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 3)])
+        images = picture(9, 7)
+        network = make_inference_network(sequential)
+        assert network.variables[0] is not sequential.variables[0]
+        np.testing.assert_allclose(network(images), sequential(images), rtol=1e-5)
+
+        class Twice(keras.Model):
+            def call(self, images):
+                return 2 * tf.cast(images, tf.float32)
+
+        subclassed = Twice()
+        assert make_inference_network(subclassed) is subclassed
