@@ -89,7 +89,7 @@ class TestFlags:
     def test_help_lists_our_flags_and_exits_0_without_tensorflow(self, flag):
         done = in_a_process(flag, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
         assert done.returncode == 0
-        for name in ("--flagfile", "--data_dir", "--[no]save_probabilities", "--train_steps"):
+        for name in ("--flagfile", "--data_dir", "--outputs", "--train_steps"):
             assert name in done.stdout
         assert "tensorflow" not in done.stderr
         assert "numpy" not in done.stderr
@@ -281,7 +281,7 @@ def finished(slices, tmp_path_factory):
     """A run of four steps, made by the program as a person would start it."""
     folder = tmp_path_factory.mktemp("finished")
     done = in_a_process(
-        f"--data_dir={slices}", f"--run_dir={folder / 'run'}", *TINY, "--save_probabilities"
+        f"--data_dir={slices}", f"--run_dir={folder / 'run'}", *TINY, "--outputs=mask,overlay,probabilities"
     )
     assert done.returncode == 0, done.stderr
     return folder / "run", done

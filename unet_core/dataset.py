@@ -133,7 +133,7 @@ class DataSet:
             self.samples,
             config.split,
             folds=config.folds,
-            fold=config.fold,
+            fold=int(config.fold),
             held_out_share=config.held_out_share,
             seed=config.seed,
             presence=presence,

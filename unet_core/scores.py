@@ -13,6 +13,7 @@ Nothing here needs TensorFlow. Thinned segments need scikit-image (the extra `sc
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -125,6 +126,37 @@ def segment_curve(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarra
     found = [_overlap_scores(cells, _thinned_segments(probability, t)) for t in SEGMENT_THRESHOLDS]
     v_rand, v_info = np.array(found).T
     return v_rand, v_info
+
+
+def stack_scores(
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    chosen: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, float]:
+    """Returns V_Rand and V_Info of a stack: the mean over the slices at each threshold, then the
+    maximum, and its threshold; and the mean at thresholds chosen elsewhere.
+
+    Args:
+        curves: Slice -> "v_rand" and "v_info" -> values at `SEGMENT_THRESHOLDS`; slices without
+            true cells (NaN) do not count.
+        chosen: Slice -> "v_rand" and "v_info" -> one of `SEGMENT_THRESHOLDS`, chosen on training
+            images; None, or a slice without one, leaves these means out.
+
+    Returns:
+        `v_rand`, `v_rand/threshold` and, of chosen ones, `v_rand/chosen`; `v_info` likewise.
+    """
+    total = {}
+    for score in ("v_rand", "v_info"):
+        means = np.nanmean([curve[score] for curve in curves.values()], axis=0)
+        best = int(np.argmax(means))
+        total[score] = float(means[best])
+        total[f"{score}/threshold"] = SEGMENT_THRESHOLDS[best]
+        if chosen and all(score in thresholds for thresholds in chosen.values()):
+            values = [
+                curve[score][SEGMENT_THRESHOLDS.index(chosen[name][score])]
+                for name, curve in curves.items()
+            ]
+            total[f"{score}/chosen"] = float(np.nanmean(values))
+    return total
 
 
 def legacy_rand_f1(probability: np.ndarray, truth: np.ndarray, threshold: float) -> float:
@@ -357,7 +389,8 @@ def _distances(pixels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     far = (~others).astype(np.uint8)
     distances = cv2.distanceTransform(far, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return distances[pixels].astype(np.float64)
+    # Squares of distances are whole numbers; OpenCV 5.0 does not always round them alike.
+    return np.sqrt(np.rint(np.square(distances[pixels].astype(np.float64))))
 
 
 # Probabilities, counted image by image
@@ -604,19 +637,22 @@ class ObjectCounts:
 # Published figures
 
 
-def unet_medical_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
+def unet_medical_dice(
+    probabilities: np.ndarray, truth: np.ndarray, *, hard_labels: bool = True
+) -> float:
     """Returns the "Dice" of NVIDIA's UNet_Medical, for comparison with its published figures.
 
     The mean over both classes of
 
         (2 sum(p y) + 1e-6) / (sum(p^2) + sum(y^2) + 1e-6)
 
-    on 388x388 pixels, to which probabilities and labels are resized linearly; a label is then 1
-    from 0.5 on.
+    on 388x388 pixels, to which probabilities and labels are resized linearly.
 
     Args:
         probabilities: [H, W, 2] float.
         truth: [H, W] class ids 0 and 1. A resized pixel with any share of `IGNORED` is left out.
+        hard_labels: Whether a resized label is then 1 from 0.5 on and 0 below, as NVIDIA's code has
+            it, or stays the share of the class in the pixel.
 
     Returns:
         The score, unitless, in [0, 1]; 1 is perfect.
@@ -633,11 +669,13 @@ def unet_medical_dice(probabilities: np.ndarray, truth: np.ndarray) -> float:
             f"Received {list(probabilities.shape)}."
         )
     predicted = _resized(probabilities)
-    foreground = _resized(truth == 1) >= 0.5
+    foreground = _resized(truth == 1)
+    if hard_labels:
+        foreground = np.where(foreground >= 0.5, 1.0, 0.0)
     kept = _resized(truth == IGNORED) == 0
-    labels = np.stack([~foreground, foreground], -1)[kept]
+    labels = np.stack([1 - foreground, foreground], -1)[kept]
     predicted = predicted[kept]
-    hits, squares = (predicted * labels).sum(0), (predicted**2).sum(0) + labels.sum(0)
+    hits, squares = (predicted * labels).sum(0), (predicted**2).sum(0) + (labels**2).sum(0)
     return float(((2 * hits + 1e-6) / (squares + 1e-6)).mean())
 
 

@@ -292,6 +292,8 @@ def predict_video(
     seconds = np.zeros(3)  # Of decode, network and encode.
     warnings = []
     done, begun = 0, math.nan
+    # One class is left clear throughout: what is most frequent may change from frame to frame.
+    clear: int | None = None
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(open_video(source))
         rate = video.frames_per_sec or _ASSUMED_FRAMES_PER_SEC
@@ -325,7 +327,8 @@ def predict_video(
             times.append(clock())
             drawn = None
             if show is not None or "overlay" in targets:
-                drawn = pictures.overlay(frame, ids, alpha=alpha)
+                clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
+                drawn = pictures.overlay(frame, ids, alpha=alpha, clear=clear)
             with _written_to(stem.parent):
                 if "overlay" in targets:
                     targets["overlay"].write(drawn)
