@@ -17,7 +17,7 @@ import numpy as np
 
 from unet_core.errors import UserError
 
-_WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 _FORMS = (
     "range (the range of the file's type: 0 to 255, 0 to 65535, or 0 to 1 for floats), "
     "percentile:LOW,HIGH such as percentile:1,99, zscore, "
@@ -105,7 +105,7 @@ class Scaling:
             return image if dtype is None else image.astype(dtype, copy=False)
         pixels = image.astype(np.float32)
         if self.form == "range":
-            return pixels * np.float32(255 / _WHITE[image.dtype.name])
+            return pixels * np.float32(255 / WHITE[image.dtype.name])
         if self.form == "percentile":
             low, high = np.percentile(pixels, self.numbers, axis=(0, 1))
             return np.clip((pixels - low) * (255 / _or_one(high - low)), 0, 255).astype(np.float32)
