@@ -332,7 +332,15 @@ def export(config: RunConfig, stopped: process.Stopped) -> None:
     run = RunDirectory(_required(config, "run_dir"))
     trained = _open_trained(config, run.path, stopped)
     output_dir = pathlib.Path(config.output_dir or run.path / "export")
-    write_export(trained, output_dir, formats=config.formats)
+    precision = None if config.precision == "auto" else config.precision
+    write_export(
+        trained.model,
+        trained.config,
+        output_dir,
+        step=trained.step,
+        formats=config.formats,
+        precision=precision,
+    )
     print(f"Exported step {trained.step} as {', '.join(config.formats)} to {output_dir}.")
 
 

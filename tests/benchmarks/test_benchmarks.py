@@ -139,3 +139,24 @@ class TestScaling:
         assert rows["1 device"][1:] == ["1.00", "0.0%"]
         assert all(float(speed) > 0 for speed, *_ in rows.values())
         assert "This shows overhead, not scaling." in done.stdout
+
+
+@pytest.mark.slow
+class TestInference:
+    def test_every_variant_has_a_row_of_positive_figures_at_each_batch(self):
+        done = run(
+            "inference.py",
+            *("--rounds=2", "--size=32", "--base_filters=2", "--batches", 1, 2),
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert sum("outputs agree" in line for line in lines) == 2
+        rule = next(number for number, line in enumerate(lines) if line.startswith("---"))
+        rows = [re.split(r"\s{2,}", line) for line in lines[rule + 1 :]]
+        names = [name for name, batch, *_ in rows if batch == "1"]
+        assert names == [name for name, batch, *_ in rows if batch == "2"]
+        ours = {"unet_core float32", "unet_core bfloat16", "predict float32", "predict bfloat16"}
+        assert set(names) >= ours
+        # Mpixel/s, three latencies and the ratio.
+        assert all(len(row) == 7 for row in rows)
+        assert all(float(cell) > 0 for row in rows for cell in row[1:])

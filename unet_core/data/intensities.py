@@ -18,7 +18,7 @@ import numpy as np
 from unet_core.errors import UserError
 
 _LARGEST_SAMPLE = 2**22
-_WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 _FORMS = (
     "range (the range of the file's type: 0 to 255, 0 to 65535, or 0 to 1 for floats), "
     "percentile:LOW,HIGH such as percentile:1,99, zscore, "
@@ -140,7 +140,7 @@ class Scaling:
             return image
         pixels = image.astype(np.float32)
         if self.form == "range":
-            return pixels * np.float32(255 / _WHITE[image.dtype.name])
+            return pixels * np.float32(255 / WHITE[image.dtype.name])
         if self.form == "percentile":
             low, high = measured
             return np.clip((pixels - low) * (255 / _or_one(high - low)), 0, 255).astype(np.float32)

@@ -131,7 +131,7 @@ class MirrorPad(keras.layers.Layer):
             before, after = padding_for(size, self.depth, self.valid)
             if isinstance(size, int) and before == after == 0:
                 continue
-            inputs = tf.gather(inputs, _mirrored(size, before, after), axis=axis)
+            inputs = tf.gather(inputs, mirrored_indices(size, before, after), axis=axis)
         return inputs
 
     def compute_output_spec(self, inputs):
@@ -199,7 +199,7 @@ def _equal_on_replicas(
     )
 
 
-def _mirrored(size, before, after) -> tf.Tensor:
+def mirrored_indices(size, before, after) -> tf.Tensor:
     """Returns the indices -before ... size+after-1 folded back into 0 ... size-1 without repeating
     the edge.
     """

@@ -1,0 +1,282 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core import assembly
+from unet_core.config import RunConfig
+from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.errors import UserError
+from unet_core.inference import onnx_file
+from unet_core.inference.export import default_margin, export, scaled
+from unet_core.inference.files import predicted_ids
+from unet_core.inference.predictor import Predictor
+
+THREE = "0:background,127:myelin,255:axon"
+MARGIN = 24
+# Settings of the run, and the type of the image.
+CASES = {
+    "uint8": (dict(), "uint8"),
+    "uint16": (dict(), "uint16"),
+    "float32": (dict(), "float32"),
+    "colour_norm_three": (dict(channels=3, batch_norm=True, classes=THREE, dropout=0.5), "uint8"),
+    "valid_upsample": (dict(padding="valid", decoder="upsample", classes=THREE), "uint8"),
+    "bfloat16": (dict(precision="bfloat16"), "uint8"),
+    "percentile": (dict(intensities="percentile:2,97.5", channels=3), "uint16"),
+    "zscore": (dict(intensities="zscore", channels=3), "uint16"),
+    "fixed": (dict(intensities="fixed:120,40"), "uint8"),
+}
+
+
+def make_config(**kwargs):
+    return RunConfig(**{"precision": "float32", "depth": 2, "base_filters": 4, **kwargs})
+
+
+def make_model(config):
+    """The network of `config`, with biases and statistics that are none of the initial ones."""
+    model = assembly.make_network(config, ClassMap.parse(config.classes))
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        if variable.name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+        elif variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 2, variable.shape))
+    return model
+
+
+def make_image(config, dtype, height=37, width=53):
+    levels = np.random.default_rng(2).random((height, width, config.channels), np.float32)
+    return levels if dtype == "float32" else (levels * np.iinfo(dtype).max).astype(dtype)
+
+
+def expected_probabilities(model, config, image):
+    return Predictor(model, margin=MARGIN)(Scaling.parse(config.intensities)(image))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """For each case: model, settings, image, and the outputs of the SavedModel in a process that
+    has neither this package nor Keras.
+    """
+    folder = tmp_path_factory.mktemp("served")
+    cases = {}
+    for name, (settings, dtype) in CASES.items():
+        config = make_config(**settings)
+        model, image = make_model(config), make_image(config, dtype)
+        export(
+            model, config, folder / name, step=7, formats=["saved_model", "keras"], margin=MARGIN
+        )
+        np.save(folder / f"{name}.npy", image)
+        cases[name] = (model, config, image)
+    code = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+sys.modules["unet_core"] = sys.modules["keras"] = None
+try:
+    import unet_core
+    raise SystemExit("the package can be imported")
+except ImportError:
+    pass
+import numpy as np, tensorflow as tf
+folder, names = sys.argv[1], sys.argv[2:]
+for name in names:
+    image = np.load(f"{folder}/{name}.npy")
+    signatures = tf.saved_model.load(f"{folder}/{name}/saved_model").signatures
+    key = {"uint8": "serving_default"}.get(image.dtype.name, f"serving_{image.dtype.name}")
+    two = np.stack([image, image[::-1]])
+    found = signatures[key](images=tf.constant(two))
+    classes = signatures["classes"]()
+    classes["names"] = classes["names"].numpy().astype("S")
+    np.savez(f"{folder}/{name}_found.npz", **found, **classes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(folder), *CASES],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        name: (*case, dict(np.load(folder / f"{name}_found.npz"))) for name, case in cases.items()
+    }
+
+
+class TestSavedModel:
+    @pytest.mark.parametrize("name", CASES)
+    def test_outputs_are_those_of_the_package_in_a_process_without_it(self, served, name):
+        model, config, image, found = served[name]
+        tolerance = 0.05 if name == "bfloat16" else 1e-4
+        assert found["probabilities"].dtype == np.float32
+        assert found["masks"].dtype == np.uint8
+        for row, one in enumerate((image, image[::-1])):
+            expected = expected_probabilities(model, config, one)
+            np.testing.assert_allclose(found["probabilities"][row], expected, atol=tolerance)
+            differs = found["masks"][row] != predicted_ids(expected)
+            # Only pixels that are nearly undecided may fall to the other side.
+            first, second = np.sort(expected, -1)[..., :-3:-1].transpose(2, 0, 1)
+            assert (first - second)[differs].max(initial=0) < 2 * tolerance
+            assert len(np.unique(found["masks"][row])) > 1
+
+    def test_classes_are_told_by_a_signature(self, served):
+        found = served["colour_norm_three"][-1]
+        assert found["names"].tolist() == [b"background", b"myelin", b"axon"]
+        assert found["mask_values"].tolist() == [0, 127, 255]
+
+    def test_classes_are_an_asset_even_after_the_folder_has_moved(self, tmp_path):
+        config = make_config(classes="#000000:road,#ff0000:car", channels=3)
+        export(make_model(config), config, tmp_path / "a", step=1, formats=["saved_model"])
+        (tmp_path / "a").rename(tmp_path / "b")
+        loaded = tf.saved_model.load(tmp_path / "b" / "saved_model")
+        asset = tmp_path / "b" / "saved_model" / "assets" / "classes.json"
+        assert loaded.described.asset_path.numpy().decode() == str(asset)
+        for path in (asset, tmp_path / "b" / "classes.json"):
+            assert json.loads(path.read_text()) == [
+                {"id": 0, "name": "road", "mask_value": [0, 0, 0]},
+                {"id": 1, "name": "car", "mask_value": [255, 0, 0]},
+            ]
+
+    def test_precision_can_be_chosen_and_variables_are_of_it(self, tmp_path):
+        config = make_config()
+        export(
+            make_model(config),
+            config,
+            tmp_path / "e",
+            step=1,
+            formats=["saved_model"],
+            precision="bfloat16",
+        )
+        loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
+        assert {weight.dtype for weight in loaded.weights} == {tf.bfloat16}
+
+
+class TestScaled:
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+    @pytest.mark.parametrize(
+        "text", ["range", "percentile:1,99", "percentile:0,100", "zscore", "fixed:0.3,2.5"]
+    )
+    def test_every_form_is_that_of_the_data_pipeline(self, text, dtype):
+        scaling, config = Scaling.parse(text), make_config(channels=3)
+        images = np.stack([make_image(config, dtype), make_image(config, dtype) // 3])
+        images[1, ..., 2] = 1  # A channel that does not vary.
+        expected = np.stack([scaling(image).astype(np.float32) for image in images])
+        found = scaled(tf.constant(images), scaling)
+        assert found.dtype == tf.float32
+        np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-4)
+
+
+class TestKeras:
+    def test_network_comes_back_with_its_layers_and_logits(self, tmp_path):
+        config = make_config(batch_norm=True, dropout=0.5, precision="bfloat16")
+        model, image = make_model(config), make_image(config, "uint8")[None]
+        export(model, config, tmp_path / "e", step=1, formats=["keras"])
+        loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
+        np.testing.assert_array_equal(loaded(image), model(image))
+        assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
+        assert not (tmp_path / "e" / "saved_model").exists()
+
+    def test_settings_and_weights_rebuild_the_network(self, tmp_path):
+        config = make_config(batch_norm=True, classes=THREE, decoder="upsample")
+        model, image = make_model(config), make_image(config, "uint8")[None]
+        export(model, config, tmp_path / "e", step=12, formats=["keras"])
+        stored = json.loads((tmp_path / "e" / "unet_core.json").read_text())
+        assert stored["step"] == 12
+        settings = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()
+        }
+        assert RunConfig(**settings) == config
+        rebuilt = assembly.make_network(RunConfig(**settings), ClassMap.parse(config.classes))
+        rebuilt.set_weights(keras.saving.load_model(tmp_path / "e" / "model.keras").get_weights())
+        np.testing.assert_array_equal(rebuilt(image), model(image))
+
+
+class TestOnnx:
+    @pytest.mark.parametrize("name", [name for name in CASES if name != "bfloat16"])
+    def test_outputs_are_those_of_the_package(self, tmp_path, name):
+        pytest.importorskip("onnx", reason="the package onnx is not installed")
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        settings, dtype = CASES[name]
+        config = make_config(**settings)
+        if config.intensities == "range":
+            dtype = "uint8"
+        model = make_model(config)
+        export(model, config, tmp_path / "e", step=1, formats=["onnx"], margin=MARGIN)
+        session = runtime.InferenceSession(
+            tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        names = session.get_modelmeta().custom_metadata_map["class_names"].split("\n")
+        assert tuple(names) == ClassMap.parse(config.classes).names
+        for height, width in ((37, 53), (5, 9), (64, 32)):
+            image = make_image(config, dtype, height, width)
+            fed = image if config.intensities == "range" else image.astype(np.float32)
+            probabilities, masks = session.run(None, {"images": np.stack([fed, fed[:, ::-1]])})
+            expected = expected_probabilities(model, config, image)
+            np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)
+            np.testing.assert_array_equal(masks, predicted_ids(probabilities))
+            flipped = expected_probabilities(model, config, image[:, ::-1])
+            np.testing.assert_allclose(probabilities[1], flipped, atol=1e-4)
+
+    def test_missing_package_is_named_before_anything_is_written(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
+        config = make_config()
+        with pytest.raises(UserError, match=r"unet_core\[onnx\]"):
+            export(make_model(config), config, tmp_path / "e", step=1, formats=["onnx"])
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestMargin:
+    def test_default_is_the_halo_rounded_up_to_the_stride(self):
+        # Depth 2: 22 to a multiple of 4; without padding there is no halo.
+        assert default_margin(make_model(make_config())) == 24
+        assert default_margin(make_model(make_config(padding="valid"))) == 0
+
+    def test_default_margin_is_used(self, tmp_path):
+        config = make_config()
+        model, image = make_model(config), make_image(config, "uint8", 16, 20)
+        export(model, config, tmp_path / "e", step=1, formats=["saved_model"])
+        loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
+        found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
+        expected = Predictor(model, margin=24)(image)
+        np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-5)
+
+
+class TestFolder:
+    def test_existing_folder_is_left_alone(self, tmp_path):
+        config = make_config()
+        (tmp_path / "e").mkdir()
+        with pytest.raises(UserError, match=f"{tmp_path / 'e'}: exists"):
+            export(make_model(config), config, tmp_path / "e", step=1)
+        assert list(tmp_path.rglob("*")) == [tmp_path / "e"]
+
+    def test_failure_leaves_nothing_behind(self, tmp_path, monkeypatch):
+        def fail(*args, **kwargs):
+            raise OSError(28, "No space left on device", "model.keras")
+
+        config = make_config()
+        model = make_model(config)
+        monkeypatch.setattr(model, "save", fail)
+        with pytest.raises(UserError, match="No space left on device"):
+            export(model, config, tmp_path / "e", step=1, formats=["keras"])
+        assert list(tmp_path.iterdir()) == []
+
+    def test_folder_in_the_way_of_a_parent_is_a_user_error(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        config = make_config()
+        with pytest.raises(UserError, match="cannot be written"):
+            export(make_model(config), config, tmp_path / "file" / "e", step=1)
+
+    def test_unknown_format_is_named(self, tmp_path):
+        config = make_config()
+        with pytest.raises(UserError, match="tflite cannot be exported"):
+            export(make_model(config), config, tmp_path / "e", step=1, formats=["tflite"])
+        with pytest.raises(UserError, match="nothing cannot"):
+            export(make_model(config), config, tmp_path / "e", step=1, formats=[])
+
+    def test_model_of_other_classes_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="3 logits"):
+            export(make_model(make_config()), make_config(classes=THREE), tmp_path / "e", step=1)

@@ -1,0 +1,300 @@
+"""A U-Net as an ONNX graph, written node by node.
+
+The converters were tried with TensorFlow 2.21, Keras 3.15 and NumPy 2.4. tf2onnx 1.17 needs half a
+minute for a U-Net and turns TensorFlow's floor modulo into one that truncates, so that images whose
+size is no multiple of the stride come back cropped, without an error; Keras' own ONNX export is
+tf2onnx. A U-Net has ten kinds of layers, so they are written down here. Needs the package `onnx`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from unet_core.data.intensities import Scaling
+from unet_core.errors import UserError
+from unet_core.inference.network import make_inference_network
+from unet_core.models.layers import MirrorPad
+
+_OPSET = 17
+_ROWS, _COLUMNS = (1, 2)
+
+
+def check_installed() -> None:
+    """Raises UserError if `onnx` is not installed."""
+    if importlib.util.find_spec("onnx") is None:
+        raise UserError(
+            "Writing an ONNX file needs the package onnx; install it by "
+            "`pip install 'unet_core[onnx]'`, or leave out this format."
+        )
+
+
+def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence[str]):
+    """Returns an `onnx.ModelProto` from pixel values to probabilities and masks, in float32.
+
+    Args:
+        model: A network of `make_unet`.
+        scaling: How pixel values are scaled. With "range" the input is uint8; with the other forms
+            it is float32, in the units of the files.
+        margin: Pixels mirrored around the image, and cut off from the result.
+        names: The names of the classes, stored as metadata `class_names`, one a line.
+
+    Input `images` [B, H, W, C]; outputs `probabilities` [B, H, W, classes] float32 and `masks`
+    [B, H, W] uint8, the class ids.
+
+    Raises:
+        UserError: If `onnx` is not installed.
+        ValueError: If the network holds a layer that `make_unet` does not use.
+    """
+    check_installed()
+    import onnx
+
+    graph = _Graph()
+    channels, logits_channels = model.input_shape[-1], model.output_shape[-1]
+    (pad,) = [layer for layer in model.layers if isinstance(layer, MirrorPad)]
+    pixels = _scale(graph, scaling)
+    sizes = {axis: graph.size("images", axis) for axis in (_ROWS, _COLUMNS)}
+    for axis, size in sizes.items():
+        pixels = graph.add("Gather", pixels, _indices(graph, size, margin, pad), axis=axis)
+    network = make_inference_network(model, precision="float32", bare=True)
+    x = graph.add("Transpose", pixels, perm=(0, 3, 1, 2))
+    x = graph.add("Transpose", _run(graph, network, x), perm=(0, 2, 3, 1))
+    for axis, size in sizes.items():
+        begin = graph.constant([margin])
+        end = graph.add("Add", begin, size)
+        x = graph.add("Slice", x, begin, end, graph.constant([axis]))
+    if logits_channels == 1:
+        halves = (graph.add("Sigmoid", graph.add("Neg", x)), graph.add("Sigmoid", x))
+        graph.add("Concat", *halves, axis=3, output="probabilities")
+    else:
+        graph.add("Softmax", x, axis=3, output="probabilities")
+    ids = graph.add("ArgMax", "probabilities", axis=3, keepdims=0)
+    graph.add("Cast", ids, to=onnx.TensorProto.UINT8, output="masks")
+    kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
+    value = onnx.helper.make_tensor_value_info
+    size = ["batch", "height", "width"]
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "unet",
+            [value("images", kind, [*size, channels])],
+            [
+                value("probabilities", onnx.TensorProto.FLOAT, [*size, max(logits_channels, 2)]),
+                value("masks", onnx.TensorProto.UINT8, size),
+            ],
+            graph.constants,
+        ),
+        producer_name="unet_core",
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=8,
+    )
+    onnx.helper.set_model_props(proto, {"class_names": "\n".join(names)})
+    onnx.checker.check_model(proto)
+    return proto
+
+
+class _Graph:
+    """Nodes and constants in the making; tensors are their names."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], []
+
+    def add(self, operation: str, *inputs: str | int, output: str | None = None, **attributes):
+        """Adds a node and returns its first output; numbers among the inputs become int64
+        constants.
+        """
+        import onnx
+
+        names = [self.constant(x) if isinstance(x, int) else x for x in inputs]
+        output = output or f"{operation}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(operation, names, [output], **attributes))
+        return output
+
+    def constant(self, value, dtype=np.int64) -> str:
+        """Adds an array and returns it."""
+        import onnx
+
+        name = f"constant_{len(self.constants)}"
+        array = np.ascontiguousarray(np.asarray(value, dtype)).reshape(np.shape(value))
+        self.constants.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def sorted(self, tensor: str, axis: int) -> str:
+        """Returns `tensor` in rising order along an axis."""
+        import onnx
+
+        count = self.add("Reshape", self.size(tensor, axis), self.constant([1]))
+        outputs = [f"TopK_{len(self.nodes)}", f"TopK_{len(self.nodes)}_indices"]
+        self.nodes.append(
+            onnx.helper.make_node("TopK", [tensor, count], outputs, axis=axis, largest=0)
+        )
+        return outputs[0]
+
+    def size(self, tensor: str, axis: int) -> str:
+        """Returns the length of an axis, an int64 scalar."""
+        return self.add("Gather", self.add("Shape", tensor), self.constant(axis), axis=0)
+
+
+def _scale(graph: _Graph, scaling: Scaling) -> str:
+    """Adds what `Scaling` computes, from "images" to [B, H, W, C] float32."""
+    import onnx
+
+    single, double = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+    if scaling.form == "range":
+        return graph.add("Cast", "images", to=single)
+    if scaling.form == "fixed":
+        mean, deviation = scaling.numbers
+        return _standardised(
+            graph,
+            "images",
+            graph.constant(mean, np.float32),
+            graph.constant(deviation, np.float32),
+            np.float32,
+        )
+    exact = graph.add("Cast", "images", to=double)
+    if scaling.form == "zscore":
+        mean = graph.add("ReduceMean", exact, axes=(_ROWS, _COLUMNS))
+        apart = graph.add("Sub", exact, mean)
+        square = graph.add("Mul", apart, apart)
+        variance = graph.add("ReduceMean", square, axes=(_ROWS, _COLUMNS))
+        deviation = _or_one(graph, graph.add("Sqrt", variance))
+        scaled = _standardised(graph, exact, mean, deviation, np.float64)
+        return graph.add("Cast", scaled, to=single)
+    low, high = _percentiles(graph, scaling.numbers)
+    spread = _or_one(graph, graph.add("Sub", high, low))
+    factor = graph.add("Div", graph.constant(255, np.float64), spread)
+    scaled = graph.add("Mul", graph.add("Sub", exact, low), factor)
+    limits = (graph.constant(limit, np.float64) for limit in (0, 255))
+    return graph.add("Cast", graph.add("Clip", scaled, *limits), to=single)
+
+
+def _standardised(graph: _Graph, pixels: str, mean: str, deviation: str, dtype) -> str:
+    apart = graph.add("Div", graph.add("Sub", pixels, mean), deviation)
+    steps = graph.add("Mul", apart, graph.constant(63.75, dtype))
+    return graph.add("Add", steps, graph.constant(127.5, dtype))
+
+
+def _percentiles(graph: _Graph, percents: Sequence[float]) -> list[str]:
+    """Adds the percentiles [B, 1, 1, C] of each image and channel, as `np.percentile` does."""
+    import onnx
+
+    double, whole = onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64
+    flat = graph.add(
+        "Reshape", graph.add("Transpose", "images", perm=(0, 3, 1, 2)), graph.constant([0, 0, -1])
+    )
+    count = graph.size(flat, 2)
+    ordered = graph.add("Cast", graph.sorted(flat, 2), to=double)
+    last = graph.add("Cast", graph.add("Sub", count, 1), to=double)
+    found = []
+    for percent in percents:
+        position = graph.add("Mul", last, graph.constant(percent / 100, np.float64))
+        below = graph.add("Floor", position)
+        above = graph.add("Min", graph.add("Add", below, graph.constant(1, np.float64)), last)
+        lower, upper = (
+            graph.add("Gather", ordered, graph.add("Cast", index, to=whole), axis=2)
+            for index in (below, above)
+        )
+        share = graph.add("Sub", position, below)
+        step = graph.add("Mul", graph.add("Sub", upper, lower), share)
+        value = graph.add("Add", lower, step)
+        found.append(graph.add("Unsqueeze", value, graph.constant([_ROWS, _COLUMNS])))
+    return found
+
+
+def _or_one(graph: _Graph, spread: str) -> str:
+    """Adds `spread` with 1 in place of 0."""
+    zero, one = (graph.constant(value, np.float64) for value in (0, 1))
+    return graph.add("Where", graph.add("Greater", spread, zero), spread, one)
+
+
+def _indices(graph: _Graph, size: str, margin: int, pad: MirrorPad) -> str:
+    """Adds the indices of an axis of `size` pixels that lead to it with the margin around it, and
+    around that what `pad` adds.
+    """
+    outer = graph.add("Add", size, 2 * margin)
+    step = 2**pad.depth
+    if pad.valid:
+        # As in `padding_for`, where it is explained.
+        inner = 4 * (step - 1)
+        before = graph.constant(inner + 2 * step)
+        bottom = graph.add("Div", graph.add("Add", outer, inner + step - 1), step)
+        total = graph.add("Sub", graph.add("Mul", graph.add("Add", bottom, 4), step), outer)
+        after = graph.add("Sub", graph.add("Add", total, inner), before)
+    else:
+        before, after = graph.constant(0), graph.add("Mod", graph.add("Neg", outer), step)
+    first = _mirrored(graph, size, graph.constant(margin), graph.constant(margin))
+    return graph.add("Gather", first, _mirrored(graph, outer, before, after), axis=0)
+
+
+def _mirrored(graph: _Graph, size: str, before: str, after: str) -> str:
+    """Adds the indices of `unet_core.models.layers.mirrored_indices`."""
+    period = graph.add("Max", graph.add("Mul", graph.add("Sub", size, 1), 2), 1)
+    everything = graph.add("Range", graph.add("Neg", before), graph.add("Add", size, after), 1)
+    index = graph.add("Mod", everything, period)
+    return graph.add(
+        "Where", graph.add("Less", index, size), index, graph.add("Sub", period, index)
+    )
+
+
+def _run(graph: _Graph, network: keras.Model, images: str) -> str:
+    """Adds the layers of `network`, from scaled [B, C, H, W] to logits [B, K, H, W]."""
+    tensors = {id(network.inputs[0]): images}
+    for layer in network.layers:
+        if not isinstance(layer, keras.layers.InputLayer):
+            inputs = [tensors[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
+            tensors[id(layer.output)] = _layer(graph, layer, *inputs)
+    return tensors[id(network.outputs[0])]
+
+
+def _layer(graph: _Graph, layer: keras.Layer, *inputs: str) -> str:
+    """Adds one layer.
+
+    Raises:
+        ValueError: If it is of a kind that `make_unet` does not use.
+    """
+    layers = keras.layers
+    match layer:
+        case layers.Rescaling():
+            factor = graph.constant(layer.scale, np.float32)
+            return graph.add(
+                "Add", graph.add("Mul", *inputs, factor), graph.constant(layer.offset, np.float32)
+            )
+        case layers.Conv2DTranspose():
+            # [H, W, out, in] there, [in, out, H, W] here.
+            kernel = graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32)
+            bias = graph.constant(_array(layer.bias), np.float32)
+            return graph.add("ConvTranspose", *inputs, kernel, bias, strides=layer.strides)
+        case layers.Conv2D():
+            # TensorFlow pads an even kernel's odd zero below and on the right.
+            around = [size - 1 if layer.padding == "same" else 0 for size in layer.kernel_size]
+            pads = [*(n // 2 for n in around), *(n - n // 2 for n in around)]
+            kernel = graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32)
+            bias = graph.constant(_array(layer.bias), np.float32)
+            x = graph.add("Conv", *inputs, kernel, bias, pads=pads)
+            return graph.add("Relu", x) if layer.activation is keras.activations.relu else x
+        case layers.MaxPooling2D():
+            size = layer.pool_size
+            return graph.add("MaxPool", *inputs, kernel_shape=size, strides=size)
+        case layers.UpSampling2D():
+            scales = graph.constant([1, 1, *layer.size], np.float32)
+            how = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+            return graph.add("Resize", *inputs, "", scales, mode="nearest", **how)
+        case layers.Cropping2D():
+            (top, bottom), (left, right) = layer.cropping
+            bounds = ([top, left], [-bottom, -right], [2, 3])
+            return graph.add("Slice", *inputs, *map(graph.constant, bounds))
+        case layers.Concatenate():
+            return graph.add("Concat", *inputs, axis=1)
+        case layers.Activation() if layer.activation is keras.activations.linear:
+            return inputs[0]
+    raise ValueError(
+        f"Expected a network of `make_unet`. Received one with the layer {layer.name!r} "
+        f"({type(layer).__name__})."
+    )
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable)
