@@ -326,7 +326,6 @@ def predict(config: RunConfig, stopped: process.Stopped) -> None:
 def export(config: RunConfig, stopped: process.Stopped) -> None:
     """Writes the network in forms that other programs read."""
     from unet_core.inference.export import export as write_export
-
     from unet_core.run_directory import RunDirectory
 
     run = RunDirectory(_required(config, "run_dir"))

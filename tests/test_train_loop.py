@@ -281,7 +281,10 @@ def finished(slices, tmp_path_factory):
     """A run of four steps, made by the program as a person would start it."""
     folder = tmp_path_factory.mktemp("finished")
     done = in_a_process(
-        f"--data_dir={slices}", f"--run_dir={folder / 'run'}", *TINY, "--outputs=mask,overlay,probabilities"
+        f"--data_dir={slices}",
+        f"--run_dir={folder / 'run'}",
+        *TINY,
+        "--outputs=mask,overlay,probabilities",
     )
     assert done.returncode == 0, done.stderr
     return folder / "run", done

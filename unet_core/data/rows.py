@@ -383,7 +383,7 @@ class TiffWriter:
 
     def __enter__(self) -> TiffWriter:
         with self._naming_errors():
-            self._file = open(self._partial, "wb")  # noqa: SIM115
+            self._file = open(self._partial, "wb")
             # The place of the directory is not known yet.
             self._file.write(_header(0, "<", self._big))
         return self

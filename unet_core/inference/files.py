@@ -218,7 +218,6 @@ class _Image:
             )
         reduced = _Reduced(height, width)
         with contextlib.ExitStack() as stack:
-
             writers = []
 
             def open_tiff(suffix: str, **kind) -> TiffWriter:
