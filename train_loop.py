@@ -71,6 +71,7 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
     if config.fold != "all":
         _train(config, stopped)
         return
+    _required(config, "run_dir")
     for fold in _folds(config):
         print(f"Fold {fold.fold} of 0 to {config.folds - 1}: {fold.run_dir}")
         _train(fold, stopped)
@@ -265,6 +266,7 @@ def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
     if config.fold != "all":
         _evaluate(config, stopped)
         return
+    _required(config, "run_dir")
     for fold in _folds(config):
         print(f"Fold {fold.fold} of 0 to {config.folds - 1}: {fold.run_dir}")
         _evaluate(fold, stopped)
@@ -358,11 +360,15 @@ def check_data(config: RunConfig, _: process.Stopped) -> None:
     print(data.describe(pixels.values))
     problems = [*data.problems, *pixels.problems]
     if not problems:
-        training_samples, held_out = data.split()
-        progress = progress_bar("Looking for leaks")
-        problems = splits.leaks(training_samples, held_out, decoded=True, progress=progress)
-        print(f"{len(training_samples)} sample(s) to train on, {len(held_out)} held out.")
         drawing = dataset.make_drawing(config, assembly.make_recipe(config))
+        for fold in _folds(config) if config.fold == "all" else [config]:
+            training_samples, held_out = dataclasses.replace(data, config=fold).split()
+            progress = progress_bar("Looking for leaks")
+            problems += splits.leaks(training_samples, held_out, decoded=True, progress=progress)
+            number = f"Fold {fold.fold}: " if config.fold == "all" else ""
+            print(
+                f"{number}{len(training_samples)} sample(s) to train on, {len(held_out)} held out."
+            )
         _write_preview(config, data, training_samples, drawing)
     if run and (run.path.is_dir() or not problems):
         run.path.mkdir(parents=True, exist_ok=True)
@@ -439,7 +445,6 @@ def _resolve(
 
 def _folds(config: RunConfig) -> list[RunConfig]:
     """Returns the config of each fold, in a folder of its own."""
-    run_dir = _required(config, "run_dir")
     if config.folds < 2:
         raise UserError(f"--fold=all needs --folds, at least 2 (received {config.folds}).")
     if config.strategy == "multi_worker":
@@ -448,7 +453,9 @@ def _folds(config: RunConfig) -> list[RunConfig]:
             "number, with a --run_dir of its own."
         )
     return [
-        dataclasses.replace(config, fold=str(fold), run_dir=os.path.join(run_dir, f"fold-{fold}"))
+        dataclasses.replace(
+            config, fold=str(fold), run_dir=os.path.join(config.run_dir or "", f"fold-{fold}")
+        )
         for fold in range(config.folds)
     ]
 
