@@ -302,7 +302,8 @@ class TiffWriter:
     becomes `path` when the `with` is left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
-    4 GB. Colours are in RGB order, in the bands and in the file.
+    4 GB. Colours are in RGB order, in the bands and in the file. (OpenCV 5.0 multiplies colours of 8
+    bits by their alpha as it reads them; Pillow 13.0 keeps 8 of 16 bits of colours.)
 
     Args:
         path: The file.
@@ -330,15 +331,20 @@ class TiffWriter:
         self._partial = self._path.with_name(self._path.name + ".part")
         self._shape = (height, width, channels)
         self._dtype = np.dtype(dtype)
-        self._palette = palette
         kind = (self._dtype.name, channels)
-        if min(height, width) < 1 or kind not in _WRITTEN or (palette and kind != ("uint8", 1)):
+        fits = palette is None or (kind == ("uint8", 1) and len(palette) <= 256)
+        if min(height, width) < 1 or kind not in _WRITTEN or not fits:
             raise ValueError(
                 f"{path}: cannot hold {height}x{width} pixels of {channels} channel(s) of "
-                f"{self._dtype.name}, with{'' if palette else 'out'} a palette. Height and width "
+                f"{self._dtype.name}, with{'out' if palette is None else ''} a palette. Height and width "
                 "must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, and a "
-                "palette takes 1 of uint8."
+                "palette takes 1 of uint8, and has at most 256 colours."
             )
+        self._colour_map: tuple[int, ...] = ()
+        if palette is not None:
+            colours = np.zeros((256, 3), np.uint8)
+            colours[: len(palette)] = palette
+            self._colour_map = tuple((colours.T.ravel() * np.uint16(257)).tolist())
         row_bytes = width * channels * self._dtype.itemsize
         self._big = height * row_bytes > _LARGEST_CLASSIC
         self._rows_per_strip = min(height, max(1, _STRIP_TARGET // row_bytes))
@@ -383,7 +389,7 @@ class TiffWriter:
 
     def __enter__(self) -> TiffWriter:
         with self._naming_errors():
-            self._file = open(self._partial, "wb")  # noqa: SIM115
+            self._file = open(self._partial, "wb")
             # The place of the directory is not known yet.
             self._file.write(_header(0, "<", self._big))
         return self
@@ -426,11 +432,8 @@ class TiffWriter:
         }
         if channels == 4:
             tags[_EXTRA_SAMPLES] = _ALPHA
-        if self._palette:
-            colours = np.zeros((256, 3), np.int64)
-            colours[: len(self._palette)] = self._palette
-            tags[_PHOTOMETRIC] = _INDICES
-            tags[_COLOUR_MAP] = tuple((colours.T.ravel() * 257).tolist())
+        if self._colour_map:
+            tags |= {_PHOTOMETRIC: _INDICES, _COLOUR_MAP: self._colour_map}
         self._file.write(bytes(self._file.tell() % 2))
         at = self._file.tell()
         self._file.write(_directory(tags, at, "<", self._big))
