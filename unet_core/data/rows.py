@@ -302,8 +302,8 @@ class TiffWriter:
     becomes `path` when the `with` is left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
-    4 GB. Colours are in RGB order, in the bands and in the file. (OpenCV 5.0 multiplies colours of 8
-    bits by their alpha as it reads them; Pillow 13.0 keeps 8 of 16 bits of colours.)
+    4 GB. Colours are in RGB order, in the bands and in the file. As they read it, OpenCV 5.0
+    multiplies colours of 8 bits by their alpha, and Pillow 13.0 keeps 8 of 16 bits of colours.
 
     Args:
         path: The file.
@@ -336,9 +336,9 @@ class TiffWriter:
         if min(height, width) < 1 or kind not in _WRITTEN or not fits:
             raise ValueError(
                 f"{path}: cannot hold {height}x{width} pixels of {channels} channel(s) of "
-                f"{self._dtype.name}, with{'out' if palette is None else ''} a palette. Height and width "
-                "must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, and a "
-                "palette takes 1 of uint8, and has at most 256 colours."
+                f"{self._dtype.name}, with{'out' if palette is None else ''} a palette. Height and "
+                "width must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, "
+                "and a palette takes 1 of uint8, and has at most 256 colours."
             )
         self._colour_map: tuple[int, ...] = ()
         if palette is not None:
