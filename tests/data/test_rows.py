@@ -186,12 +186,17 @@ class TestWhatBandsHold:
         np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), expected)
 
     @pytest.mark.parametrize(
-        "compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma", "jpeg"]
+        ("compression", "name"),
+        [
+            *itertools.product(
+                ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma"),
+                ("grey", "rgb", "rgba", "deep", "floats"),
+            ),
+            ("jpeg", "grey"),
+            ("jpeg", "rgb"),
+        ],
     )
-    @pytest.mark.parametrize("name", ["grey", "rgb", "rgba", "deep", "floats"])
     def test_every_compression_of_pillow_is_read(self, tmp_path, decoded, compression, name):
-        if compression == "jpeg" and name not in ("grey", "rgb"):
-            pytest.skip("JPEG holds grey and RGB of 8 bits.")
         path = tmp_path / "a.tif"
         tags = {278: 16}
         Image.fromarray(STORED[name]).save(path, compression=compression, tiffinfo=tags)
