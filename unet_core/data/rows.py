@@ -45,7 +45,7 @@ _GREY, _RGB, _INDICES, _YCBCR = 1, 2, 3, 6
 _UNSIGNED, _FLOAT = 1, 3
 _ALPHA = 2
 
-Tags = Mapping[int, int | tuple[int, ...] | bytes]
+_Tags = Mapping[int, int | tuple[int, ...] | bytes]
 
 _LARGEST_SEGMENT = 2**24
 """Pixels; a compressed strip or tile with more is no smaller than a picture worth reading whole."""
@@ -96,7 +96,7 @@ class Rows:
             [last - first, width, channels] of `dtype`, which may be written to.
 
         Raises:
-            UserError: If the file is damaged there, or so many pixels cannot be decoded at once.
+            UserError: If the file is damaged there.
             ValueError: If not 0 <= first < last <= height.
         """
         if not 0 <= first < last <= self.height:
@@ -109,12 +109,6 @@ class Rows:
             return self._whole[first:last].reshape(-1, self.width, self.channels).copy()
         segments, _ = self._source
         touched = segments.touched(first, last)
-        if len(touched) * segments.width * segments.height > images.MOST_PIXELS:
-            raise UserError(
-                f"{self._name(first, last)}: lie in strips or tiles with more than "
-                f"{images.MOST_PIXELS} pixels, which are not decoded at once. Save the picture "
-                "with smaller ones, or remove it if it is no picture of yours."
-            )
         self._kept = {index: self._kept[index] for index in touched if index in self._kept}
         for index in touched:
             if index not in self._kept:
@@ -202,7 +196,7 @@ class _Segments:
     across: int
     offsets: Sequence[int]
     lengths: Sequence[int]
-    tags: Tags
+    tags: _Tags
     order: str
 
     def touched(self, first: int, last: int) -> range:
@@ -256,6 +250,12 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
         raise UserError(
             f"{path}: lists {found} strips or tiles, but its {picture.width}x{picture.height} "
             f"pixels are {across * down}; it is damaged. Copy it again, or remove it."
+        )
+    if not strips and across * width * height > images.MOST_PIXELS:
+        raise UserError(
+            f"{path}: has tiles of {width}x{height} pixels, {across} side by side; at most "
+            f"{images.MOST_PIXELS} pixels are decoded at once. Save the picture with smaller "
+            "tiles, or remove it if it is no picture of yours."
         )
     row_bytes = -(-width * tags.get(_BITS, (1,))[0] * tags.get(_SAMPLES, 1) // 8)
     offsets = list(offsets[: across * down])
@@ -459,7 +459,7 @@ class TiffWriter:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
-def _small_tiff(tags: Tags, data: bytes, order: str) -> bytes:
+def _small_tiff(tags: _Tags, data: bytes, order: str) -> bytes:
     """Returns a TIFF of one strip whose bytes are `data`."""
     header = len(_header(0, order))
     padded = data + bytes(len(data) % 2)
@@ -476,7 +476,7 @@ def _header(directory: int, order: str, big: bool = False) -> bytes:
     return mark + struct.pack(f"{order}HI", 42, directory)
 
 
-def _directory(tags: Tags, at: int, order: str, big: bool = False) -> bytes:
+def _directory(tags: _Tags, at: int, order: str, big: bool = False) -> bytes:
     """Returns the only directory of a TIFF, to be written `at` bytes from its start."""
     number, offset, room = ("Q", "Q", 8) if big else ("H", "I", 4)
     beyond_at = at + struct.calcsize(number) + len(tags) * (4 + 2 * room) + room
