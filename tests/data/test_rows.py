@@ -451,7 +451,9 @@ class TestDamagedFiles:
 
     def test_wide_rows_of_compressed_strips_are_refused(self, tmp_path):
         content = striped_tiff(GREY, 20, deflate=True, t256=2**30)
-        self.refuse(tmp_path, content, "has 1073741824x50 pixels; at most")
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.tif: has 1073741824x50 pixels; at most"):
+            open_rows(tmp_path / "a.tif")
 
     def test_too_many_pixels_in_one_row_of_tiles_are_refused(self, tmp_path):
         # Each tile of 2^24 pixels is the same few bytes; 33 have more than 2^29.
@@ -554,6 +556,13 @@ class TestTiffWriter:
             writer.write(GREY[:20, :, None])
             writer.write(GREY[20:])
         np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), GREY)
+
+    def test_last_of_four_channels_is_told_to_be_alpha(self, tmp_path):
+        with TiffWriter(tmp_path / "a.tif", HEIGHT, WIDTH, 4) as writer:
+            writer.write(RGBA)
+        with Image.open(tmp_path / "a.tif") as picture:
+            # Extra samples: 2 is opacity by which the colours are not multiplied.
+            assert picture.tag_v2[338] == (2,)
 
     def test_array_may_be_filled_anew_for_each_band(self, tmp_path):
         band = np.empty((25, WIDTH), np.uint8)
