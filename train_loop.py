@@ -67,6 +67,20 @@ def main(_: Sequence[str]) -> int:
 
 
 def train(config: RunConfig, stopped: process.Stopped) -> None:
+    """Trains, or goes on with, one run or one for each fold."""
+    if config.fold != "all":
+        _train(config, stopped)
+        return
+    _required(config, "run_dir")
+    for fold in _folds(config):
+        print(f"Fold {fold.fold} of 0 to {config.folds - 1}: {fold.run_dir}")
+        _train(fold, stopped)
+        if stopped():
+            return
+    _write_fold_table(config)
+
+
+def _train(config: RunConfig, stopped: process.Stopped) -> None:
     """Trains, or goes on with a run; scores the held-out images; predicts the test images."""
     import tensorflow as tf
 
@@ -239,25 +253,43 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
             stopped.signal = stopped.signal or signal.SIGTERM
             print(f"Stopped and saved at step {loop.step}. Start the same command again to go on.")
         elif workers.is_chief:
-            _finish(config, run, loop, held_out, data.read, stopped)
+            samples = training_samples, held_out
+            _finish(config, run, loop, samples, data.read, stopped)
         else:
             print(f"Trained to step {loop.step}; worker 0 scores and predicts.")
 
 
 def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
-    """Scores a run's network: on the images it held out, or on all of another data folder."""
+    """Scores the network of a run, or of each fold, on the images it held out; or that of a run on
+    all images of another data folder.
+    """
+    if config.fold != "all":
+        _evaluate(config, stopped)
+        return
+    _required(config, "run_dir")
+    for fold in _folds(config):
+        print(f"Fold {fold.fold} of 0 to {config.folds - 1}: {fold.run_dir}")
+        _evaluate(fold, stopped)
+        if stopped():
+            return
+    _write_fold_table(config)
+
+
+def _evaluate(config: RunConfig, stopped: process.Stopped) -> None:
     from unet_core import dataset
     from unet_core.reports.screen import progress_bar
+    from unet_core.run_directory import RunDirectory
 
-    run, trained, model, step = _open_run(config, stopped)
-    where = config if config.data_dir else trained
+    run = RunDirectory(_required(config, "run_dir"))
+    trained = _open_trained(config, run.path, stopped)
+    where = config if config.data_dir else trained.config
     names = ("data_dir", "layout", "image_folder", "mask_folder", "mask_suffix", "group_pattern")
-    settings = dataclasses.replace(trained, **{name: getattr(where, name) for name in names})
+    settings = dataclasses.replace(trained.config, **{n: getattr(where, n) for n in names})
     data = dataset.DataSet.open(settings, progress=progress_bar, memory_path=run.known_masks)
     data.check()
-    samples = list(data.samples)
+    training_samples, samples = [], list(data.samples)
     if data.fingerprint() == run.read()[1]:
-        samples = data.split()[1]
+        training_samples, samples = data.split()
         if not samples:
             raise UserError(
                 f"{settings.data_dir}: the run has trained on all of these images; give another "
@@ -265,25 +297,52 @@ def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
             )
     output_dir = pathlib.Path(config.output_dir) if config.output_dir else run.path
     with contextlib.nullcontext() if config.output_dir else run.locked():
-        _score(config, run, output_dir, model, step, samples, data.read, stopped)
+        samples = training_samples, samples
+        _score(config, run, output_dir, trained, samples, data.read, stopped)
 
 
 def predict(config: RunConfig, stopped: process.Stopped) -> None:
-    """Writes masks for images without truth."""
+    """Writes masks for images without truth, for a video or for what a camera sees."""
     from unet_core import dataset
     from unet_core.data import layouts
+    from unet_core.inference import video
+    from unet_core.run_directory import RunDirectory
 
-    run, trained, model, step = _open_run(config, stopped)
-    source = config.input or dataset.test_folder(config if config.data_dir else trained)
+    run = RunDirectory(_required(config, "run_dir"))
+    trained = _open_trained(config, run.path, stopped)
+    source = config.input or dataset.test_folder(config if config.data_dir else trained.config)
     if source is None:
         raise UserError("--input is missing: the data folder holds no test images.")
+    output_dir = pathlib.Path(config.output_dir or run.predictions)
+    how = f"with the {config.weights} weights (step {trained.step})"
+    if video.is_video(source) or video.camera_number(str(source)) is not None:
+        print(f"Predicting {source} {how}.")
+        _predict_video(config, trained, source, output_dir, stopped)
+        return
     sources = layouts.find_images(source)
-    print(
-        f"Predicting {len(sources)} image(s) of {source} with the {config.weights} weights (step "
-        f"{step})."
+    print(f"Predicting {len(sources)} image(s) of {source} {how}.")
+    overwrite = config.overwrite
+    _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
+
+
+def export(config: RunConfig, stopped: process.Stopped) -> None:
+    """Writes the network in forms that other programs read."""
+    from unet_core.inference.export import export as write_export
+    from unet_core.run_directory import RunDirectory
+
+    run = RunDirectory(_required(config, "run_dir"))
+    trained = _open_trained(config, run.path, stopped)
+    output_dir = pathlib.Path(config.output_dir or run.path / "export")
+    precision = None if config.precision == "auto" else config.precision
+    write_export(
+        trained.model,
+        trained.config,
+        output_dir,
+        step=trained.step,
+        formats=config.formats,
+        precision=precision,
     )
-    read = dataset.make_reader_for(trained, sources)
-    _predict(config, model, sources, config.output_dir or run.predictions, read, stopped)
+    print(f"Exported step {trained.step} as {', '.join(config.formats)} to {output_dir}.")
 
 
 def check_data(config: RunConfig, _: process.Stopped) -> None:
@@ -301,11 +360,15 @@ def check_data(config: RunConfig, _: process.Stopped) -> None:
     print(data.describe(pixels.values))
     problems = [*data.problems, *pixels.problems]
     if not problems:
-        training_samples, held_out = data.split()
-        progress = progress_bar("Looking for leaks")
-        problems = splits.leaks(training_samples, held_out, decoded=True, progress=progress)
-        print(f"{len(training_samples)} sample(s) to train on, {len(held_out)} held out.")
         drawing = dataset.make_drawing(config, assembly.make_recipe(config))
+        for fold in _folds(config) if config.fold == "all" else [config]:
+            training_samples, held_out = dataclasses.replace(data, config=fold).split()
+            progress = progress_bar("Looking for leaks")
+            problems += splits.leaks(training_samples, held_out, decoded=True, progress=progress)
+            number = f"Fold {fold.fold}: " if config.fold == "all" else ""
+            print(
+                f"{number}{len(training_samples)} sample(s) to train on, {len(held_out)} held out."
+            )
         _write_preview(config, data, training_samples, drawing)
     if run and (run.path.is_dir() or not problems):
         run.path.mkdir(parents=True, exist_ok=True)
@@ -346,6 +409,7 @@ MODES = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "check_data": check_data,
     "convert_labelme": convert_labelme,
 }
@@ -379,43 +443,64 @@ def _resolve(
     return run.agree(config, data_fingerprint), reason
 
 
-def _open_run(config: RunConfig, stopped: process.Stopped) -> tuple[Any, ...]:
-    """Returns (run directory, its config, the network with its weights, step)."""
-    from unet_core import assembly, dataset, training
-    from unet_core.run_directory import RunDirectory
+def _folds(config: RunConfig) -> list[RunConfig]:
+    """Returns the config of each fold, in a folder of its own."""
+    if config.folds < 2:
+        raise UserError(f"--fold=all needs --folds, at least 2 (received {config.folds}).")
+    if config.strategy == "multi_worker":
+        raise UserError(
+            "--fold=all cannot be combined with --strategy=multi_worker: start each fold by its "
+            "number, with a --run_dir of its own."
+        )
+    return [
+        dataclasses.replace(
+            config, fold=str(fold), run_dir=os.path.join(config.run_dir or "", f"fold-{fold}")
+        )
+        for fold in range(config.folds)
+    ]
 
-    run = RunDirectory(_required(config, "run_dir"))
-    trained, _ = run.read()
+
+def _write_fold_table(config: RunConfig) -> None:
+    from unet_core.reports import folds
+
+    run_dirs = [pathlib.Path(fold.run_dir) for fold in _folds(config)]
+    text = folds.write(run_dirs, pathlib.Path(config.run_dir))
+    print(f"\n{config.folds} folds, each scored on what it held out\n{text}\n")
+    print(f"folds.csv, folds.json and worst.png are in {config.run_dir}.")
+
+
+def _open_trained(config: RunConfig, path: pathlib.Path, stopped: process.Stopped) -> Any:
+    """Returns the network to score, predict with or export."""
+    from unet_core.inference.trained import open_trained
+
     process.prepare_devices(dataclasses.replace(config, strategy="none"), stopped)
-    precision = trained.precision if config.precision == "auto" else config.precision
-    classes = dataset.make_classes(trained)
-    model = assembly.make_network(dataclasses.replace(trained, precision=precision), classes)
-    step = training.load_weights(run.checkpoints, model, best=config.weights == "best")
-    return run, trained, model, step
+    return open_trained(path, weights=config.weights)
 
 
-def _finish(config, run, loop, held_out, read, stopped) -> None:
+def _finish(config, run, loop, samples, read, stopped) -> None:
     """Scores held-out images and predicts test images, unless that was done at this step."""
     from unet_core import dataset, training
     from unet_core.data import layouts
+    from unet_core.inference.trained import Trained
 
     if run.is_finished(loop.step):
         print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
         return
     step = loop.step
     with contextlib.ExitStack() as stack:
-        if config.weights == "best" and held_out:
+        if config.weights == "best" and samples[1]:
             step = training.load_weights(run.checkpoints, loop.model, best=True)
         else:
             stack.enter_context(loop.averaged_weights())
-        if held_out:
-            _score(config, run, run.path, loop.model, step, held_out, read, stopped)
+        trained = Trained(loop.model, config, step)
+        if samples[1]:
+            _score(config, run, run.path, trained, samples, read, stopped)
         test = dataset.test_folder(config)
         if test and not stopped():
+            output_dir = pathlib.Path(config.output_dir or run.predictions)
+            overwrite = config.overwrite or not config.output_dir
             sources = layouts.find_images(test)
-            output_dir = config.output_dir or run.predictions
-            read = dataset.make_reader_for(config, sources)
-            _predict(config, loop.model, sources, output_dir, read, stopped)
+            _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
     if stopped():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
@@ -425,43 +510,85 @@ def _finish(config, run, loop, held_out, read, stopped) -> None:
         )
 
 
-def _score(config, run, output_dir, model, step, samples, read, stopped) -> None:
-    from unet_core.inference.evaluation import describe_scores, score_samples
+def _make_predictor(config: RunConfig, trained: Any) -> Any:
     from unet_core.inference.predictor import Predictor
+
+    precision = None if config.precision == "auto" else config.precision
+    return Predictor(trained, tta=config.tta, window_px=config.window_px, precision=precision)
+
+
+def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
+    from unet_core.inference.evaluation import describe_scores, score_samples
     from unet_core.reports.screen import progress_bar
 
+    training_samples, held_out = samples
     result = score_samples(
-        Predictor(model, tta=config.tta),
-        samples,
+        _make_predictor(config, trained).window,
+        held_out,
         read,
-        output_dir / "held_out",
-        progress=progress_bar("Scoring held-out images"),
+        output_dir,
+        object_class=config.object_class,
+        boundary_px=config.boundary_px,
+        training_samples=training_samples,
+        mask_format=config.mask_format,
+        progress=progress_bar,
         should_stop=stopped,
     )
     if result is not None:
-        run.write_scores(
-            {"step": step, "weights": config.weights, "tta": config.tta, **result}, output_dir
-        )
+        how = {"step": trained.step, "weights": config.weights, "tta": config.tta}
+        run.write_scores({**how, **result}, output_dir)
         print(f"\n{describe_scores(result, read.classes)}\n")
 
 
-def _predict(config, model, sources, output_dir, read, stopped) -> None:
-    from unet_core.inference.files import predict_files
-    from unet_core.inference.predictor import Predictor
-    from unet_core.reports.screen import progress_bar
+def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) -> None:
+    from unet_core.inference.files import Wanted, predict_files
+    from unet_core.reports.screen import pixel_bar
 
-    table, warnings = predict_files(
-        Predictor(model, tta=config.tta),
+    names = [field.name for field in dataclasses.fields(Wanted)]
+    done = predict_files(
+        _make_predictor(config, trained),
         sources,
         output_dir,
-        read,
-        mask_format=config.mask_format,
-        save_probabilities=config.save_probabilities,
-        progress=progress_bar("Predicting"),
+        Wanted(**{name: getattr(config, name) for name in names}),
+        overwrite=overwrite,
+        progress=pixel_bar("Predicting"),
         should_stop=stopped,
     )
-    print(f"\nPredictions in {output_dir}\n{table}\n")
-    for warning in warnings:
+    print(f"\nPredictions in {output_dir}\n{done.table}")
+    print(
+        f"{done.megapixels:.1f} megapixels in {done.seconds:.1f} s, reading and writing included: "
+        f"{done.megapixels / done.seconds:.2f} megapixels/s\n"
+    )
+    for warning in done.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    if done.failures:
+        raise UserError(
+            f"{len(done.failures)} of {len(sources)} image(s) could not be predicted; the others "
+            "are done.\n  " + "\n  ".join(done.failures)
+        )
+
+
+def _predict_video(config, trained, source, output_dir, stopped) -> None:
+    from unet_core.inference import video
+    from unet_core.reports.screen import progress_bar
+
+    result = video.predict_video(
+        _make_predictor(config, trained),
+        str(source),
+        output_dir / pathlib.Path(str(source).replace(":", "_")).stem,
+        classes=trained.classes,
+        channels=trained.config.channels,
+        alpha=config.alpha,
+        outputs=config.outputs,
+        show=video.make_window(str(source)) if config.show else None,
+        overwrite=config.overwrite,
+        progress=progress_bar("Predicting frames"),
+        should_stop=stopped,
+    )
+    print(f"\n{video.describe(result)}\n")
+    for path in result.outputs:
+        print(path)
+    for warning in result.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
 
 
@@ -501,7 +628,7 @@ def _define_flags() -> None:
     for field in dataclasses.fields(RunConfig):
         help_text, choices = field.metadata["help"], field.metadata["choices"]
         kind = field.type.split(" ")[0]
-        if choices:
+        if choices and kind == "str":
             flags.DEFINE_enum(field.name, field.default, list(choices), help_text)
         elif kind.startswith("tuple"):
             default = field.default and [str(value) for value in field.default]

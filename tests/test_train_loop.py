@@ -89,7 +89,7 @@ class TestFlags:
     def test_help_lists_our_flags_and_exits_0_without_tensorflow(self, flag):
         done = in_a_process(flag, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
         assert done.returncode == 0
-        for name in ("--flagfile", "--data_dir", "--[no]save_probabilities", "--train_steps"):
+        for name in ("--flagfile", "--data_dir", "--outputs", "--train_steps"):
             assert name in done.stdout
         assert "tensorflow" not in done.stderr
         assert "numpy" not in done.stderr
@@ -281,7 +281,10 @@ def finished(slices, tmp_path_factory):
     """A run of four steps, made by the program as a person would start it."""
     folder = tmp_path_factory.mktemp("finished")
     done = in_a_process(
-        f"--data_dir={slices}", f"--run_dir={folder / 'run'}", *TINY, "--save_probabilities"
+        f"--data_dir={slices}",
+        f"--run_dir={folder / 'run'}",
+        *TINY,
+        "--outputs=mask,overlay,probabilities",
     )
     assert done.returncode == 0, done.stderr
     return folder / "run", done
@@ -456,6 +459,87 @@ class TestRun:
         assert code == 0
         assert ("is constant" in err) == (len(np.unique(mask)) == 1)
 
+    def test_undecodable_image_among_good_ones_is_listed_and_the_good_are_done(
+        self, finished, slices, door, tmp_path
+    ):
+        shutil.copytree(slices / "test", tmp_path / "in")
+        (tmp_path / "in" / "0.png").write_bytes(b"no picture")
+        out = tmp_path / "out"
+        result = door(
+            "--mode=predict",
+            f"--run_dir={finished[0]}",
+            f"--input={tmp_path / 'in'}",
+            f"--output_dir={out}",
+        )
+        check_refused(result, "1 of 2 image(s) could not be predicted", "0.png", "decoded")
+        assert {path.name for path in out.iterdir()} == {"1_predict.png", "1_overlay.png"}
+
+    def test_predictions_replace_nothing_unless_asked(self, finished, slices, door, tmp_path):
+        same = "--mode=predict", f"--run_dir={finished[0]}", f"--input={slices / 'test' / '1.png'}"
+        out = f"--output_dir={tmp_path}"
+        assert door(*same, out)[0] == 0
+        mask = tmp_path / "1_predict.png"
+        mask.write_bytes(b"mine")
+        check_refused(door(*same, out), mask, "there already", "--overwrite")
+        assert mask.read_bytes() == b"mine"
+        assert door(*same, out, "--overwrite")[0] == 0
+        assert mask.read_bytes() != b"mine"
+
+    def test_windows_and_whole_images_give_the_same_masks(self, finished, slices, door, tmp_path):
+        # Two poolings: the halo is 22 pixels, a window of 52 gives the 4 in its middle.
+        for name, px in (("whole", 0), ("windows", 52)):
+            code, out, _ = door(
+                "--mode=predict",
+                f"--run_dir={finished[0]}",
+                f"--input={slices / 'test'}",
+                f"--output_dir={tmp_path / name}",
+                f"--window_px={px}",
+            )
+            assert code == 0
+            assert "megapixels/s" in out
+        for name in ("0_predict.png", "1_overlay.png"):
+            whole, windows = (tmp_path / folder / name for folder in ("whole", "windows"))
+            assert whole.read_bytes() == windows.read_bytes()
+
+    def test_video_is_predicted_frame_by_frame(self, finished, slices, door, tmp_path):
+        frame = cv2.imread(str(slices / "test" / "0.png"))
+        writer = cv2.VideoWriter(
+            str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64)
+        )
+        for shift in range(5):
+            writer.write(np.roll(frame, shift, 1))
+        writer.release()
+        code, out, err = door(
+            "--mode=predict",
+            f"--run_dir={finished[0]}",
+            f"--input={tmp_path / 'v.avi'}",
+            f"--output_dir={tmp_path / 'out'}",
+        )
+        assert code == 0, err
+        assert "network" in out
+        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.avi"))
+        assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+        assert capture.get(cv2.CAP_PROP_FPS) == 10
+        result = door(
+            "--mode=predict",
+            f"--run_dir={finished[0]}",
+            "--input=camera:97",
+            f"--output_dir={tmp_path}",
+        )
+        check_refused(result, "camera:97")
+
+    def test_export_is_read_by_the_package_again(self, finished, slices, door, tmp_path):
+        from unet_core.inference.predictor import Predictor
+
+        run, _ = finished
+        same = "--mode=export", f"--run_dir={run}", f"--output_dir={tmp_path / 'e'}"
+        code, out, err = door(*same)
+        assert code == 0, err
+        assert "Exported step 4" in out
+        image = cv2.imread(str(slices / "test" / "0.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(Predictor(tmp_path / "e")(image), Predictor(run)(image))
+        check_refused(door(*same), tmp_path / "e", "exists")
+
     def test_second_process_in_one_run_folder_is_refused(self, finished, slices, door):
         from unet_core.run_directory import RunDirectory
 
@@ -536,3 +620,60 @@ def _nodes(graph):
         *graph.node,
         *(node for function in graph.library.function for node in function.node_def),
     ]
+
+
+class TestFolds:
+    def test_each_fold_has_a_run_of_its_own_and_all_one_table(self, slices, door, tmp_path):
+        same = f"--data_dir={slices}", f"--run_dir={tmp_path / 'cv'}", *TINY, "--fold=all"
+        code, out, err = door(*same)
+        assert code == 0, err
+        run = tmp_path / "cv"
+        scores = [
+            json.loads((run / f"fold-{fold}" / "scores.json").read_text()) for fold in range(3)
+        ]
+        # Six slices, two held out in turn.
+        assert [sorted(each["per_image"]) for each in scores] == [
+            ["0", "1"],
+            ["2", "3"],
+            ["4", "5"],
+        ]
+        table = json.loads((run / "folds.json").read_text())
+        dice = [each["scores"]["dice/mean"] for each in scores]
+        assert table["mean"]["dice/mean"] == pytest.approx(np.mean(dice))
+        assert (run / "worst.png").exists()
+        assert "pooled" in out
+
+        # Finished folds are left as they are; one that is not is made up for.
+        (run / "fold-1" / "finished").unlink()
+        before = (run / "fold-0" / "scores.json").stat().st_mtime_ns
+        code, out, _ = door(*same)
+        assert code == 0
+        assert out.count("finished at step 4") == 2
+        assert (run / "fold-0" / "scores.json").stat().st_mtime_ns == before
+        code, out, _ = door("--mode=evaluate", *same[1:])
+        assert code == 0
+        assert (run / "fold-0" / "scores.json").stat().st_mtime_ns > before
+
+    def test_a_fold_trains_as_it_would_alone(self, slices, door, tmp_path):
+        door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'cv'}", *TINY, "--fold=all")
+        door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'one'}", *TINY, "--fold=1")
+        together, alone = (tmp_path / name / "history.csv" for name in ("cv/fold-1", "one"))
+        assert together.read_bytes() == alone.read_bytes()
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            (["--folds=0"], ["--fold=all needs --folds"]),
+            (["--strategy=multi_worker"], ["--fold=all", "multi_worker"]),
+            (["--fold=some"], ["fold", "some", "all"]),
+        ],
+    )
+    def test_what_cannot_be_folds_is_refused(self, slices, door, tmp_path, args, words):
+        same = f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--fold=all"
+        check_refused(door(*same, *args), *words)
+        assert not (tmp_path / "run").exists()
+
+    def test_data_are_checked_fold_by_fold(self, slices, door):
+        code, out, _ = door("--mode=check_data", f"--data_dir={slices}", *TINY, "--fold=all")
+        assert code == 0
+        assert "Fold 2: 4 sample(s) to train on, 2 held out." in out

@@ -42,7 +42,7 @@ class RunConfig:
     mode: str = _setting(
         "train",
         "What to do.",
-        choices=("train", "evaluate", "predict", "check_data", "convert_labelme"),
+        choices=("train", "evaluate", "predict", "export", "check_data", "convert_labelme"),
     )
     data_dir: str | None = _setting(
         None, "Folder (or CSV file) of the images and masks; see --layout."
@@ -55,12 +55,15 @@ class RunConfig:
     )
     input: str | None = _setting(
         None,
-        "What to predict: a picture, a folder, a glob, a TIFF stack. Default: test in the data "
-        "folder. With --mode=convert_labelme: the folder of JSON files.",
+        "What to predict: a picture, a folder, a glob, a TIFF stack, a video, camera:0. Default: "
+        "test in the data folder. With --mode=convert_labelme: the folder of JSON files.",
     )
     output_dir: str | None = _setting(
-        None, "Where predictions or converted data go. Default: predictions in the run folder."
+        None,
+        "Where predictions, scores, exports or converted data go. Default: a place in the run "
+        "folder.",
     )
+    overwrite: bool = _setting(False, "Let predictions replace files that are there.")
     weights: str = _setting(
         "last", "Which checkpoint to evaluate and predict with.", choices=("last", "best")
     )
@@ -68,6 +71,41 @@ class RunConfig:
         "none",
         "Predictions averaged over mirrored (flips) or mirrored and turned (dihedral) copies.",
         choices=("none", "flips", "dihedral"),
+    )
+    window_px: int = _setting(
+        0,
+        "Pixels a side of the windows an image is predicted in. 0 predicts images of up to 2 "
+        "megapixels in one pass and larger ones by windows of 1024.",
+        least=0,
+    )
+    outputs: tuple[str, ...] = _setting(
+        ("mask", "overlay"),
+        "What to write of a prediction: mask, overlay, outlines, probabilities (16 bit, 65535 "
+        "being 1).",
+        choices=("mask", "overlay", "outlines", "probabilities"),
+    )
+    alpha: float = _setting(
+        0.45, "How strongly overlays cover the picture: 0 not at all, 1 wholly.", least=0, most=1
+    )
+    instances: str = _setting(
+        "none",
+        "Also number the objects of --object_class: connected components, or these parted at "
+        "their necks by watershed.",
+        choices=("none", "components", "watershed"),
+    )
+    object_class: str = _setting(
+        "",
+        "Class whose connected regions are objects, such as cells between membranes; they are "
+        "scored as objects, with two classes also by V_Rand and V_Info.",
+    )
+    boundary_px: float = _setting(
+        2.0, "How far a boundary may be off to count as right in boundary F1, in pixels.", least=0
+    )
+    show: bool = _setting(False, "Show the video or camera in a window while it is predicted.")
+    formats: tuple[str, ...] = _setting(
+        ("saved_model", "keras"),
+        "What --mode=export writes.",
+        choices=("saved_model", "keras", "onnx"),
     )
     mask_format: str = _setting(
         "values",
@@ -77,9 +115,6 @@ class RunConfig:
     )
     preview: str | None = _setting(
         None, "Folder to write a sheet of augmented training crops to, before anything else."
-    )
-    save_probabilities: bool = _setting(
-        False, "Also write the class probabilities as 16-bit PNG, 65535 being 1."
     )
 
     # Data.
@@ -131,7 +166,11 @@ class RunConfig:
         choices=("contiguous", "random", "stratified", "group", "fixed"),
     )
     folds: int = _setting(0, "Number of folds; 0 makes none.", binds=True, least=0)
-    fold: int = _setting(0, "Which fold is held out, from 0.", binds=True, least=0)
+    fold: str = _setting(
+        "0",
+        "Which fold is held out, from 0; all trains each in turn, in a folder of its own.",
+        binds=True,
+    )
     held_out_share: float = _setting(
         0.0, "Without folds: share of the samples to hold out.", binds=True, least=0, most=0.99
     )
@@ -435,6 +474,8 @@ class RunConfig:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if self.fold != "all" and not self.fold.isdecimal():
+            raise UserError(f"`fold` ({self.fold}) must be all, or a number from 0.")
 
     def differences(self, other: RunConfig) -> list[str]:
         """Returns the names of the binding settings in which two configs differ."""
@@ -450,8 +491,10 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     rule = field.metadata
     if value is None:
         return
-    if rule["choices"] and value not in rule["choices"]:
-        raise UserError(f"`{field.name}` ({value!r}) must be one of {', '.join(rule['choices'])}.")
+    for each in value if isinstance(value, tuple) else (value,):
+        if rule["choices"] and each not in rule["choices"]:
+            listed = ", ".join(rule["choices"])
+            raise UserError(f"`{field.name}` ({each!r}) must be one of {listed}.")
     if rule["least"] is not None and not value >= rule["least"]:
         raise UserError(f"`{field.name}` ({value}) must be at least {rule['least']:g}.")
     if rule["most"] is not None and not value <= rule["most"]:

@@ -125,6 +125,8 @@ class DataSet:
                 f"{config.data_dir}: has a part marked val, which --split={config.split} would "
                 "train on. Give --split=fixed to hold it out, or --folds or --held_out_share."
             )
+        if config.fold == "all":
+            raise UserError(f"--fold=all cannot be used with --mode={config.mode}; name one fold.")
         presence = None
         if config.split == "stratified":
             counts = self.count_classes(self.samples)
@@ -133,7 +135,7 @@ class DataSet:
             self.samples,
             config.split,
             folds=config.folds,
-            fold=config.fold,
+            fold=int(config.fold),
             held_out_share=config.held_out_share,
             seed=config.seed,
             presence=presence,

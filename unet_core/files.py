@@ -1,10 +1,11 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and numbers as JSON can hold them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
+from typing import Any
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
@@ -22,3 +23,12 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def without_nan(value: Any) -> Any:
+    """Returns nested dicts and lists with None in place of every NaN."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

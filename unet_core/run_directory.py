@@ -20,7 +20,7 @@ from typing import Any
 
 from unet_core.config import RunConfig
 from unet_core.errors import UserError
-from unet_core.files import write_whole
+from unet_core.files import without_nan, write_whole
 
 
 class RunDirectory:
@@ -123,11 +123,7 @@ class RunDirectory:
         """
         try:
             stored = json.loads(self._config.read_text())
-            settings = {
-                name: tuple(v) if isinstance(v, list) else v
-                for name, v in stored["settings"].items()
-            }
-            return RunConfig(**settings), stored["data"]
+            return config_of(stored["settings"]), stored["data"]
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path}: holds no run. Train first, or give the --run_dir of one."
@@ -143,7 +139,7 @@ class RunDirectory:
         """
         write_whole(
             (folder or self.path) / "scores.json",
-            (json.dumps(_without_nan(scores), indent=1) + "\n").encode(),
+            (json.dumps(without_nan(scores), indent=1) + "\n").encode(),
         )
 
     def is_finished(self, step: int) -> bool:
@@ -158,9 +154,11 @@ class RunDirectory:
         write_whole(self._finished, f"{step}\n".encode())
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+def config_of(settings: dict[str, Any]) -> RunConfig:
+    """Returns the config whose fields were stored as JSON.
+
+    Raises:
+        TypeError: If there is a field that the config has not.
+        UserError: If a value breaks its rule.
+    """
+    return RunConfig(**{n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()})

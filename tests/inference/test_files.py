@@ -1,31 +1,21 @@
 import cv2
-import keras
 import numpy as np
 import PIL.Image
 import pytest
-from array_samples import ArrayReader, named
+from brightness import make_brightness
 
-from unet_core.conventions import IGNORED
-from unet_core.data.classes import ClassMap
-from unet_core.data.intensities import Scaling
 from unet_core.data.layouts import find_images
-from unet_core.data.reader import Reader
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-from unet_core.inference.evaluation import describe_scores, score_samples
-from unet_core.inference.files import predict_files
+from unet_core.inference import files
+from unet_core.inference.files import Wanted, predict_files
 from unet_core.inference.predictor import Predictor
 
-CLASSES = ClassMap.parse("0:membrane,255:cell")
-READ = Reader(CLASSES, Scaling.parse("range"), cache_mb=0)
 
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def predictor():
-    """Says cell where the grey value is above 100, with the logit (grey - 100) / 20."""
-    inputs = keras.Input((None, None, 1))
-    outputs = keras.layers.Rescaling(1 / 20, -5.0, dtype="float32")(inputs)
-    return Predictor(keras.Model(inputs, outputs), margin=2)
+    """Says cell where the grey value is above 100, with the logit (grey - 100.5) / 20."""
+    return Predictor(make_brightness())
 
 
 @pytest.fixture
@@ -38,28 +28,33 @@ def folder(tmp_path):
     return folder
 
 
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
 class TestPredictFiles:
     def test_writes_masks_and_probabilities_of_native_size(self, predictor, folder, tmp_path):
-        table, warnings = predict_files(
-            predictor, find_images(folder), tmp_path / "out", READ, save_probabilities=True
-        )
-        image = cv2.imread(str(folder / "9.png"), cv2.IMREAD_UNCHANGED)
-        mask = cv2.imread(str(tmp_path / "out" / "9_predict.png"), cv2.IMREAD_UNCHANGED)
-        levels = cv2.imread(str(tmp_path / "out" / "9_probability.png"), cv2.IMREAD_UNCHANGED)
+        wanted = Wanted(outputs=("mask", "probabilities"))
+        done = predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
+        image = read(folder / "9.png")
+        mask = read(tmp_path / "out" / "9_predict.png")
+        levels = read(tmp_path / "out" / "9_probability.png")
         np.testing.assert_array_equal(mask, np.where(image > 100, 255, 0))
-        expected = 65535 / (1 + np.exp(-(image - 100.0) / 20))
+        expected = 65535 / (1 + np.exp(-(image - 100.5) / 20))
         assert levels.dtype == np.uint16
         np.testing.assert_allclose(levels, expected, atol=1)
-        assert warnings == []
+        assert done.warnings == done.failures == ()
+        assert done.megapixels == pytest.approx(2 * 12 * 17 / 1e6)
         share = f"{(image > 100).mean():.3f}"
-        assert share in next(line for line in table.splitlines() if line.startswith("9.png"))
+        assert share in next(line for line in done.table.splitlines() if line.startswith("9.png"))
+        assert not (tmp_path / "out" / "9_overlay.png").exists()
 
     def test_index_and_palette_masks_hold_class_numbers(self, predictor, folder, tmp_path):
         sources = [Source(folder / "9.png")]
-        expected = cv2.imread(str(folder / "9.png"), cv2.IMREAD_UNCHANGED) > 100
+        expected = read(folder / "9.png") > 100
         for mask_format, mode in (("index", "L"), ("palette", "P")):
             out = tmp_path / mask_format
-            predict_files(predictor, sources, out, READ, mask_format=mask_format)
+            predict_files(predictor, sources, out, Wanted(mask_format=mask_format))
             with PIL.Image.open(out / "9_predict.png") as mask:
                 assert mask.mode == mode
                 np.testing.assert_array_equal(np.asarray(mask), expected)
@@ -68,97 +63,166 @@ class TestPredictFiles:
         pages = [np.full((8, 9), value, np.uint8) for value in (20, 200)]
         cv2.imwritemulti(str(tmp_path / "s.tif"), pages)
         sources = find_images(tmp_path / "s.tif")
-        table, _ = predict_files(predictor, sources, tmp_path / "out", READ)
+        done = predict_files(predictor, sources, tmp_path / "out", Wanted())
         for page, value in enumerate((0, 255)):
-            path = tmp_path / "out" / f"s_{page:03d}_predict.png"
-            assert (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) == value).all()
-        assert "s_001" in table
+            assert (read(tmp_path / "out" / f"s_{page:03d}_predict.png") == value).all()
+        assert "s_001" in done.table
 
-    def test_overlay_colours_the_rarer_class_only(self, predictor, folder, tmp_path):
-        predict_files(predictor, [Source(folder / "9.png")], tmp_path / "out", READ)
-        image = cv2.imread(str(folder / "9.png"), cv2.IMREAD_UNCHANGED)
-        overlay = cv2.imread(str(tmp_path / "out" / "9_overlay.png"), cv2.IMREAD_UNCHANGED)
-        grey = (overlay == image[..., None]).all(-1)
-        assert grey[image > 100].all()
-        assert not grey[image <= 100].any()
+    def test_names_that_would_collide_are_told_apart(self, predictor, folder, tmp_path):
+        image = read(folder / "9.png")
+        cv2.imwrite(str(folder / "9.tif"), 255 - image)
+        predict_files(predictor, find_images(folder), tmp_path / "out", Wanted(outputs=("mask",)))
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names == {"10_predict.png", "9_png_predict.png", "9_tif_predict.png"}
+        np.testing.assert_array_equal(
+            read(tmp_path / "out" / "9_tif_predict.png") == 255, 255 - image > 100
+        )
+
+    @pytest.mark.parametrize("alpha", [0.0, 0.45, 1.0])
+    def test_overlay_colours_the_rarer_class_only_as_strongly_as_asked(
+        self, predictor, folder, tmp_path, alpha
+    ):
+        predict_files(predictor, [Source(folder / "9.png")], tmp_path / "out", Wanted(alpha=alpha))
+        image = read(folder / "9.png")
+        overlay = read(tmp_path / "out" / "9_overlay.png").astype(float)
+        grey = image[..., None].astype(float)
+        assert (overlay == grey)[image > 100].all()
+        # Class 0 is vermillion, BGR 0, 94, 213.
+        expected = grey * (1 - alpha) + np.array([0, 94, 213]) * alpha
+        np.testing.assert_allclose(overlay[image <= 100], expected[image <= 100], atol=1)
+
+    def test_outlines_leave_the_inside_as_it_is(self, predictor, tmp_path):
+        image = np.full((20, 20), 200, np.uint8)
+        image[5:15, 5:15] = 50
+        cv2.imwrite(str(tmp_path / "a.png"), image)
+        predict_files(
+            predictor, [Source(tmp_path / "a.png")], tmp_path / "out", Wanted(("outlines",))
+        )
+        outlined = read(tmp_path / "out" / "a_outlines.png")
+        changed = (outlined != image[..., None]).any(-1)
+        frame = np.zeros((20, 20), bool)
+        frame[5:15, 5:15] = True
+        frame[6:14, 6:14] = False
+        np.testing.assert_array_equal(changed, frame)
+
+    def test_objects_are_numbered(self, predictor, tmp_path):
+        image = np.zeros((20, 40), np.uint8)
+        image[2:8, 2:8] = image[2:8, 20:30] = image[12:18, 5:9] = 220
+        cv2.imwrite(str(tmp_path / "a.png"), image)
+        wanted = Wanted(("mask",), instances="components", object_class="cell")
+        predict_files(predictor, [Source(tmp_path / "a.png")], tmp_path / "out", wanted)
+        labels = read(tmp_path / "out" / "a_instances.png")
+        assert labels.dtype == np.uint16
+        assert sorted(np.unique(labels)) == [0, 1, 2, 3]
+        assert labels[5, 5] != labels[5, 25] != labels[15, 7]
+        coloured = read(tmp_path / "out" / "a_instances_overlay.png")
+        assert len(np.unique(coloured[image > 0], axis=0)) == 3
+
+    def test_objects_need_a_class_that_is_there(self, predictor, folder, tmp_path):
+        for name, message in (("", "needs --object_class, one of membrane, cell"), ("x", "x")):
+            wanted = Wanted(instances="components", object_class=name)
+            with pytest.raises(UserError, match=message):
+                predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
+        assert not (tmp_path / "out").exists()
 
     def test_unreadable_image_among_good_ones_is_listed_and_the_good_are_done(
         self, predictor, folder, tmp_path
     ):
         (folder / "5.png").write_bytes(b"no picture")
-        _, warnings = predict_files(predictor, find_images(folder), tmp_path / "out", READ)
-        assert len(warnings) == 1
-        assert "5.png: cannot be decoded" in warnings[0]
+        done = predict_files(predictor, find_images(folder), tmp_path / "out", Wanted())
+        assert len(done.failures) == 1
+        assert "5.png: cannot be decoded" in done.failures[0]
         assert (tmp_path / "out" / "10_predict.png").exists()
+
+    def test_nothing_is_overwritten_unless_asked(self, predictor, folder, tmp_path):
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "9_overlay.png").write_bytes(b"mine")
+        with pytest.raises(UserError, match=r"9_overlay\.png: there already\. Give --overwrite"):
+            predict_files(predictor, find_images(folder), out, Wanted())
+        assert {path.name for path in out.iterdir()} == {"9_overlay.png"}
+        predict_files(predictor, find_images(folder), out, Wanted(), overwrite=True)
+        assert read(out / "9_overlay.png").shape == (12, 17, 3)
 
     def test_constant_prediction_is_a_warning_that_names_the_class(self, predictor, tmp_path):
         cv2.imwrite(str(tmp_path / "flat.png"), np.full((8, 8), 3, np.uint8))
-        _, warnings = predict_files(
-            predictor, [Source(tmp_path / "flat.png")], tmp_path / "out", READ
-        )
-        assert "flat.png: the prediction is constant, membrane everywhere" in warnings[0]
+        done = predict_files(predictor, [Source(tmp_path / "flat.png")], tmp_path / "out", Wanted())
+        assert "flat.png: the prediction is constant, membrane everywhere" in done.warnings[0]
 
     def test_file_in_place_of_the_folder_is_one_message(self, predictor, folder):
         with pytest.raises(UserError, match="cannot be written"):
-            predict_files(predictor, [Source(folder / "9.png")], folder / "10.png", READ)
+            predict_files(predictor, [Source(folder / "9.png")], folder / "10.png", Wanted())
 
     def test_stop_request_ends_between_images(self, predictor, folder, tmp_path):
-        table, _ = predict_files(
-            predictor, find_images(folder), tmp_path / "out", READ, should_stop=lambda: True
+        done = predict_files(
+            predictor, find_images(folder), tmp_path / "out", Wanted(), should_stop=lambda: True
         )
-        assert "9.png" not in table
+        assert "9.png" not in done.table
         assert list((tmp_path / "out").iterdir()) == []
 
 
-class TestScoreSamples:
-    def reader(self, *shifts):
-        arrays = {}
-        for number, shift in enumerate(shifts):
-            rng = np.random.default_rng(shift)
-            image = rng.integers(0, 256, (16, 16)).astype(np.uint8)
-            arrays[named("ab"[number])] = image, (image > 100 + shift).astype(np.uint8)
-        return ArrayReader(arrays, "0:membrane,255:cell")
+class TestBands:
+    """Pictures too large to hold, here by lowering what that means."""
 
-    def score(self, predictor, read, folder, **kwargs):
-        return score_samples(predictor, list(read.arrays), read, folder, **kwargs)
+    @pytest.fixture
+    def large(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 1000)
+        image = np.random.default_rng(1).integers(0, 256, (101, 67)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "large.tif"), image)
+        return image, [Source(tmp_path / "large.tif")]
 
-    def test_scores_are_those_of_all_pixels_together(self, predictor, tmp_path):
-        read = self.reader(0, 60)
-        result = self.score(predictor, read, tmp_path / "pictures")
-        truth = np.concatenate([mask.ravel() for _, mask in read.arrays.values()])
-        found = np.concatenate([image.ravel() > 100 for image, _ in read.arrays.values()])
-        both = (truth & found).sum()
-        assert result["scores"]["dice/cell"] == pytest.approx(
-            2 * both / (truth.sum() + found.sum())
-        )
-        assert result["confusion"][1][1] == both
-        assert result["per_image"]["a"]["accuracy"] == 1
-        assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
-            "a_errors.png",
-            "b_errors.png",
+    def predictor(self, **settings):
+        return Predictor(make_brightness(**settings), window_px=32)
+
+    @pytest.mark.parametrize("mask_format", ["values", "index", "palette"])
+    def test_masks_and_probabilities_are_those_of_the_whole(self, large, tmp_path, mask_format):
+        image, sources = large
+        wanted = Wanted(("mask", "probabilities"), mask_format=mask_format)
+        done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
+        with PIL.Image.open(tmp_path / "out" / "large_predict.tif") as mask:
+            assert mask.mode == ("P" if mask_format == "palette" else "L")
+            values = np.asarray(mask)
+        factor = 255 if mask_format == "values" else 1
+        np.testing.assert_array_equal(values, (image > 100) * factor)
+        levels = read(tmp_path / "out" / "large_probability.tif")
+        np.testing.assert_allclose(levels, 65535 / (1 + np.exp(-(image - 100.5) / 20)), atol=3)
+        assert f"{(image > 100).mean():.3f}" in done.table
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {
+            "large_predict.tif",
+            "large_probability.tif",
         }
 
-    def test_ignored_pixels_count_nowhere(self, predictor, tmp_path):
-        read = self.reader(60)
-        ((image, mask),) = read.arrays.values()
-        wrong = (image > 100) != (mask == 1)
-        mask[wrong] = IGNORED
-        result = self.score(predictor, read, tmp_path)
-        assert result["scores"]["accuracy"] == 1
-        assert np.sum(result["confusion"]) == (~wrong).sum()
+    def test_overlay_is_reduced(self, large, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "_LARGEST_OVERLAY", 40)
+        _, sources = large
+        predict_files(self.predictor(), sources, tmp_path / "out", Wanted(("overlay",)))
+        # 101 rows by a factor of 3: rows 0, 3 ... 99.
+        assert read(tmp_path / "out" / "large_overlay.png").shape == (34, 23, 3)
 
-    def test_colour_images_have_no_threshold_baseline(self, predictor, tmp_path):
-        read = self.reader(0)
-        read.dtype = np.dtype(np.float32)
-        result = self.score(predictor, read, tmp_path)
-        assert result["best_threshold"] == {}
-        assert "threshold" not in describe_scores(result, CLASSES)
+    def test_stopped_half_way_leaves_nothing(self, large, tmp_path):
+        _, sources = large
+        asked = iter([False, False, False, True])
+        predict_files(
+            self.predictor(), sources, tmp_path / "out", Wanted(), should_stop=lambda: next(asked)
+        )
+        assert list((tmp_path / "out").iterdir()) == []
 
-    def test_description_shows_baselines_beside_the_scores(self, predictor, tmp_path):
-        text = describe_scores(self.score(predictor, self.reader(0), tmp_path), CLASSES)
-        assert "best threshold reaches 1.0000 (grey <= 100)" in text
-        assert "always naming the most frequent class" in text
+    def test_failing_half_way_leaves_nothing(self, large, tmp_path, monkeypatch):
+        _, sources = large
+        written = []
 
-    def test_stop_request_gives_no_scores(self, predictor, tmp_path):
-        read = self.reader(0)
-        assert self.score(predictor, read, tmp_path, should_stop=lambda: True) is None
+        def fail(*_):
+            written.extend((tmp_path / "out").iterdir())
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(files._Reduced, "add", fail)
+        with pytest.raises(UserError, match="No space left on device"):
+            predict_files(self.predictor(), sources, tmp_path / "out", Wanted())
+        assert [path.name for path in written] == ["large_predict.tif.part"]
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_objects_are_refused(self, large, tmp_path):
+        _, sources = large
+        wanted = Wanted(instances="components", object_class="cell")
+        done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
+        assert "objects are numbered in pictures of up to" in done.failures[0]

@@ -1,25 +1,10 @@
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from brightness import make_brightness
 
+from unet_core.data import images, rows
+from unet_core.errors import UserError
 from unet_core.inference.predictor import Predictor
-from unet_core.models.unet import make_unet
-
-
-def brightness_model():
-    """Logits that are the pixel values over 100, so that each pixel can be reckoned by hand."""
-    inputs = keras.Input((None, None, 1))
-    return keras.Model(inputs, keras.layers.Rescaling(0.01, dtype="float32")(inputs))
-
-
-def corner_model():
-    """Logits of a convolution that looks to the right and below only."""
-    inputs = keras.Input((None, None, 1))
-    layer = keras.layers.Conv2D(1, 3, padding="same", use_bias=False)
-    model = keras.Model(inputs, layer(keras.layers.Rescaling(1 / 255)(inputs)))
-    layer.kernel.assign(np.array([0, 0, 0, 0, 1, 2, 0, 3, 5], np.float32).reshape(3, 3, 1, 1))
-    return model
 
 
 @pytest.fixture
@@ -27,58 +12,56 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (21, 34)).astype(np.uint8)
 
 
+def expected(grey):
+    return 1 / (1 + np.exp(-(grey.astype(float) - 100.5) / 20))
+
+
 class TestPredictor:
     def test_probabilities_are_of_the_pixels_they_stand_at(self, image):
-        found = Predictor(brightness_model(), margin=5)(image)
-        expected = 1 / (1 + np.exp(-image.astype(float) / 100))
+        found = Predictor(make_brightness())(image)
         assert found.shape == (21, 34, 2)
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found[..., 1], expected, rtol=1e-5)
+        np.testing.assert_allclose(found[..., 1], expected(image), rtol=1e-5)
         np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
 
     @pytest.mark.parametrize("tta", ["none", "flips", "dihedral"])
-    def test_averaging_copies_of_a_pixelwise_network_changes_nothing(self, image, tta):
-        expected = Predictor(brightness_model(), margin=3)(image)
-        found = Predictor(brightness_model(), tta=tta, margin=3)(image)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    @pytest.mark.parametrize("window_px", [0, 16])
+    def test_copies_and_windows_change_nothing_of_a_pixelwise_network(self, image, tta, window_px):
+        predictor = Predictor(make_brightness(), tta=tta, window_px=window_px)
+        np.testing.assert_allclose(predictor(image)[..., 1], expected(image), rtol=1e-4)
 
-    @pytest.mark.parametrize(("tta", "symmetric"), [("none", False), ("dihedral", True)])
-    def test_dihedral_average_turns_with_the_image(self, image, tta, symmetric):
-        predictor = Predictor(corner_model(), tta=tta, margin=4)
-        turned = np.rot90(predictor(np.rot90(image)), -1)
-        mirrored = predictor(image[:, ::-1])[:, ::-1]
-        straight = predictor(image)
-        assert np.allclose(turned, straight, atol=1e-5) == symmetric
-        assert np.allclose(mirrored, straight, atol=1e-5) == symmetric
+    def test_three_classes_are_a_softmax(self, image):
+        trained = make_brightness(classes="0:a,1:b,2:c")
+        found = Predictor(trained)(image)
+        # Logits 0, 0 and (grey - 100.5) / 20.
+        third = np.exp((image - 100.5) / 20)
+        np.testing.assert_allclose(found[..., 2], third / (2 + third), rtol=1e-4)
+        assert Predictor(trained).classes.names == ("a", "b", "c")
 
-    def test_flips_average_mirrors_with_the_image_and_does_not_turn(self, image):
-        predictor = Predictor(corner_model(), tta="flips", margin=4)
-        straight = predictor(image)
-        np.testing.assert_allclose(predictor(image[::-1])[::-1], straight, atol=1e-5)
-        np.testing.assert_allclose(predictor(image[:, ::-1])[:, ::-1], straight, atol=1e-5)
-        assert not np.allclose(np.rot90(predictor(np.rot90(image)), -1), straight, atol=1e-5)
+    def test_images_are_converted_and_scaled_as_in_training(self, image):
+        predictor = Predictor(make_brightness())
+        # 16 bits: 257 is one level of 255. Grey repeated as RGB has the luma of the grey.
+        np.testing.assert_allclose(
+            predictor(image.astype(np.uint16) * 257)[..., 1], expected(image), rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            predictor(np.repeat(image[..., None], 3, -1))[..., 1], expected(image), rtol=1e-5
+        )
+        with pytest.raises(UserError, match=r"floats from 0 to 255"):
+            predictor(image.astype(np.float32))
 
-    def test_every_size_is_one_trace_even_one_pixel(self):
-        predictor = Predictor(make_unet(classes=3, depth=2, base_filters=2))
-        for shape in ((1, 1), (7, 30), (65, 64)):
-            assert predictor(np.zeros(shape, np.uint8)).shape == (*shape, 3)
-        (run,) = predictor._runs.values()
-        assert run.experimental_get_tracing_count() == 1
+    def test_fixed_scaling_is_applied(self, image):
+        predictor = Predictor(make_brightness(intensities="fixed:50,10"))
+        grey = 127.5 + 63.75 * (image.astype(float) - 50) / 10
+        clipped = np.maximum(grey, 0)  # ReLU after the shift by 2.
+        np.testing.assert_allclose(predictor(image)[..., 1], expected(clipped), rtol=1e-3)
 
-    def test_colour_and_float_images_are_taken(self):
-        predictor = Predictor(make_unet(classes=3, channels=3, depth=2, base_filters=2))
-        image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-        np.testing.assert_allclose(predictor(image), predictor(image.astype(np.float32)), atol=1e-6)
-
-    def test_margin_is_a_mirror(self):
-        seen = []
-
-        class Spy(keras.layers.Layer):
-            def call(self, inputs):
-                tf.py_function(lambda x: seen.append(x.numpy()), [inputs], [])
-                return tf.cast(inputs, tf.float32)
-
-        inputs = keras.Input((None, None, 1))
-        image = np.arange(12, dtype=np.uint8).reshape(3, 4)
-        Predictor(keras.Model(inputs, Spy()(inputs)), margin=2)(image)
-        np.testing.assert_array_equal(seen[-1][0, ..., 0], np.pad(image, 2, mode="reflect"))
+    @pytest.mark.parametrize("intensities", ["range", "percentile:1,99", "zscore"])
+    def test_rows_of_a_file_are_scaled_as_the_whole(self, image, tmp_path, intensities):
+        images.write_png(tmp_path / "a.png", image)
+        predictor = Predictor(make_brightness(intensities=intensities))
+        whole = predictor(image)
+        with rows.open_rows(tmp_path / "a.png") as opened:
+            bands = predictor.window.bands(predictor.reader(opened), *image.shape)
+            found = np.concatenate([probabilities for _, probabilities in bands])
+        np.testing.assert_allclose(found, whole, atol=1e-5)

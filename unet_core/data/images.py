@@ -23,7 +23,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TiffImageFile as PilTiffImageFile
 
 from unet_core.errors import UserError
 from unet_core.files import write_whole
@@ -31,7 +31,18 @@ from unet_core.files import write_whole
 MOST_PIXELS = 2**29
 """A small file can unpack to more than the memory of any machine; 23000 x 23000 fit in this."""
 
-# PIL's own limit is for the whole process, and lower than a slide of 20000 x 20000 pixels.
+
+class TiffImageFile(PilTiffImageFile):
+    """A TIFF without PIL's own limit, which is for the whole process, and lower than a slide of
+    20000 x 20000 pixels; Pillow 13.0 asks it when it allocates the pixels of a TIFF, and of no
+    other format that is read.
+    """
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self.size)
+        super().load_prepare()
+
 
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -92,10 +103,8 @@ def read_header(path: str | os.PathLike) -> Header:
         UserError: If the file cannot be read, is no picture of a kind that can be read, is larger
             than 2^29 pixels, or is seen to be cut short.
     """
-    with _opened(path) as picture:
-        channels, dtype = _KINDS[picture.mode]
-        if _is_deep(picture):
-            channels, dtype = _deep_channels(picture), "uint16"
+    with opened(path) as picture:
+        channels, dtype = kind_of(picture)
         return Header(
             width=picture.width,
             height=picture.height,
@@ -119,15 +128,9 @@ def read_image(path: str | os.PathLike, page: int = 0) -> np.ndarray:
         UserError: As `read_header`; and if the pixels are cut short, damaged, or 32-bit integers,
             or there is no such page.
     """
-    with _opened(path, page) as picture:
-        if picture.mode == "I":
-            raise UserError(
-                f"{path}: holds 32-bit integers; an image must be 8-bit, 16-bit or 32-bit float. "
-                "Save it as one of these."
-            )
-        if _is_deep(picture):
-            return _deep_pixels(path, picture, page)
-        return _pixels(picture.convert("RGB") if picture.mode == "P" else picture)
+    with opened(path, page) as picture:
+        check_image(path, picture)
+        return image_pixels(picture, page)
 
 
 def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:
@@ -144,7 +147,7 @@ def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:
         UserError: As `read_header`; and if the pixels are cut short or damaged, were compressed as
             JPEG, are fractions, or are colours of 16 bits, or there is no such page.
     """
-    with _opened(path, page) as picture:
+    with opened(path, page) as picture:
         if picture.format == "JPEG" or "jpeg" in str(picture.info.get("compression")):
             raise UserError(
                 f"{path}: is compressed as JPEG, which changes the values of pixels, so that they "
@@ -153,7 +156,7 @@ def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:
         if not _is_deep(picture):
             values = _pixels(picture)
         elif _deep_channels(picture) == 2:
-            values = _deep_pixels(path, picture, page)
+            values = _deep_pixels(picture, page)
         else:
             raise UserError(
                 f"{path}: holds colours of 16 bits; a coloured mask must have 8 bits a channel. "
@@ -240,12 +243,24 @@ def write_palette_png(
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike, page: int = 0) -> Iterator[ImageFile]:
+def opened(
+    path: str | os.PathLike,
+    page: int = 0,
+    *,
+    content: bytes | None = None,
+    of_any_size: bool = False,
+) -> Iterator[ImageFile]:
     """Gives page `page` of the picture at `path`, not decoded yet; whatever fails before or inside
     the `with` becomes a UserError that names the file.
+
+    Args:
+        path: The file.
+        page: The page, from 0.
+        content: What to read instead of the file, which is only named in errors.
+        of_any_size: Whether the picture may have more than `MOST_PIXELS`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if content is None else io.BytesIO(content) as file:
             start = file.read(8)
             size = file.seek(0, os.SEEK_END)
             reader = next((r for mark, r in _READERS.items() if start.startswith(mark)), None)
@@ -264,6 +279,8 @@ def _opened(path: str | os.PathLike, page: int = 0) -> Iterator[ImageFile]:
             file.seek(0)
             picture = reader(file, os.fspath(path))
             _turn_to(path, picture, page)
+            if not of_any_size:
+                check_size(path, picture)
             _check_kind(path, picture)
             yield picture
     except (UserError, MemoryError):
@@ -296,17 +313,42 @@ def _turn_to(path: str | os.PathLike, picture: ImageFile, page: int) -> None:
     )
 
 
-def _check_kind(path: str | os.PathLike, picture: ImageFile) -> None:
-    """Raises UserError if `picture` is of a kind or size that is not read."""
-    if picture.mode not in _KINDS:
-        raise UserError(
-            f"{path}: holds pixels of the kind {picture.mode}; it must be grey, RGB or a palette. "
-            "Save it as RGB."
-        )
+def check_size(path: str | os.PathLike, picture: ImageFile) -> None:
+    """Raises UserError if `picture` is too large to be decoded whole."""
     if picture.width * picture.height > MOST_PIXELS:
         raise UserError(
             f"{path}: has {picture.width}x{picture.height} pixels; at most {MOST_PIXELS} are "
             "read. Cut it into tiles, or remove it if it is no picture of yours."
+        )
+
+
+def check_image(path: str | os.PathLike, picture: ImageFile) -> None:
+    """Raises UserError if the pixels of `picture` can be those of a mask only."""
+    if picture.mode == "I":
+        raise UserError(
+            f"{path}: holds 32-bit integers; an image must be 8-bit, 16-bit or 32-bit float. "
+            "Save it as one of these."
+        )
+
+
+def kind_of(picture: ImageFile) -> tuple[int, str]:
+    """Returns the channels and the dtype of the pixels of `picture`, see `Header`."""
+    return (_deep_channels(picture), "uint16") if _is_deep(picture) else _KINDS[picture.mode]
+
+
+def image_pixels(picture: ImageFile, page: int = 0) -> np.ndarray:
+    """Returns the pixels of `picture`, which is turned to `page`, as `read_image` does."""
+    if _is_deep(picture):
+        return _deep_pixels(picture, page)
+    return _pixels(picture.convert("RGB") if picture.mode == "P" else picture)
+
+
+def _check_kind(path: str | os.PathLike, picture: ImageFile) -> None:
+    """Raises UserError if `picture` is of a kind that is not read."""
+    if picture.mode not in _KINDS:
+        raise UserError(
+            f"{path}: holds pixels of the kind {picture.mode}; it must be grey, RGB or a palette. "
+            "Save it as RGB."
         )
     if not isinstance(picture, TiffImageFile):
         return
@@ -354,12 +396,12 @@ def _layout(picture: ImageFile) -> str:
     return layout if isinstance(layout, str) else str(layout[0])
 
 
-def _deep_pixels(path: str | os.PathLike, picture: ImageFile, page: int) -> np.ndarray:
+def _deep_pixels(picture: ImageFile, page: int) -> np.ndarray:
     """Returns the pixels of a picture that `_is_deep`, [H, W, C] uint16."""
     channels = _deep_channels(picture)
-    decoded, pages = cv2.imdecodemulti(
-        np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED, range=(page, page + 1)
-    )
+    picture.fp.seek(0)
+    encoded = np.frombuffer(picture.fp.read(), np.uint8)
+    decoded, pages = cv2.imdecodemulti(encoded, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
     if not decoded:
         raise ValueError("the pixels cannot be decoded")
     pixels = pages[0]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from unet_core.errors import UserError
 
+_LARGEST_SAMPLE = 2**22
 WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 _FORMS = (
     "range (the range of the file's type: 0 to 255, 0 to 65535, or 0 to 1 for floats), "
@@ -99,25 +100,57 @@ class Scaling:
             UserError: If `image` holds NaN or infinite values, or floats outside 0 to 1 and the
                 form is "range".
         """
-        if image.dtype.kind == "f":
-            self._check_floats(image)
+        self._check(image)
+        if self.form == "percentile":
+            measured = np.percentile(image.astype(np.float32), self.numbers, axis=(0, 1))
+        elif self.form == "zscore":
+            measured = _mean_and_deviation([image])
+        else:
+            measured = self.numbers
+        scaled = self._scaled(image, measured)
+        return scaled if dtype is None else scaled.astype(dtype, copy=False)
+
+    def fit(self, bands: Iterable[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns a function that scales any rows of an image as the call scales it whole, after
+        one pass over the image.
+
+        Of a float image the percentiles are those of every k-th pixel, row by row; k is the least
+        power of 2 by which at most 2^22 pixels are taken. All others are exact.
+
+        Args:
+            bands: The rows of the image from top to bottom, each [h, W, C]; not looked at if the
+                form is "range" or "fixed".
+
+        Raises:
+            UserError: Here or from the function, as from the call.
+            ValueError: If the form needs bands and there are none.
+        """
+        measured: Sequence = self.numbers
+        if self.form == "percentile":
+            measured = _percentiles(map(self._check, bands), self.numbers)
+        elif self.form == "zscore":
+            measured = _mean_and_deviation(map(self._check, bands))
+        return lambda band: self._scaled(self._check(band), measured)
+
+    def _scaled(self, image: np.ndarray, measured: Sequence) -> np.ndarray:
+        """Returns `image` scaled by what was measured: for "percentile" the two [C], for "zscore"
+        and "fixed" mean and deviation, each [C] or one number, for "range" nothing.
+        """
         if self.form == "range" and image.dtype == np.uint8:
-            return image if dtype is None else image.astype(dtype, copy=False)
+            return image
         pixels = image.astype(np.float32)
         if self.form == "range":
             return pixels * np.float32(255 / WHITE[image.dtype.name])
         if self.form == "percentile":
-            low, high = np.percentile(pixels, self.numbers, axis=(0, 1))
+            low, high = measured
             return np.clip((pixels - low) * (255 / _or_one(high - low)), 0, 255).astype(np.float32)
-        if self.form == "zscore":
-            mean = pixels.mean((0, 1), np.float64)
-            deviation = _or_one(pixels.std((0, 1), np.float64))
-        else:
-            mean, deviation = self.numbers
+        mean, deviation = measured
         return (127.5 + 63.75 * ((pixels - mean) / deviation)).astype(np.float32)
 
-    def _check_floats(self, image: np.ndarray) -> None:
-        """Raises UserError if `image` cannot be scaled."""
+    def _check(self, image: np.ndarray) -> np.ndarray:
+        """Returns `image`; raises UserError if it holds floats that cannot be scaled."""
+        if image.dtype.kind != "f":
+            return image
         bad = np.count_nonzero(~np.isfinite(image))
         if bad:
             raise UserError(
@@ -131,6 +164,64 @@ class Scaling:
                 "floats from 0 to 1. Use percentile:1,99, or fixed:MEAN,STD in the "
                 "units of the files."
             )
+        return image
+
+
+def _mean_and_deviation(bands: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation (1 in place of 0) of each channel, [C] float64 both.
+
+    Source: Chan, Golub and LeVeque 1983, doi:10.1080/00031305.1983.10483115, for merging.
+    """
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for band in bands:
+        more = band.shape[0] * band.shape[1]
+        band_mean = band.mean((0, 1), np.float64)
+        step = band_mean - mean
+        squares = squares + band.var((0, 1), np.float64) * more
+        squares = squares + step**2 * (count * more / (count + more))
+        count += more
+        mean = mean + step * (more / count)
+    if not count:
+        raise ValueError("`bands` must hold at least one row of pixels; it is empty.")
+    return mean, _or_one(np.sqrt(squares / count))
+
+
+def _percentiles(bands: Iterable[np.ndarray], numbers: Sequence[float]) -> np.ndarray:
+    """Returns the percentiles `numbers` of each channel, [len(numbers), C] float64, see `fit`."""
+    counts: np.ndarray | None = None
+    samples: list[np.ndarray] = []
+    sampled, seen, step = 0, 0, 1
+    for band in bands:
+        pixels = band.reshape(-1, band.shape[2])
+        if band.dtype.kind == "u":
+            levels = np.iinfo(band.dtype).max + 1
+            found = [np.bincount(channel, minlength=levels) for channel in pixels.T]
+            counts = np.array(found) if counts is None else counts + found
+            continue
+        samples.append(pixels[-seen % step :: step].copy())
+        sampled += len(samples[-1])
+        seen += len(pixels)
+        while sampled > _LARGEST_SAMPLE:
+            step *= 2
+            samples = [np.concatenate(samples)[::2].copy()]
+            sampled = len(samples[0])
+    if counts is not None:
+        return np.array([_percentiles_of_counts(row, numbers) for row in counts]).T
+    if not sampled:
+        raise ValueError("`bands` must hold at least one row of pixels; it is empty.")
+    return np.percentile(np.concatenate(samples), numbers, axis=0)
+
+
+def _percentiles_of_counts(counts: np.ndarray, numbers: Sequence[float]) -> np.ndarray:
+    """Returns the percentiles `numbers` of values of which there are `counts`, as `np.percentile`
+    does: between the two values next to it in order, in proportion.
+    """
+    places = np.array(numbers) / 100 * (counts.sum() - 1)
+    before = np.floor(places).astype(np.int64)
+    up_to = np.cumsum(counts)
+    low = np.searchsorted(up_to, before, side="right")
+    high = np.searchsorted(up_to, np.ceil(places).astype(np.int64), side="right")
+    return low + (high - low) * (places - before)
 
 
 def _or_one(spread: np.ndarray) -> np.ndarray:

@@ -1,7 +1,15 @@
-"""Scores of a network on samples with known masks, with pictures of truth beside prediction."""
+"""Scores of a network on samples with known masks, with pictures of truth beside prediction.
+
+evaluation = Evaluation(classes, object_class="cell")
+for sample in samples:
+    pair = read(sample)
+    evaluation.add(pair, window(pair.image))
+result = evaluation.result(chosen)                 # for scores.json
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,70 +20,257 @@ from unet_core import metrics, scores
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.reader import Reader
+from unet_core.data.reader import Pair, Reader
 from unet_core.data.samples import Sample
 from unet_core.errors import UserError
-from unet_core.inference.files import predicted_ids
-from unet_core.inference.predictor import Predictor
-from unet_core.reports import pictures, tables
+from unet_core.inference import instances
+from unet_core.inference.files import predicted_ids, write_mask
+from unet_core.reports import pictures, plots, tables
+
+_WORST = 6
 
 
-def score_samples(
-    predictor: Predictor,
+class Evaluation:
+    """Adds up what is scored, image by image; memory does not grow with the images' sizes.
+
+    Args:
+        classes: The classes.
+        object_class: The class whose connected regions are objects; empty scores none.
+        boundary_px: Tolerance of the boundary F1.
+        baseline: Whether to find the best threshold of the grey values for comparison; for grey
+            8-bit images.
+
+    Raises:
+        UserError: If there is no such class.
+    """
+
+    def __init__(
+        self,
+        classes: ClassMap,
+        *,
+        object_class: str = "",
+        boundary_px: float = 2.0,
+        baseline: bool = False,
+    ):
+        number = len(classes)
+        self._classes = classes
+        self._object = classes.index(object_class) if object_class else None
+        self._boundary_px = boundary_px
+        self._confusion = np.zeros((number, number), np.int64)
+        self._per_image: dict[str, dict[str, float]] = {}
+        self._curves: dict[str, dict[str, list[float]]] = {}
+        self._baseline = scores.ThresholdBaseline(number) if baseline else None
+        self._precision_recall = [scores.PrecisionRecall() for _ in classes.names]
+        self._calibration = scores.Calibration()
+        self._objects = scores.ObjectCounts()
+
+    @property
+    def scores_segments(self) -> bool:
+        """Whether V_Rand and V_Info are scored: of two classes, one of them objects."""
+        return self._object is not None and len(self._classes) == 2
+
+    def add(self, pair: Pair, probabilities: np.ndarray) -> dict[str, float]:
+        """Adds one image and returns its own scores by name.
+
+        Args:
+            pair: Image and truth.
+            probabilities: [H, W, C].
+        """
+        truth, ids = pair.mask, predicted_ids(probabilities)
+        kept = truth != IGNORED
+        number = len(self._classes)
+        confusion = np.bincount(
+            truth[kept].astype(np.int64) * number + ids[kept], minlength=number**2
+        ).reshape(number, number)
+        self._confusion += confusion
+        found = metrics.scores(confusion, self._classes.names)
+        for each, name in enumerate(self._classes.names):
+            predicted, true = ids == each, truth == each
+            found[f"boundary_f1/{name}"] = scores.boundary_f1(
+                predicted, true, tolerance_px=self._boundary_px, kept=kept
+            )
+            found[f"hausdorff95/{name}"] = scores.hausdorff95(predicted, true, kept=kept)
+            self._precision_recall[each].add(probabilities[..., each], true, kept)
+        self._calibration.add(probabilities, truth)
+        if number == 2:
+            found["unet_medical_dice"] = scores.unet_medical_dice(probabilities, truth)
+            found["unet_medical_dice/soft_labels"] = scores.unet_medical_dice(
+                probabilities, truth, hard_labels=False
+            )
+        if self._object is not None:
+            self._objects.add(
+                instances.components(ids == self._object),
+                instances.components(truth == self._object),
+            )
+        if self.scores_segments:
+            probability = probabilities[..., self._object]
+            v_rand, v_info = scores.segment_curve(probability, truth == self._object)
+            self._curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
+            found["rand_f1"] = scores.legacy_rand_f1(probability, truth == self._object, 0.5)
+            found["pixel_error"] = scores.pixel_error(probability, truth == self._object, 0.5)
+        if self._baseline:
+            self._baseline.add(pair.image, truth)
+        self._per_image[pair.name] = found
+        return found
+
+    def result(self, chosen: dict[str, float] | None = None) -> dict[str, Any]:
+        """Returns what goes into `scores.json`.
+
+        Args:
+            chosen: Thresholds for "v_rand" and "v_info" chosen on training images.
+
+        Returns:
+            A dict of `scores`: overlap scores over all pixels of all images, the others as means
+            over the images; `per_image`; `confusion`; `best_threshold` per class, of the grey
+            values, if there is a baseline; `precision_recall` and `calibration`; `objects` and
+            `segments` if there is a class of objects.
+        """
+        names = self._classes.names
+        total = metrics.scores(self._confusion, names)
+        others = {key for found in self._per_image.values() for key in found} - set(total)
+        for key in sorted(others):
+            total[key] = _mean([found[key] for found in self._per_image.values()])
+        for name, curve in zip(names, self._precision_recall, strict=True):
+            total[f"average_precision/{name}"] = curve.average_precision()
+        total["calibration_error"] = self._calibration.error()
+        result: dict[str, Any] = {
+            "scores": total,
+            "best_threshold": {},
+            "confusion": self._confusion.tolist(),
+            "per_image": self._per_image,
+            "calibration": [dataclasses.asdict(each) for each in self._calibration.table()],
+            "precision_recall": {
+                name: _thinned(*curve.curve())
+                for name, curve in zip(names, self._precision_recall, strict=True)
+            },
+        }
+        for number, name in enumerate(names if self._baseline else ()):
+            dice, how = self._baseline.best(number)
+            result["best_threshold"][name] = {"dice": dice, "how": how}
+        if self._object is not None:
+            f1 = self._objects.f1()
+            result["objects"] = {f"{iou:.2f}": value for iou, value in f1.items()}
+            total["object_f1/mean"] = self._objects.mean_f1()
+            total["object_f1/0.50"] = f1[min(f1)]
+        if self.scores_segments:
+            result["segments"] = {"chosen": chosen or {}, "per_image": self._curves}
+            chosen_for = dict.fromkeys(self._curves, chosen or {})
+            total |= scores.stack_scores(self._curves, chosen_for)
+        return result
+
+
+def choose_thresholds(
+    window: Callable[[np.ndarray], np.ndarray],
     samples: Sequence[Sample],
     read: Reader,
-    picture_dir: pathlib.Path,
+    object_class: str,
     *,
     progress: Callable = iter,
     should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Returns the thresholds with the best V_Rand and V_Info on `samples`; empty if stopped."""
+    curves = {}
+    number = read.classes.index(object_class)
+    for sample in progress(samples):
+        if should_stop():
+            return {}
+        pair = read(sample)
+        probability = window(pair.image)[..., number]
+        v_rand, v_info = scores.segment_curve(probability, pair.mask == number)
+        curves[sample.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
+    if not curves:
+        return {}
+    total = scores.stack_scores(curves)
+    return {key: total[f"{key}/threshold"] for key in ("v_rand", "v_info")}
+
+
+def score_samples(
+    window: Callable[[np.ndarray], np.ndarray],
+    samples: Sequence[Sample],
+    read: Reader,
+    output_dir: pathlib.Path,
+    *,
+    object_class: str = "",
+    boundary_px: float = 2.0,
+    training_samples: Sequence[Sample] = (),
+    mask_format: str = "values",
+    progress: Callable[[str], Callable] = lambda _: iter,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-    """Predicts `samples` whole, writes `<name>_errors.png` for each, and returns the scores.
+    """Predicts `samples` and returns their scores.
+
+    It writes, for each, `held_out/<name>_predict.png` and `held_out/<name>_errors.png`, and
+    `per_image.csv`, `worst.png` (the images with the lowest mean Dice) and `precision_recall.png`.
+
+    Args:
+        window: [H, W] or [H, W, C] scaled pixels -> probabilities [H, W, C].
+        samples: What to score.
+        read: Decodes them and knows the classes.
+        output_dir: The folder to write to.
+        object_class: See `Evaluation`.
+        boundary_px: See `Evaluation`.
+        training_samples: Images on which the threshold of V_Rand and V_Info is chosen.
+        mask_format: As for `predict_files`.
+        progress: Title -> wrapper of a list that is gone through slowly.
+        should_stop: Asked before every image.
 
     Returns:
-        A dict for `scores.json`: `scores` over all pixels of all samples, `per_image`, `confusion`,
-        and, for grey 8-bit images, `best_threshold` per class. Ignored pixels count nowhere. None
-        if `should_stop()` became true.
+        A dict for `scores.json`, see `Evaluation.result`. None if `should_stop()` became true.
 
     Raises:
         UserError: If a sample cannot be read, or a picture cannot be written.
     """
     classes = read.classes
-    total = np.zeros((len(classes), len(classes)), np.int64)
-    per_image = {}
-    baseline = None
-    if read.channels == 1 and read.dtype == np.uint8:
-        baseline = scores.ThresholdBaseline(len(classes))
+    baseline = read.channels == 1 and read.dtype == np.uint8
+    evaluation = Evaluation(
+        classes, object_class=object_class, boundary_px=boundary_px, baseline=baseline
+    )
+    picture_dir = output_dir / "held_out"
+    worst: list[tuple[float, str, np.ndarray]] = []
     try:
         picture_dir.mkdir(parents=True, exist_ok=True)
-        for sample in progress(samples):
+        for sample in progress("Scoring held-out images")(samples):
             if should_stop():
                 return None
             pair = read(sample)
-            if baseline:
-                baseline.add(pair.image, pair.mask)
-            ids = predicted_ids(predictor(pair.image))
-            kept = pair.mask != IGNORED
-            confusion = np.bincount(
-                pair.mask[kept].astype(np.int64) * len(classes) + ids[kept],
-                minlength=len(classes) ** 2,
-            ).reshape(len(classes), len(classes))
-            total += confusion
-            per_image[sample.name] = metrics.scores(confusion, classes.names)
-            rarest = int(np.argmin(total.sum(1))) if len(classes) == 2 else None
+            probabilities = window(pair.image)
+            dice = evaluation.add(pair, probabilities)["dice/mean"]
+            ids = predicted_ids(probabilities)
+            write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
+            shares = np.bincount(pair.mask[pair.mask != IGNORED], minlength=len(classes))
+            rarest = int(shares.argmin()) if len(classes) == 2 else None
             row = pictures.comparison(pair.image, pair.mask, ids, classes, of_class=rarest)
             images.write_png(picture_dir / f"{sample.name}_errors.png", row)
+            worst.append((dice, f"{sample.name}: mean Dice {dice:.4f}", row))
+            worst = sorted(worst, key=lambda each: each[:2])[:_WORST]
+        chosen = {}
+        if evaluation.scores_segments and training_samples:
+            chosen = choose_thresholds(
+                window,
+                training_samples,
+                read,
+                object_class,
+                progress=progress("Choosing thresholds on training images"),
+                should_stop=should_stop,
+            )
+            if should_stop():
+                return None
+        result = evaluation.result(chosen)
+        images.write_png(output_dir / "worst.png", pictures.stacked([w[1:] for w in worst]))
+        curves = {
+            name: (curve["recall"], curve["precision"])
+            for name, curve in result["precision_recall"].items()
+        }
+        images.write_png(
+            output_dir / "precision_recall.png",
+            plots.curves(curves, x_title="recall", y_title="precision"),
+        )
+        tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
     except OSError as error:
-        raise UserError(f"{picture_dir}: pictures cannot be written ({error.strerror}).") from error
-    thresholds = {}
-    for number, name in enumerate(classes.names if baseline else ()):
-        dice, how = baseline.best(number)
-        thresholds[name] = {"dice": dice, "how": how}
-    return {
-        "scores": metrics.scores(total, classes.names),
-        "best_threshold": thresholds,
-        "confusion": total.tolist(),
-        "per_image": per_image,
-    }
+        raise UserError(
+            f"{output_dir}: scores and pictures cannot be written ({error.strerror})."
+        ) from error
+    return result
 
 
 def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
@@ -85,11 +280,41 @@ def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
         f"Scores on {len(result['per_image'])} held-out image(s)",
         tables.class_scores(found, classes.names),
         f"accuracy {tables.number(found['accuracy'])} "
-        f"(always naming the most frequent class: {tables.number(found['majority_baseline'])})",
+        f"(always naming the most frequent class: {tables.number(found['majority_baseline'])}), "
+        f"calibration error {tables.number(found['calibration_error'])}",
     ]
     for name, baseline in result["best_threshold"].items():
         lines.append(
             f"{name}: Dice {tables.number(found[f'dice/{name}'])}; the best threshold reaches "
             f"{tables.number(baseline['dice'])} ({baseline['how']})"
         )
+    if "objects" in result:
+        lines.append(
+            f"objects: F1 {tables.number(found['object_f1/0.50'])} at IoU 0.5, "
+            f"{tables.number(found['object_f1/mean'])} on average from 0.5 to 0.95"
+        )
+    for key, name in (("v_rand", "V_Rand"), ("v_info", "V_Info")):
+        if key in found:
+            text = f"{name} {tables.number(found[key])} at its best threshold, "
+            text += f"{found[f'{key}/threshold']:.3g}"
+            if f"{key}/chosen" in found:
+                text += (
+                    f"; {tables.number(found[f'{key}/chosen'])} at "
+                    f"{result['segments']['chosen'][key]:.3g}, chosen on training images"
+                )
+            lines.append(text)
     return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Returns the mean of those that are defined."""
+    defined = [value for value in values if value == value]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _thinned(
+    precision: np.ndarray, recall: np.ndarray, thresholds: np.ndarray
+) -> dict[str, list[float]]:
+    """Returns a hundred points of a curve."""
+    taken = np.unique(np.linspace(0, len(precision) - 1, 100).round().astype(int))
+    return {"recall": recall[taken].tolist(), "precision": precision[taken].tolist()}

@@ -1,109 +1,173 @@
-"""Predictions as files: masks, overlays and probabilities, named after their images."""
+"""Predictions as files: masks, overlays, outlines, probabilities and numbered objects, named after
+their images.
+
+Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
+bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 
+import cv2
 import numpy as np
+import tqdm
 
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.reader import Reader
+from unet_core.data.rows import Rows, TiffWriter, open_rows
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
+from unet_core.inference import instances
 from unet_core.inference.predictor import Predictor
 from unet_core.reports import pictures, tables
+
+MOST_PIXELS_WHOLE = 2**26
+_LARGEST_OVERLAY = 4096
+_SILENT = functools.partial(tqdm.tqdm, disable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What to write of each prediction.
+
+    Attributes:
+        outputs: Out of "mask", "overlay", "outlines" and "probabilities" (16 bit, 65535 being 1:
+            for two classes the second's, for more one file per class with its name).
+        mask_format: "values" writes the mask values of the class map, "index" the class numbers,
+            "palette" class numbers that show in colours.
+        alpha: How strongly an overlay covers the picture, 0..1.
+        instances: "none", "components" or "watershed": how objects are told apart.
+        object_class: The class they are of.
+    """
+
+    outputs: Collection[str] = ("mask", "overlay")
+    mask_format: str = "values"
+    alpha: float = 0.45
+    instances: str = "none"
+    object_class: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What `predict_files` has done.
+
+    Attributes:
+        table: One row per image.
+        warnings: Complete sentences about predictions that look wrong.
+        failures: The same about images that could not be predicted; the others are done.
+        megapixels: Of all images that were predicted.
+        seconds: That it took, from reading to writing.
+    """
+
+    table: str
+    warnings: tuple[str, ...]
+    failures: tuple[str, ...]
+    megapixels: float
+    seconds: float
 
 
 def predict_files(
     predictor: Predictor,
     sources: Sequence[Source],
     output_dir: str | pathlib.Path,
-    read: Reader,
+    wanted: Wanted,
     *,
-    mask_format: str = "values",
-    save_probabilities: bool = False,
-    progress: Callable = iter,
+    overwrite: bool = False,
+    progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[str, list[str]]:
-    """Predicts each image and writes its mask at native size, `<name>_predict.png`, and
-    `<name>_overlay.png`.
+) -> Predicted:
+    """Predicts each image and writes `<name>_predict`, `<name>_overlay` and what else is wanted, at
+    native size.
 
     Args:
         predictor: The network.
         sources: The images; pages of a stack are told apart by their number in the name.
         output_dir: The folder to write to; made if need be.
-        read: Decodes them as the network expects, and knows the classes.
-        mask_format: "values" writes the mask values of the class map, "index" the class numbers,
-            "palette" a PNG of class numbers that shows in colours.
-        save_probabilities: Whether to write `<name>_probability.png` too: for two classes the
-            probability of the second, for more one file per class with its name; 16 bit, 65535
-            being 1.
-        progress: Wraps the list of sources while it is gone through.
-        should_stop: Asked before every image.
-
-    Returns:
-        A table of what was predicted, and complete sentences about everything that looks wrong:
-        images that could not be read (the others are done), predictions of one class only.
+        wanted: What to write.
+        overwrite: Whether files that are there may be replaced.
+        progress: Makes a bar of the pixels, given their `total`, as `tqdm.tqdm` does.
+        should_stop: Asked before every image and band.
 
     Raises:
-        UserError: If `output_dir` cannot be written.
+        UserError: If `output_dir` cannot be written, a file is there already, or the class of
+            objects is unknown.
     """
     output_dir = pathlib.Path(output_dir)
-    classes = read.classes
-    several_pages = {source.path for source in sources if source.page}
-    rows, warnings = [], []
+    classes = predictor.classes
+    if wanted.instances != "none":
+        if not wanted.object_class:
+            raise UserError(
+                f"--instances={wanted.instances} needs --object_class, one of "
+                f"{', '.join(classes.names)}."
+            )
+        classes.index(wanted.object_class)
+    stems = _stems(sources)
+    if not overwrite:
+        _check_free(output_dir, stems, classes)
+    shapes = {source: _shape(source) for source in sources}
+    total = sum(height * width for height, width in shapes.values())
+    rows, warnings, failures = [], [], []
+    predicted, start = 0, time.perf_counter()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        for source in progress(sources):
-            if should_stop():
-                break
-            try:
-                image = read.image(source)
-            except UserError as error:
-                warnings.append(str(error))
-                continue
-            probabilities = predictor(image)
-            ids = predicted_ids(probabilities)
-            page = f"_{source.page:03d}" if source.path in several_pages else ""
-            stem = source.path.stem + page
-            _write_mask(output_dir / f"{stem}_predict.png", ids, classes, mask_format)
-            images.write_png(output_dir / f"{stem}_overlay.png", pictures.overlay(image, ids))
-            if save_probabilities:
-                _write_probabilities(output_dir, stem, probabilities, classes)
-            shares = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
-            # Of two classes the probability of the second says all; of more, that of the class
-            # predicted.
-            shown = probabilities[..., 1] if len(classes) == 2 else probabilities.max(-1)
-            figures = (shown.min(), shown.mean(), shown.max(), *shares)
-            rows.append([stem + source.path.suffix, *(f"{value:.3f}" for value in figures)])
-            if shares.max() == 1:
-                warnings.append(
-                    f"{source}: the prediction is constant, {classes.names[shares.argmax()]} "
-                    f"everywhere. The network has "
-                    "not learned this kind of image: train longer, or check that images and masks "
-                    "belong together."
-                )
+        with progress(total=total) as bar:
+            for source, stem in zip(sources, stems, strict=True):
+                if should_stop():
+                    break
+                try:
+                    with open_rows(source.path, source.page) as opened:
+                        image = _Image(predictor, opened, output_dir / stem, wanted)
+                        whole = opened.height * opened.width <= MOST_PIXELS_WHOLE
+                        done = (image.write_whole if whole else image.write_in_bands)(
+                            bar.update, should_stop
+                        )
+                except UserError as error:
+                    named = str(source.path) in str(error)
+                    failures.append(str(error) if named else f"{source}: {error}")
+                    continue
+                if not done:
+                    break
+                predicted += opened.height * opened.width
+                rows.append([stem + source.path.suffix, *image.summary.cells()])
+                constant = image.summary.constant()
+                if constant:
+                    warnings.append(
+                        f"{source}: the prediction is constant, {constant} everywhere. The network "
+                        "has not learned this kind of image: train longer, or check that images "
+                        "and masks belong together."
+                    )
     except OSError as error:
         raise UserError(
             f"{output_dir}: predictions cannot be written ({error.strerror}). Those already there "
-            f"are whole; make room "
-            "or choose another --output_dir."
+            "are whole; make room or choose another --output_dir."
         ) from error
-    shown = f"p({classes.names[1]})" if len(classes) == 2 else "p(predicted)"
-    header = ["image", f"min {shown}", "mean", "max", *(f"share {name}" for name in classes.names)]
-    return tables.table(header, rows), warnings
+    seconds = time.perf_counter() - start
+    table = tables.table(_Summary(classes).header(), rows)
+    return Predicted(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
 
 
 def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
     """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second
     needs more than 1/2.
     """
+    if probabilities.shape[-1] == 2:
+        return (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8)
 
 
-def _write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
+def write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
+    """Writes class `ids` [H, W] as PNG, see `Wanted.mask_format`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     if mask_format == "palette":
         images.write_palette_png(path, ids, classes.palette())
     elif mask_format == "index":
@@ -113,11 +177,221 @@ def _write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_for
         images.write_png(path, values[..., ::-1] if classes.is_colour else values)
 
 
-def _write_probabilities(
-    output_dir: pathlib.Path, stem: str, probabilities: np.ndarray, classes: ClassMap
-) -> None:
-    numbers = range(1, 2) if len(classes) == 2 else range(len(classes))
-    for number in numbers:
-        suffix = "" if len(classes) == 2 else f"_{classes.names[number]}"
-        levels = np.rint(probabilities[..., number] * 65535).astype(np.uint16)
-        images.write_png(output_dir / f"{stem}_probability{suffix}.png", levels)
+class _Image:
+    """One picture on its way to its files."""
+
+    def __init__(self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: Wanted):
+        self.summary = _Summary(predictor.classes)
+        self._predictor = predictor
+        self._classes = predictor.classes
+        self._rows = rows
+        self._stem = stem
+        self._wanted = wanted
+        self._read = predictor.reader(rows)
+
+    def write_whole(self, update: Callable[[int], None], should_stop: Callable) -> bool:
+        """Writes PNG files; returns False if stopped before."""
+        image = self._read(0, self._rows.height)
+        probabilities = self._predictor.window(image)
+        ids = predicted_ids(probabilities)
+        self.summary.add(probabilities, ids)
+        wanted = self._wanted
+        if "mask" in wanted.outputs:
+            write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
+        self._write_pictures(image, ids, int(self.summary.counts.argmax()))
+        if "probabilities" in wanted.outputs:
+            for suffix, levels in self._levels(probabilities):
+                images.write_png(self._path(suffix), levels)
+        if wanted.instances != "none":
+            self._write_instances(image, ids)
+        update(ids.size)
+        return True
+
+    def write_in_bands(self, update: Callable[[int], None], should_stop: Callable) -> bool:
+        """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
+        height, width = self._rows.height, self._rows.width
+        wanted, classes = self._wanted, self._classes
+        if wanted.instances != "none":
+            raise UserError(
+                f"has {width}x{height} pixels; objects are numbered in pictures of up to "
+                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave --instances out."
+            )
+        reduced = _Reduced(height, width)
+        with contextlib.ExitStack() as stack:
+            writers = []
+
+            def open_tiff(suffix: str, **kind) -> TiffWriter:
+                path = self._path(suffix, ".tif")
+                writers.append(stack.enter_context(TiffWriter(path, height, width, **kind)))
+                return writers[-1]
+
+            mask = None
+            if "mask" in wanted.outputs:
+                palette = classes.palette() if wanted.mask_format == "palette" else None
+                sample = self._mask_pixels(np.zeros((1, 1), np.uint8))
+                channels = sample.shape[2] if sample.ndim == 3 else 1
+                kind = dict(channels=channels, dtype=sample.dtype, palette=palette)
+                mask = open_tiff("predict", **kind)
+            levels = {}
+            for first, probabilities in self._predictor.window.bands(self._read, height, width):
+                if should_stop():
+                    for writer in writers:
+                        writer.abandon()
+                    return False
+                ids = predicted_ids(probabilities)
+                self.summary.add(probabilities, ids)
+                if mask:
+                    mask.write(self._mask_pixels(ids))
+                if "probabilities" in wanted.outputs:
+                    for suffix, band in self._levels(probabilities):
+                        if suffix not in levels:
+                            levels[suffix] = open_tiff(suffix, dtype=np.uint16)
+                        levels[suffix].write(band)
+                reduced.add(first, self._read(first, first + len(ids)), ids)
+                update(ids.size)
+        image, ids = reduced.pictures()
+        self._write_pictures(image, ids, int(self.summary.counts.argmax()))
+        return True
+
+    def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
+        return self._stem.with_name(f"{self._stem.name}_{suffix}{kind}")
+
+    def _mask_pixels(self, ids: np.ndarray) -> np.ndarray:
+        return self._classes.values(ids) if self._wanted.mask_format == "values" else ids
+
+    def _write_pictures(self, image: np.ndarray, ids: np.ndarray, clear: int) -> None:
+        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        if "overlay" in self._wanted.outputs:
+            overlay = pictures.overlay(image, ids, alpha=self._wanted.alpha, clear=clear)
+            images.write_png(self._path("overlay"), overlay)
+        if "outlines" in self._wanted.outputs:
+            images.write_png(self._path("outlines"), pictures.outlines(image, ids, clear=clear))
+
+    def _levels(self, probabilities: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        names = self._classes.names
+        wanted = {"probability": 1}
+        if len(names) > 2:
+            wanted = {f"probability_{name}": number for number, name in enumerate(names)}
+        return [
+            (suffix, np.rint(probabilities[..., number] * 65535).astype(np.uint16))
+            for suffix, number in wanted.items()
+        ]
+
+    def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> None:
+        number_objects = getattr(instances, self._wanted.instances)
+        labels = number_objects(ids == self._classes.index(self._wanted.object_class))
+        if labels.max() > 65535:
+            raise UserError(
+                f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
+                "parts, or leave --instances out."
+            )
+        images.write_png(self._path("instances"), labels.astype(np.uint16))
+        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
+        images.write_png(self._path("instances_overlay"), coloured)
+
+
+class _Summary:
+    """Figures of one prediction, added up over its bands."""
+
+    def __init__(self, classes: ClassMap):
+        self.counts = np.zeros(len(classes), np.int64)
+        self._names = classes.names
+        self._least, self._sum, self._most = 1.0, 0.0, 0.0
+
+    def add(self, probabilities: np.ndarray, ids: np.ndarray) -> None:
+        # Of two classes the probability of the second says all; of more, that of the class
+        # predicted.
+        shown = probabilities[..., 1] if len(self._names) == 2 else probabilities.max(-1)
+        self._least = min(self._least, float(shown.min()))
+        self._most = max(self._most, float(shown.max()))
+        self._sum += float(shown.sum(dtype=np.float64))
+        self.counts += np.bincount(ids.ravel(), minlength=len(self._names))
+
+    def header(self) -> list[str]:
+        shown = f"p({self._names[1]})" if len(self._names) == 2 else "p(predicted)"
+        return ["image", f"min {shown}", "mean", "max", *(f"share {name}" for name in self._names)]
+
+    def cells(self) -> list[str]:
+        pixels = self.counts.sum()
+        figures = (self._least, self._sum / pixels, self._most, *(self.counts / pixels))
+        return [f"{value:.3f}" for value in figures]
+
+    def constant(self) -> str | None:
+        """Returns the name of the class that is everywhere, if there is one."""
+        only = np.flatnonzero(self.counts)
+        return self._names[only[0]] if len(only) == 1 else None
+
+
+class _Reduced:
+    """A large image and its class ids, made small band by band."""
+
+    def __init__(self, height: int, width: int):
+        self._factor = -(-max(height, width) // _LARGEST_OVERLAY)
+        self._images: list[np.ndarray] = []
+        self._ids: list[np.ndarray] = []
+
+    def add(self, first: int, image: np.ndarray, ids: np.ndarray) -> None:
+        factor = self._factor
+        offset = -first % factor
+        smooth = cv2.blur(image, (factor, factor))
+        self._images.append(smooth[offset::factor, ::factor].copy())
+        self._ids.append(ids[offset::factor, ::factor].copy())
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate(self._images), np.concatenate(self._ids)
+
+
+def _stems(sources: Sequence[Source]) -> list[str]:
+    """Returns the name of each source's files: that of the image, with its page and, where two
+    would be called the same, its suffix and its folder.
+    """
+    several_pages = {source.path for source in sources if source.page}
+
+    def named(source: Source, stem: str) -> str:
+        return stem + (f"_{source.page:03d}" if source.path in several_pages else "")
+
+    stems = [named(source, source.path.stem) for source in sources]
+    for qualify in (
+        lambda path: f"{path.stem}_{path.suffix[1:]}",
+        lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:]}",
+    ):
+        count = collections.Counter(stems)
+        stems = [
+            named(source, qualify(source.path)) if count[stem] > 1 else stem
+            for source, stem in zip(sources, stems, strict=True)
+        ]
+    repeated = [stem for stem, count in collections.Counter(stems).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"Several images would write {repeated[0]}_predict; predict them into folders of their "
+            "own, with --output_dir."
+        )
+    return stems
+
+
+def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
+    """Raises UserError if a file that may be written is there."""
+    suffixes = ["predict", "overlay", "outlines", "probability", "instances", "instances_overlay"]
+    suffixes += [f"probability_{name}" for name in classes.names]
+    taken = [
+        path
+        for stem in stems
+        for suffix in suffixes
+        for kind in (".png", ".tif")
+        if (path := output_dir / f"{stem}_{suffix}{kind}").exists()
+    ]
+    if taken:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise UserError(
+            f"{taken[0]}{more}: there already. Give --overwrite to replace what is there, or "
+            "another --output_dir."
+        )
+
+
+def _shape(source: Source) -> tuple[int, int]:
+    """Returns height and width for the progress bar; one that cannot be read is told of later."""
+    with contextlib.suppress(UserError):
+        header = images.read_header(source.path)
+        return header.height, header.width
+    return 0, 0

@@ -1,69 +1,82 @@
-"""From a network and an image to class probabilities.
+"""From a trained network and an image, as files hold it, to class probabilities.
 
-predictor = Predictor(model, tta="dihedral")
-probabilities = predictor(image)        # [H, W] uint8 -> [H, W, C] float32
+predictor = Predictor("runs/membrane", tta="dihedral")     # a run folder or an export
+probabilities = predictor(image)        # [H, W] or [H, W, channels] -> [H, W, C] float32
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from unet_core import losses
-
-# Ways to lay an image: (quarter turns, mirrored).
-_COPIES = {
-    "none": [(0, False)],
-    "flips": [(0, False), (0, True), (2, False), (2, True)],
-    "dihedral": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
-}
+from unet_core.data import images
+from unet_core.data.intensities import Scaling
+from unet_core.data.rows import Rows
+from unet_core.inference.sliding_window import SlidingWindow
+from unet_core.inference.trained import Trained, open_trained
 
 
 class Predictor:
-    """Predicts whole images, one compiled trace for all sizes and each type of pixel.
+    """Predicts images of any size, depth and number of channels; they are converted and scaled as
+    in training.
 
     Args:
-        model: [B, H, W, channels] pixel values to logits [B, H, W, K].
+        source: Folder of a run or of an export, or what `open_trained` has made of one.
+        weights: "last" or "best", which checkpoint of a run.
         tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
             ones.
-        margin: Pixels mirrored around the image first and cut off afterwards, so that its border is
-            seen in context.
+        window_px: Pixels a side of the windows, see `SlidingWindow`.
+        precision: "float32", "bfloat16" or "float16"; None is as it was trained.
+
+    Attributes:
+        classes: The classes of the last axis of the probabilities.
+        channels: Channels of the network's images; others are converted.
+        window: Scaled pixels -> probabilities.
+
+    Raises:
+        UserError: If there is no network at `source`, or it is damaged.
     """
 
-    def __init__(self, model: keras.Model, *, tta: str = "none", margin: int = 64):
-        self._copies = _COPIES[tta]
-        self._margin = margin
-        self._channels = model.input_shape[-1]
-        self._model = model
-        self._runs: dict[np.dtype, Callable] = {}
+    def __init__(
+        self,
+        source: str | os.PathLike | Trained,
+        *,
+        weights: str = "last",
+        tta: str = "none",
+        window_px: int = 0,
+        precision: str | None = None,
+    ):
+        trained = source if isinstance(source, Trained) else open_trained(source, weights=weights)
+        self.classes = trained.classes
+        self.channels = trained.config.channels
+        self.window = SlidingWindow(
+            trained.model, tta=tta, window_px=window_px, precision=precision
+        )
+        self._scaling = Scaling.parse(trained.config.intensities)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
-        uint8 or float32 in 0..255.
-        """
-        run = self._runs.get(image.dtype) or self._compile(image.dtype)
-        margin = self._margin
-        height, width = image.shape[:2]
-        image = image.reshape(height, width, self._channels)
-        around = ((margin, margin), (margin, margin), (0, 0))
-        padded = np.pad(image, around, mode="reflect" if min(height, width) > 1 else "edge")
-        total = None
-        for turns, mirrored in self._copies:
-            copy = np.rot90(padded, turns)
-            copy = copy[:, ::-1] if mirrored else copy
-            result = run(np.ascontiguousarray(copy)[None]).numpy()[0]
-            result = result[:, ::-1] if mirrored else result
-            result = np.rot90(result, -turns)
-            total = result.copy() if total is None else np.add(total, result, out=total)
-        return total[margin : margin + height, margin : margin + width] / len(self._copies)
+        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, c] in RGB
+        order; uint8, uint16, or float32 in the range that `--intensities` expects.
 
-    def _compile(self, dtype: np.dtype) -> Callable:
-        spec = tf.TensorSpec([None, None, None, self._channels], tf.as_dtype(dtype))
-        self._runs[dtype] = tf.function(
-            lambda images: losses.probabilities(self._model(images, training=False)),
-            input_signature=[spec],
-        )
-        return self._runs[dtype]
+        Raises:
+            UserError: If the image cannot be scaled: it holds NaN, or floats out of range.
+        """
+        return self.window(self._scaling(images.to_channels(image, self.channels)))
+
+    def reader(self, rows: Rows) -> Callable[[int, int], np.ndarray]:
+        """Returns a function (first, last) -> those rows as the network expects them,
+        [last-first, W, channels] uint8 or float32 in 0..255.
+
+        Raises:
+            UserError: If the picture cannot be read; its intensities may be measured first.
+        """
+
+        def read(first: int, last: int) -> np.ndarray:
+            return images.to_channels(rows.read(first, last), self.channels)
+
+        step = max(1, 2**22 // rows.width)
+        bands = (read(y, min(y + step, rows.height)) for y in range(0, rows.height, step))
+        scale = self._scaling.fit(bands)
+        return lambda first, last: scale(read(first, last))

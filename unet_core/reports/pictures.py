@@ -31,6 +31,12 @@ _CLASS_BGR = np.array(
 )
 
 
+def class_colour(number: int) -> tuple[int, int, int]:
+    """Returns the colour of a class in overlays and plots, in BGR."""
+    blue, green, red = _CLASS_BGR[number % len(_CLASS_BGR)].tolist()
+    return blue, green, red
+
+
 def displayable(image: np.ndarray) -> np.ndarray:
     """Returns `image` [H, W] or [H, W, 3] as a picture; what lies outside 0..255 is clipped."""
     image = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -78,21 +84,39 @@ def comparison(
     )
 
 
-def overlay(image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] blended over it, the most frequent left
-    clear.
+def overlay(
+    image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45, clear: int | None = None
+) -> np.ndarray:
+    """Returns `image` with the classes `ids` [H, W] blended over it, `clear`, or else the most
+    frequent, left out.
     """
     result = displayable(image)
     colours = _CLASS_BGR[ids % len(_CLASS_BGR)]
     blended = cv2.addWeighted(result, 1 - alpha, colours, alpha, 0)
-    coloured = ids != np.bincount(ids.ravel()).argmax()
+    clear = np.bincount(ids.ravel()).argmax() if clear is None else clear
+    coloured = ids != clear
     result[coloured] = blended[coloured]
     return result
 
 
-def outlines(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] outlined, but for
-    the most frequent, and IGNORED pixels hatched.
+def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
+    """Returns `image` with the numbered objects `labels` [H, W] blended over it, each in a colour
+    of its own, 0 left out.
+    """
+    result = displayable(image)
+    # Hues by the golden angle: numbers that follow one another, as neighbours do, differ most.
+    numbers = np.arange(labels.max() + 1)
+    hues = np.uint8(np.round(numbers * 137.508 / 2) % 180)
+    hsv = np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 235)], -1)[None]
+    colours = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0][labels]
+    blended = cv2.addWeighted(result, 1 - alpha, colours, alpha, 0)
+    result[labels > 0] = blended[labels > 0]
+    return result
+
+
+def outlines(image: np.ndarray, ids: np.ndarray, *, clear: int | None = None) -> np.ndarray:
+    """Returns `image` with the classes `ids` [H, W] outlined, but for `clear`, or else the most
+    frequent, and IGNORED pixels hatched.
 
     The outline of a class is its pixels that touch another class or an ignored pixel.
     """
@@ -105,7 +129,8 @@ def outlines(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
     is_edge[:, :-1] |= right
     is_ignored = ids == IGNORED
     counts = np.bincount(ids[~is_ignored], minlength=1)
-    drawn = is_edge & ~is_ignored & (ids != counts.argmax())
+    clear = counts.argmax() if clear is None else clear
+    drawn = is_edge & ~is_ignored & (ids != clear)
     result[drawn] = _CLASS_BGR[ids[drawn] % len(_CLASS_BGR)]
     # A white line beside a black one is seen on any ground.
     diagonal = np.indices(ids.shape).sum(0) % 8
@@ -143,3 +168,16 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
         )
         columns.append(framed)
     return np.hstack(columns)
+
+
+def stacked(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Returns pictures [H, W, 3] one below the other, each under its title."""
+    framed = [side_by_side([picture], [title]) for title, picture in rows]
+    width = max(picture.shape[1] for picture in framed)
+    wide = [
+        cv2.copyMakeBorder(
+            picture, 0, 0, 0, width - picture.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3
+        )
+        for picture in framed
+    ]
+    return np.vstack(wide)

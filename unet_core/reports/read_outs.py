@@ -20,7 +20,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
 from unet_core.inference.files import predicted_ids
-from unet_core.inference.predictor import Predictor
+from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.reports import pictures
 from unet_core.reports.history import History
 from unet_core.run_directory import RunDirectory
@@ -99,10 +99,10 @@ class ReadOuts:
         self, step: int, model: keras.Model, samples: Sequence[Sample], read: Reader
     ) -> None:
         """Writes input, truth, prediction and errors of `samples`."""
-        predictor = Predictor(model)
+        window = SlidingWindow(model)
         for sample in samples:
             pair = read(sample)
-            ids = predicted_ids(predictor(pair.image))
+            ids = predicted_ids(window(pair.image))
             panels = {
                 "input": pictures.displayable(pair.image),
                 "truth": pictures.mask_picture(pair.mask, self._classes),

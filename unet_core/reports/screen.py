@@ -13,3 +13,9 @@ def progress_bar(title: str) -> Callable:
     trace.
     """
     return functools.partial(tqdm.tqdm, desc=title, leave=False, dynamic_ncols=True)
+
+
+def pixel_bar(title: str) -> Callable:
+    """Returns a maker of bars that count pixels, given their `total`, and leave no trace."""
+    kind = dict(desc=title, leave=False, dynamic_ncols=True)
+    return functools.partial(tqdm.tqdm, unit="px", unit_scale=True, **kind)

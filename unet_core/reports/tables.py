@@ -1,8 +1,13 @@
-"""Text tables for the screen."""
+"""Tables of scores, as text for the screen and as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 from collections.abc import Mapping, Sequence
+
+from unet_core.files import write_whole
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -35,3 +40,21 @@ def class_scores(scores: Mapping[str, float], class_names: Sequence[str]) -> str
 def number(value: float) -> str:
     """Returns `value` with four decimals, or a dash if it is not defined."""
     return "-" if value != value else f"{value:.4f}"
+
+
+def write_csv(
+    path: str | os.PathLike, first_column: str, rows: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Writes one row per key of `rows`, whole or not at all; what is not defined stays empty.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([first_column, *columns])
+    for name, row in rows.items():
+        values = (row.get(column, float("nan")) for column in columns)
+        writer.writerow([name, *("" if v != v else format(v, ".9g") for v in values)])
+    write_whole(path, text.getvalue().encode())

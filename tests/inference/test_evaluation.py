@@ -1,0 +1,172 @@
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from array_samples import ArrayReader, named
+from brightness import make_brightness
+
+from unet_core import scores
+from unet_core.conventions import IGNORED
+from unet_core.data.classes import ClassMap
+from unet_core.errors import UserError
+from unet_core.inference.evaluation import (
+    Evaluation,
+    choose_thresholds,
+    describe_scores,
+    score_samples,
+)
+from unet_core.inference.predictor import Predictor
+
+CLASSES = ClassMap.parse("0:membrane,255:cell")
+
+
+@pytest.fixture(scope="module")
+def window():
+    """Says cell where the grey value is above 100."""
+    return Predictor(make_brightness()).window
+
+
+def reader(*shifts):
+    """One noisy image for each of `shifts`; its truth is where the grey value is above 100 + it."""
+    arrays = {}
+    for number, shift in enumerate(shifts):
+        rng = np.random.default_rng(shift)
+        image = rng.integers(0, 256, (16, 16)).astype(np.uint8)
+        arrays[named("ab"[number])] = image, (image > 100 + shift).astype(np.uint8)
+    return ArrayReader(arrays, "0:membrane,255:cell")
+
+
+def score(window, read, folder, **kwargs):
+    return score_samples(window, list(read.arrays), read, folder, **kwargs)
+
+
+class TestScoreSamples:
+    def test_scores_are_those_of_all_pixels_together(self, window, tmp_path):
+        read = reader(0, 60)
+        result = score(window, read, tmp_path)
+        truth = np.concatenate([mask.ravel() for _, mask in read.arrays.values()])
+        found = np.concatenate([image.ravel() > 100 for image, _ in read.arrays.values()])
+        both = (truth & found).sum()
+        assert result["scores"]["dice/cell"] == pytest.approx(
+            2 * both / (truth.sum() + found.sum())
+        )
+        assert result["confusion"][1][1] == both
+        assert result["per_image"]["a"]["accuracy"] == 1
+        assert "v_rand" not in result["scores"]
+
+    def test_files_are_masks_pictures_and_a_row_per_image(self, window, tmp_path):
+        read = reader(0, 60)
+        result = score(window, read, tmp_path)
+        assert {p.name for p in (tmp_path / "held_out").iterdir()} == {
+            "a_errors.png",
+            "a_predict.png",
+            "b_errors.png",
+            "b_predict.png",
+        }
+        image = next(iter(read.arrays.values()))[0]
+        mask = cv2.imread(str(tmp_path / "held_out" / "a_predict.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, np.where(image > 100, 255, 0))
+        with (tmp_path / "per_image.csv").open() as file:
+            rows = {row["image"]: row for row in csv.DictReader(file)}
+        for name in "ab":
+            assert float(rows[name]["dice/cell"]) == pytest.approx(
+                result["per_image"][name]["dice/cell"]
+            )
+        errors = cv2.imread(str(tmp_path / "held_out" / "b_errors.png"))
+        worst = cv2.imread(str(tmp_path / "worst.png"))
+        # The worst image is the first, under its title.
+        np.testing.assert_array_equal(worst[22 : 22 + len(errors), 4 : 4 + errors.shape[1]], errors)
+        assert cv2.imread(str(tmp_path / "precision_recall.png")) is not None
+
+    def test_ignored_pixels_count_nowhere(self, window, tmp_path):
+        read = reader(60)
+        ((image, mask),) = read.arrays.values()
+        wrong = (image > 100) != (mask == 1)
+        mask[wrong] = IGNORED
+        result = score(window, read, tmp_path, object_class="cell")
+        assert result["scores"]["accuracy"] == 1
+        assert np.sum(result["confusion"]) == (~wrong).sum()
+        assert result["scores"]["average_precision/cell"] == pytest.approx(1)
+
+    def test_colour_images_have_no_threshold_baseline(self, window, tmp_path):
+        read = reader(0)
+        read.dtype = np.dtype(np.float32)
+        result = score(window, read, tmp_path)
+        assert result["best_threshold"] == {}
+        assert "threshold" not in describe_scores(result, CLASSES)
+
+    def test_description_shows_baselines_beside_the_scores(self, window, tmp_path):
+        text = describe_scores(score(window, reader(0), tmp_path), CLASSES)
+        assert "best threshold reaches 1.0000 (grey <= 100)" in text
+        assert "always naming the most frequent class" in text
+
+    def test_stop_request_gives_no_scores(self, window, tmp_path):
+        assert score(window, reader(0), tmp_path, should_stop=lambda: True) is None
+
+    def test_file_in_place_of_the_folder_is_one_message(self, window, tmp_path):
+        (tmp_path / "held_out").write_text("")
+        with pytest.raises(UserError, match="scores and pictures cannot be written"):
+            score(window, reader(0), tmp_path)
+
+
+class TestObjects:
+    @pytest.fixture(autouse=True)
+    def _needs_scikit_image(self):
+        pytest.importorskip("skimage", reason="the extra `scores` is not installed")
+
+    def two_cells(self):
+        """Two cells of 6x8 parted by a column that the image shows only half as dark."""
+        mask = np.zeros((8, 17), np.uint8)
+        mask[1:7, 0:8] = mask[1:7, 9:17] = 1
+        image = np.where(mask == 1, 200, 0).astype(np.uint8)
+        image[1:7, 8] = 120
+        return ArrayReader({named("a"): (image, mask)}, "0:membrane,255:cell")
+
+    def test_segments_are_those_of_the_scores_and_the_best_threshold_parts_the_cells(
+        self, window, tmp_path
+    ):
+        read = self.two_cells()
+        result = score(window, read, tmp_path, object_class="cell")
+        ((image, mask),) = read.arrays.values()
+        v_rand, v_info = scores.segment_curve(window(image)[..., 1], mask == 1)
+        assert result["segments"]["per_image"]["a"] == {
+            "v_rand": v_rand.tolist(),
+            "v_info": v_info.tolist(),
+        }
+        # The column has a probability of 1 / (1 + exp(-0.975)) = 0.73, the cells of 0.99.
+        assert result["scores"]["v_rand/threshold"] == 0.8
+        assert result["scores"]["v_rand"] == v_rand[8] > v_rand[5]
+        assert "v_rand/chosen" not in result["scores"]
+
+    def test_objects_are_counted(self, window, tmp_path):
+        # At 1/2 the two cells are one object: none of its pairs overlaps by more than a half
+        # (48 of 102 pixels).
+        result = score(window, self.two_cells(), tmp_path, object_class="cell")
+        assert result["objects"]["0.50"] == 0
+        perfect = score(window, reader(0), tmp_path, object_class="cell")
+        assert perfect["scores"]["object_f1/mean"] == 1
+
+    def test_threshold_is_chosen_on_training_images(self, window, tmp_path):
+        read = self.two_cells()
+        samples = list(read.arrays)
+        chosen = choose_thresholds(window, samples, read, "cell")
+        assert chosen["v_rand"] == 0.8
+        held_out = reader(0)
+        held_out.arrays |= read.arrays
+        result = score_samples(
+            window,
+            list(held_out.arrays)[:1],
+            held_out,
+            tmp_path,
+            object_class="cell",
+            training_samples=samples,
+        )
+        assert result["segments"]["chosen"] == chosen
+        curve = result["segments"]["per_image"]["a"]["v_rand"]
+        assert result["scores"]["v_rand/chosen"] == curve[8]
+        assert "chosen on training images" in describe_scores(result, CLASSES)
+
+    def test_class_that_is_not_there_is_named(self):
+        with pytest.raises(UserError, match="nucleus"):
+            Evaluation(CLASSES, object_class="nucleus")

@@ -1,0 +1,42 @@
+import dataclasses
+import json
+
+import pytest
+from brightness import make_brightness
+
+from unet_core.errors import UserError
+from unet_core.inference.trained import open_trained
+
+
+@pytest.fixture
+def export(tmp_path):
+    trained = make_brightness()
+    trained.model.save(tmp_path / "model.keras")
+    stored = {"settings": dataclasses.asdict(trained.config), "step": trained.step}
+    (tmp_path / "unet_core.json").write_text(json.dumps(stored))
+    return tmp_path
+
+
+class TestOpenTrained:
+    def test_export_gives_back_network_settings_and_step(self, export):
+        expected = make_brightness()
+        found = open_trained(export)
+        assert found.config == expected.config
+        assert found.step == 7
+        for ours, theirs in zip(found.model.variables, expected.model.variables, strict=True):
+            assert (ours.numpy() == theirs.numpy()).all()
+
+    def test_folder_without_a_network_is_named(self, tmp_path):
+        with pytest.raises(UserError, match="holds no run"):
+            open_trained(tmp_path)
+
+    def test_export_without_weights_says_how_to_get_them(self, export):
+        (export / "model.keras").unlink()
+        with pytest.raises(UserError, match="--formats=keras"):
+            open_trained(export)
+
+    @pytest.mark.parametrize("name", ["model.keras", "unet_core.json"])
+    def test_damaged_export_is_one_message(self, export, name):
+        (export / name).write_bytes(b"damaged")
+        with pytest.raises(UserError, match="cannot be read as an export"):
+            open_trained(export)

@@ -1,0 +1,29 @@
+import numpy as np
+
+from unet_core.reports import plots
+from unet_core.reports.pictures import class_colour
+
+
+def drawn(picture, number):
+    return np.argwhere((picture == class_colour(number)).all(-1))
+
+
+class TestCurves:
+    def test_each_line_is_where_its_numbers_are(self):
+        picture = plots.curves(
+            {"low": ([0, 1], [0.25, 0.25]), "high": ([0, 1], [0.75, 0.75])},
+            x_title="recall",
+            y_title="precision",
+        )
+        # 400 px high under a head of 16: 0.25 is at row 316, 0.75 at row 116. The key is to the
+        # right of column 470.
+        for number, row in ((0, 316), (1, 116)):
+            places = drawn(picture, number)
+            places = places[places[:, 1] < 465]
+            assert abs(places[:, 0].mean() - row) < 1.5
+            assert np.ptp(places[:, 1]) > 390
+
+    def test_what_is_not_defined_is_left_out(self):
+        nan = float("nan")
+        picture = plots.curves({"a": ([nan, nan], [0.5, 0.5])}, x_title="x", y_title="y")
+        assert (drawn(picture, 0)[:, 1] > 465).all()

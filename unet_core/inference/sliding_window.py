@@ -1,0 +1,244 @@
+"""Probabilities of images of any size, by one pass or by overlapping windows.
+
+    window = SlidingWindow(model, tta="dihedral")
+    probabilities = window(image)                      # [H, W] -> [H, W, C]
+    for first_row, probabilities in window.bands(read_rows, height, width):
+        ...                                            # [h, W, C], top to bottom
+
+The image is continued by mirroring. Windows start at multiples of the network's stride, so that
+every pooling falls as it would in one pass. A window that is larger than what the network looks at
+gives only its inside, where nothing but the image was seen: the result is that of one pass
+(Ronneberger et al. 2015, figure 2, the overlap-tile strategy). A smaller one is weighted by a
+Gaussian and overlaps its neighbours by half (Isensee et al. 2021, nnU-Net).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from unet_core import losses
+from unet_core.inference.network import make_inference_network
+from unet_core.models import unet
+
+MOST_PIXELS_AT_ONCE = 2**21
+"""An image is done in one pass up to this size (1448 x 1448), if no size of windows is given."""
+WINDOW_PX = 1024
+_PIXELS_OF_A_BATCH = 2**20
+
+# Ways to lay an image: (quarter turns, mirrored).
+_COPIES = {
+    "none": [(0, False)],
+    "flips": [(0, False), (0, True), (2, False), (2, True)],
+    "dihedral": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
+
+
+class SlidingWindow:
+    """Runs a network on images of any size, by one compiled trace for each type of pixel.
+
+    Args:
+        model: [B, H, W, channels] pixel values in 0..255 to logits [B, H, W, K]; made by
+            `make_unet`.
+        tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
+            ones.
+        window_px: Pixels a side of a window, brought to the nearest size the network can take. 0 is
+            one pass for images up to `MOST_PIXELS_AT_ONCE`, and windows of `WINDOW_PX` above.
+        precision: What the network computes in; None is as it was trained.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        tta: str = "none",
+        window_px: int = 0,
+        precision: str | None = None,
+    ):
+        self._copies = _COPIES[tta]
+        self._window_px = window_px
+        self._around = unet.surroundings(model)
+        self._channels = model.input_shape[-1]
+        self._network = make_inference_network(model, precision=precision, bare=True)
+        self._runs: dict[np.dtype, Callable] = {}
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
+        uint8 or float32 in 0..255.
+        """
+        height, width = image.shape[:2]
+        image = image.reshape(height, width, self._channels)
+        bands = self.bands(lambda first, last: image[first:last], height, width)
+        return np.concatenate([probabilities for _, probabilities in bands])
+
+    def bands(
+        self, read: Callable[[int, int], np.ndarray], height: int, width: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Gives the first row and the class probabilities [h, W, C] float32 of one band after
+        another, top to bottom; no more than the rows of a window are held.
+
+        Args:
+            read: (first, last) -> rows first..last-1, [last-first, W, channels], uint8 or float32
+                in 0..255.
+            height: Rows of the image.
+            width: Its columns.
+        """
+        window_px = self._window_px
+        if not window_px and height * width > MOST_PIXELS_AT_ONCE:
+            window_px = WINDOW_PX
+        down = _Axis.over(height, window_px, self._around)
+        across = _Axis.over(width, window_px, self._around)
+        batch = max(1, _PIXELS_OF_A_BATCH // (down.size * across.size))
+        column_weights = across.total_weights()
+        row_weights = down.total_weights()
+        columns = across.sources()
+        # The rows from `done` on, as far as a window reaches; those above have been given away.
+        done = 0
+        held: np.ndarray | None = None
+        for number, start in enumerate(down.starts):
+            rows = _mirrored(np.arange(start, start + down.size), height)
+            first = int(rows.min())
+            strip = read(first, int(rows.max()) + 1)[rows - first]
+            top, bottom, inner_rows = down.output(number)
+            for group in range(0, len(across.starts), batch):
+                numbers = range(group, min(group + batch, len(across.starts)))
+                found = self._run(np.stack([strip[:, columns[n]] for n in numbers]))
+                if held is None or len(held) < bottom - done:
+                    grown = np.zeros((bottom - done, width, found.shape[-1]), np.float32)
+                    grown[: 0 if held is None else len(held)] = 0 if held is None else held
+                    held = grown
+                for n, probabilities in zip(numbers, found, strict=True):
+                    left, right, inner_columns = across.output(n)
+                    part = probabilities[self._kept(inner_rows), self._kept(inner_columns)]
+                    weights = down.weights[inner_rows][:, None] * across.weights[inner_columns]
+                    held[top - done : bottom - done, left:right] += part * weights[..., None]
+            after = down.output(number + 1)[0] if number + 1 < len(down.starts) else height
+            if after > done:
+                band, held = held[: after - done], held[after - done :]
+                band /= (row_weights[done:after, None] * column_weights)[..., None]
+                yield done, _of_all_classes(band)
+                done = after
+
+    def _kept(self, part: slice) -> slice:
+        """Returns where the pixels `part` of a window are in what the network makes of it."""
+        return slice(part.start - self._around.cut, part.stop - self._around.cut)
+
+    def _run(self, windows: np.ndarray) -> np.ndarray:
+        """Returns the probabilities [B, h, w, K] of [B, H, W, channels], averaged over copies."""
+        run = self._runs.get(windows.dtype) or self._compile(windows.dtype)
+        total = None
+        for turns, mirrored in self._copies:
+            copy = np.rot90(windows, turns, (1, 2))
+            copy = copy[:, :, ::-1] if mirrored else copy
+            result = run(np.ascontiguousarray(copy)).numpy()
+            result = result[:, :, ::-1] if mirrored else result
+            result = np.rot90(result, -turns, (1, 2))
+            total = result.copy() if total is None else np.add(total, result, out=total)
+        return total / len(self._copies)
+
+    def _compile(self, dtype: np.dtype) -> Callable:
+        spec = tf.TensorSpec([None, None, None, self._channels], tf.as_dtype(dtype))
+
+        def probabilities(images):
+            logits = self._network(images, training=False)
+            # Of two classes the second says all.
+            return tf.sigmoid(logits) if logits.shape[-1] == 1 else losses.probabilities(logits)
+
+        self._runs[dtype] = tf.function(probabilities, input_signature=[spec])
+        return self._runs[dtype]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """The windows along one axis of an image.
+
+    Attributes:
+        length: Pixels of the image.
+        starts: First pixel of each window; negative ones are mirrored.
+        size: Pixels of a window.
+        weights: [size], how much each pixel of a window counts.
+    """
+
+    length: int
+    starts: tuple[int, ...]
+    size: int
+    weights: np.ndarray
+
+    @classmethod
+    def over(cls, length: int, window_px: int, around: unet.Surroundings) -> _Axis:
+        """Lays windows of about `window_px` over `length` pixels; 0 is one for all of them."""
+        stride = around.stride
+        margin = around.cut + _up(around.halo, stride)
+        if not window_px or window_px >= length + 2 * margin + around.stride:
+            inner = _up(length, stride)
+            return cls._of_insides(length, inner, margin, around)
+        inner = (window_px - 2 * margin) // stride * stride
+        if inner >= stride:
+            return cls._of_insides(length, min(inner, _up(length, stride)), margin, around)
+        if around.cut:
+            return cls._of_insides(length, stride, margin, around)
+        size = max(_up(window_px, stride), 2 * stride)
+        step = size // 2 // stride * stride
+        lead = _up(size // 4, stride)
+        # Every pixel is within half a step of the middle of some window.
+        starts = range(-lead, max(length + lead - size, -lead) + step, step)
+        offsets = np.arange(size) - (size - 1) / 2
+        weights = np.exp(-0.5 * np.square(offsets / (size / 8))).astype(np.float32)
+        return cls(length, tuple(starts), size, weights)
+
+    @classmethod
+    def _of_insides(cls, length: int, inner: int, margin: int, around: unet.Surroundings) -> _Axis:
+        """Windows that give only the `inner` pixels after the first `margin`, side by side."""
+        size = inner + 2 * margin
+        if around.cut:
+            # Unpadded convolutions need even numbers at every pooling.
+            size += -(size - 4 * (around.stride - 1)) % around.stride
+        weights = np.zeros(size, np.float32)
+        weights[margin : margin + inner] = 1
+        starts = tuple(range(-margin, length - margin, inner))
+        return cls(length, starts, size, weights)
+
+    def output(self, number: int) -> tuple[int, int, slice]:
+        """Returns the first and last + 1 pixel of the image that window `number` has a part in, and
+        that part of the window.
+        """
+        counted = np.flatnonzero(self.weights)
+        start = self.starts[number]
+        first = max(start + int(counted[0]), 0)
+        last = min(start + int(counted[-1]) + 1, self.length)
+        return first, last, slice(first - start, last - start)
+
+    def total_weights(self) -> np.ndarray:
+        """Returns the sum of the weights of all windows at each pixel, [length]."""
+        total = np.zeros(self.length, np.float32)
+        for number in range(len(self.starts)):
+            first, last, part = self.output(number)
+            total[first:last] += self.weights[part]
+        return total
+
+    def sources(self) -> list[np.ndarray]:
+        """Returns the pixels of the image that each window looks at, [size]."""
+        return [_mirrored(np.arange(s, s + self.size), self.length) for s in self.starts]
+
+
+def _of_all_classes(probabilities: np.ndarray) -> np.ndarray:
+    """Returns [h, W, C] of [h, W, K]; two classes are stored as the probability of the second."""
+    if probabilities.shape[-1] > 1:
+        return probabilities
+    return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def _up(value: int, step: int) -> int:
+    return math.ceil(value / step) * step
+
+
+def _mirrored(index: np.ndarray, length: int) -> np.ndarray:
+    """Returns `index` folded back into 0 ... length-1 without repeating the edge."""
+    period = max(2 * (length - 1), 1)
+    index = index % period
+    return np.where(index < length, index, period - index)

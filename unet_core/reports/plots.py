@@ -1,0 +1,60 @@
+"""Curves as pictures, drawn with OpenCV so that no plotting library is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from unet_core.reports.pictures import class_colour
+
+_SIZE, _LEFT, _BELOW, _ABOVE = 400, 60, 44, 16
+_TEXT = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.42, color=(0, 0, 0), thickness=1)
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_title: str, y_title: str
+) -> np.ndarray:
+    """Returns a picture [H, W, 3] uint8 of curves in the unit square.
+
+    Args:
+        lines: Name -> (x values, y values), each in 0..1; what is NaN is left out.
+        x_title: Under the horizontal axis.
+        y_title: Above the vertical axis.
+    """
+    height, width = _ABOVE + _SIZE + _BELOW, _LEFT + _SIZE + 200
+    picture = np.full((height, width, 3), 255, np.uint8)
+
+    def place(x, y):
+        return np.stack([_LEFT + np.multiply(x, _SIZE), _ABOVE + _SIZE * (1 - np.asarray(y))], -1)
+
+    for tick in np.linspace(0, 1, 6):
+        for ends in (([tick, tick], [0, 1]), ([0, 1], [tick, tick])):
+            _polyline(picture, place(*ends), (225, 225, 225), 1)
+        x, y = place(tick, tick).astype(int)
+        _write(picture, f"{tick:.1f}", (int(x) - 10, _ABOVE + _SIZE + 16))
+        _write(picture, f"{tick:.1f}", (_LEFT - 30, int(y) + 4))
+    _write(picture, x_title, (_LEFT + _SIZE // 2 - 20, height - 8))
+    _write(picture, y_title, (2, 12))
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        points = place(x, y)
+        _polyline(picture, points[np.isfinite(points).all(-1)], class_colour(number), 2)
+        top = _ABOVE + 14 + 20 * number
+        _polyline(
+            picture,
+            np.array([[_LEFT + _SIZE + 12, top - 4], [_LEFT + _SIZE + 32, top - 4]]),
+            class_colour(number),
+            2,
+        )
+        _write(picture, name, (_LEFT + _SIZE + 38, top))
+    return picture
+
+
+def _polyline(picture: np.ndarray, points: np.ndarray, colour: Sequence[int], width: int) -> None:
+    whole = np.rint(points).astype(np.int32).reshape(-1, 1, 2)
+    cv2.polylines(picture, [whole], False, tuple(map(int, colour)), width, cv2.LINE_AA)
+
+
+def _write(picture: np.ndarray, text: str, at: tuple[int, int]) -> None:
+    cv2.putText(picture, text, at, lineType=cv2.LINE_AA, **_TEXT)
