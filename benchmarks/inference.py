@@ -11,6 +11,10 @@ weights in bfloat16; ONNX Runtime and OpenVINO read this package's ONNX file. "o
 median over the rounds of "unet_core bfloat16"'s speed over that variant's; above 1, this package
 is faster. Before anything is timed, all outputs are compared with those of unet_core float32.
 Variants whose packages are missing are left out.
+
+OpenMP's and TBB's threads wait for each other after every layer, so that PyTorch and OpenVINO lose
+far more than TensorFlow where other processes want the same cores. On a machine that is not idle,
+one core tells more: `taskset -c 0 python benchmarks/inference.py`.
 """
 
 from __future__ import annotations
@@ -231,9 +235,9 @@ def measure(variants: dict[str, Run], images: np.ndarray, rounds: int) -> list[l
             [
                 name,
                 str(len(images)),
-                f"{pixels / p50:.2f}",
+                f"{pixels / p50:.3g}",
                 *(f"{1000 * value:.1f}" for value in (p50, p90, p99)),
-                f"{median_ratio(times, seconds[OURS]):.2f}",
+                f"{median_ratio(times, seconds[OURS]):.3g}",
             ]
         )
     return rows
