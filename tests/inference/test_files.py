@@ -1,3 +1,10 @@
+import os
+import pathlib
+import pwd
+import subprocess
+import sys
+import tempfile
+
 import cv2
 import numpy as np
 import PIL.Image
@@ -226,3 +233,65 @@ class TestBands:
         wanted = Wanted(instances="components", object_class="cell")
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
         assert "objects are numbered in pictures of up to" in done.failures[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk and become another user")
+class TestUnwritable:
+    def test_full_disk_is_one_message_and_what_is_there_is_whole(self, predictor, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        options = ["-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+        if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+            pytest.skip("no small disk can be mounted here")
+        try:
+            rng = np.random.default_rng(0)
+            for number in range(3):
+                noise = rng.integers(0, 256, (250, 250)).astype(np.uint8)
+                cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
+            sources = [Source(tmp_path / f"{number}.png") for number in range(3)]
+            wanted = Wanted(("mask", "probabilities"))
+            with pytest.raises(UserError, match=r"No space left.*make room or choose another"):
+                predict_files(predictor, sources, disk, wanted)
+            left = sorted(path.name for path in disk.iterdir())
+            assert left
+            assert not any(name.endswith(".part") for name in left)
+            for name in left:
+                assert read(disk / name).shape == (250, 250)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    def test_folder_an_unprivileged_user_may_not_write_is_one_message(self):
+        code = """
+import os, sys
+sys.path[:0] = sys.argv[1:3]
+from brightness import make_brightness
+from unet_core.data.samples import Source
+from unet_core.errors import UserError
+from unet_core.inference.files import Wanted, predict_files
+from unet_core.inference.predictor import Predictor
+predictor = Predictor(make_brightness())
+os.setuid(int(sys.argv[3]))
+folder = sys.argv[4]
+try:
+    predict_files(predictor, [Source(__import__("pathlib").Path(folder, "a.png"))], folder, Wanted())
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+        root = pathlib.Path(__file__).parents[2]
+        nobody = str(pwd.getpwnam("nobody").pw_uid)
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o755)
+            cv2.imwrite(f"{folder}/a.png", np.zeros((9, 9), np.uint8))
+            os.chmod(f"{folder}/a.png", 0o644)
+            paths = [str(root), str(root / "tests"), nobody, folder]
+            done = subprocess.run(
+                [sys.executable, "-c", code, *paths],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 2, done.stderr
+            assert "Permission denied" in done.stdout
+            assert os.listdir(folder) == ["a.png"]

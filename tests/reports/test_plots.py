@@ -15,9 +15,9 @@ class TestCurves:
             x_title="recall",
             y_title="precision",
         )
-        # 400 px high under a head of 16: 0.25 is at row 316, 0.75 at row 116. The key is to the
+        # 400 px high under a head of 30: 0.25 is at row 330, 0.75 at row 130. The key is to the
         # right of column 470.
-        for number, row in ((0, 316), (1, 116)):
+        for number, row in ((0, 330), (1, 130)):
             places = drawn(picture, number)
             places = places[places[:, 1] < 465]
             assert abs(places[:, 0].mean() - row) < 1.5
