@@ -100,6 +100,8 @@ def _train(config: RunConfig, stopped: process.Stopped) -> None:
         raise UserError(
             f"`monitor` ({config.monitor!r}) must be one of {', '.join(score_names(classes))}."
         )
+    if config.object_class:
+        classes.index(config.object_class)
     _write_synthetic_data(config)
     _required(config, "data_dir")
     data = dataset.DataSet.open(config, progress=progress_bar, memory_path=run.known_masks)

@@ -13,6 +13,7 @@ Nothing here needs TensorFlow. Thinned segments need scikit-image (the extra `sc
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ from unet_core.errors import UserError
 
 SEGMENT_THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9999999999999999)
 """The thresholds at which the ISBI 2012 challenge scores a probability map."""
+
+SEGMENTS_NEED = (
+    "V_Rand and V_Info need scikit-image, which is not installed: pip install 'unet_core[scores]'."
+)
 
 OBJECT_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """The overlaps (IoU) at which objects are matched: 0.5, 0.55 ... 0.95."""
@@ -113,6 +118,11 @@ def segment_scores(probability: np.ndarray, truth: np.ndarray, threshold: float)
     """
     _check_shapes(probability=probability, truth=truth)
     return _overlap_scores(_components(truth == 1), _thinned_segments(probability, threshold))
+
+
+def can_score_segments() -> bool:
+    """Returns whether `segment_scores` can be called: whether scikit-image is installed."""
+    return importlib.util.find_spec("skimage") is not None
 
 
 def segment_curve(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -231,10 +241,7 @@ def _thinned_segments(probability: np.ndarray, threshold: float) -> np.ndarray:
     try:
         from skimage.segmentation import watershed
     except ImportError as error:
-        raise UserError(
-            f"V_Rand and V_Info need scikit-image, which cannot be loaded ({error}). "
-            "Install it: pip install 'unet_core[scores]'"
-        ) from error
+        raise UserError(SEGMENTS_NEED) from error
     above = _above(probability, threshold)
     if not above.any():
         return np.ones(above.shape, np.int32)

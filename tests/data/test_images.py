@@ -73,6 +73,27 @@ def tiff_of_deep_rgb(pixels, planar=1):
     )
 
 
+def big_endian_tiff(pixels, compressed):
+    """A TIFF of one channel, [H, W], with its directory before its pixels."""
+    height, width = pixels.shape
+    data = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+    data = zlib.compress(data) if compressed else data
+    tags = {
+        256: width,
+        257: height,
+        258: 8 * pixels.itemsize,
+        259: 8 if compressed else 1,
+        262: 1,
+        273: 8 + 2 + 10 * 12 + 4,
+        277: 1,
+        278: height,
+        279: len(data),
+        339: {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind],
+    }
+    directory = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"MM\0*" + struct.pack(">IH", 8, 10) + directory + struct.pack(">I", 0) + data
+
+
 def save_all_kinds(folder):
     """Writes one file of each kind; returns {name: (pixels as an image, header)}."""
 
@@ -250,6 +271,20 @@ class TestReadImage:
         assert (tmp_path / "a.tif").read_bytes()[2] == 43
         np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), DEEP)
 
+    def test_tiff_is_read_beyond_the_limit_of_pil(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        for compression in ("raw", "tiff_lzw"):
+            Image.fromarray(PICTURE).save(tmp_path / "a.tif", compression=compression)
+            np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), PICTURE)
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_big_endian_floats_are_read(self, tmp_path, compressed):
+        content = big_endian_tiff(FLOATS, compressed)
+        (tmp_path / "a.tif").write_bytes(content)
+        read = images.read_image(tmp_path / "a.tif")
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, FLOATS)
+
     def test_directory_before_deep_pixels_is_read(self, tmp_path):
         (tmp_path / "a.tif").write_bytes(tiff_of_deep_rgb(DEEP_RGB))
         np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), DEEP_RGB)
@@ -371,6 +406,13 @@ class TestReadMask:
     def test_integers_of_32_bits_stay(self, tmp_path):
         values = PICTURE.astype(np.int32) * 1000 - 5
         Image.fromarray(values).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(images.read_mask(tmp_path / "a.tif"), values)
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32])
+    def test_big_endian_integers_stay(self, tmp_path, dtype, compressed):
+        values = PICTURE.astype(dtype) * 120 + (0 if dtype == np.uint16 else -300)
+        (tmp_path / "a.tif").write_bytes(big_endian_tiff(values, compressed))
         np.testing.assert_array_equal(images.read_mask(tmp_path / "a.tif"), values)
 
     def test_whole_floats_become_integers(self, tmp_path):

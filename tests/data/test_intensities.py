@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from unet_core.data import intensities
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 
@@ -132,6 +133,83 @@ class TestAnyScaling:
         image = column([0, 300, 65535], np.uint16)
         Scaling.parse(text)(image)
         np.testing.assert_array_equal(image.ravel(), [0, 300, 65535])
+
+
+def noise(dtype):
+    """An image [40, 30, 2] whose channels differ in brightness and contrast."""
+    levels = np.random.default_rng(0).normal((0.3, 0.6), (0.02, 0.1), (40, 30, 2))
+    white = {"uint8": 255, "uint16": 65535, "float32": 1}[np.dtype(dtype).name]
+    return (levels.clip(0, 1) * white).astype(dtype)
+
+
+class TestFit:
+    @pytest.mark.parametrize("ends", [[], [20], [1, 2, 9, 39]])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.parametrize("text", [*FORMS, "percentile:0,100", "percentile:12.3,45.6"])
+    def test_bands_are_scaled_as_the_whole(self, text, dtype, ends):
+        image, scaling = noise(dtype), Scaling.parse(text)
+        bands = np.split(image, ends)
+        scale = scaling.fit(iter(bands))
+        scaled = np.concatenate([scale(band) for band in bands])
+        expected = scaling(image)
+        assert scaled.dtype == expected.dtype
+        np.testing.assert_allclose(scaled, expected, rtol=1e-6, atol=255e-6)
+
+    @pytest.mark.parametrize("text", ["range", "fixed:1200,340"])
+    def test_nothing_is_looked_at_if_nothing_is_measured(self, text):
+        bands = iter([column([1, 2], np.uint8)])
+        Scaling.parse(text).fit(bands)
+        assert len(list(bands)) == 1
+
+    def test_bytes_are_returned_themselves_by_range(self):
+        image = column([0, 7, 255], np.uint8)
+        assert Scaling.parse("range").fit([image])(image) is image
+
+    def test_deviation_is_that_of_all_bands_together(self):
+        # 60002 and three times 60006 have the mean 60005 and the deviation sqrt(3).
+        values = [60002, 60006, 60006, 60006]
+        bands = [column(values[:1], np.uint16), column(values[1:], np.uint16)]
+        scaled = Scaling.parse("zscore").fit(bands)(column(values, np.uint16))
+        expected = np.array([-3, 1, 1, 1]) / np.sqrt(3)
+        np.testing.assert_allclose(scaled.ravel() / 255 * 4 - 2, expected, rtol=1e-5)
+
+    def test_deviation_survives_a_bright_background(self):
+        # Sums of squares in float64 would keep 3 digits: (3e6)^2 * 1e5 pixels is about 1e18.
+        image = np.full((100, 1000, 1), 3e6, np.float32)
+        image[::2] += 1
+        scaled = Scaling.parse("zscore").fit(np.split(image, 10))(image)
+        np.testing.assert_allclose(scaled[:2, 0, 0] / 255 * 4 - 2, [1, -1], rtol=1e-6)
+
+    @pytest.mark.parametrize("ends", [[], [1], [5], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]])
+    def test_many_floats_are_sampled_at_even_distances(self, monkeypatch, ends):
+        # Of 12 pixels every 2nd would be 6, every 4th is 3: 0, 4 and 8.
+        monkeypatch.setattr(intensities, "_LARGEST_SAMPLE", 5)
+        image = column(range(12), np.float32)
+        scaled = Scaling.parse("percentile:0,100").fit(np.split(image, ends))(image)
+        np.testing.assert_allclose(scaled.ravel()[[0, 2, 4, 8, 11]], [0, 63.75, 127.5, 255, 255])
+
+    def test_integers_are_all_counted(self, monkeypatch):
+        monkeypatch.setattr(intensities, "_LARGEST_SAMPLE", 5)
+        image = column(range(12), np.uint8)
+        scaled = Scaling.parse("percentile:0,100").fit([image])(image)
+        np.testing.assert_allclose(scaled.ravel()[[0, 11]], [0, 255])
+
+    @pytest.mark.parametrize("text", ["zscore", "percentile:1,99"])
+    def test_values_that_are_no_numbers_are_refused_as_they_are_measured(self, text):
+        bands = [column([0, 1], np.float32), column([0, np.nan], np.float32)]
+        with pytest.raises(UserError, match=r"holds 1 pixel value\(s\) that are NaN or infinite"):
+            Scaling.parse(text).fit(bands)
+
+    @pytest.mark.parametrize("text", FORMS)
+    def test_values_that_are_no_numbers_are_refused_as_they_are_scaled(self, text):
+        scale = Scaling.parse(text).fit([column([0, 1], np.float32)])
+        with pytest.raises(UserError, match=r"holds 1 pixel value\(s\) that are NaN or infinite"):
+            scale(column([0, np.nan], np.float32))
+
+    @pytest.mark.parametrize("text", ["zscore", "percentile:1,99"])
+    def test_no_bands_are_refused(self, text):
+        with pytest.raises(ValueError, match="at least one row of pixels"):
+            Scaling.parse(text).fit([])
 
 
 class TestDtypeFor:

@@ -110,6 +110,17 @@ class TestScoreSamples:
             score(window, reader(0), tmp_path)
 
 
+class TestWithoutScikitImage:
+    def test_what_needs_it_is_left_out_and_said(self, window, tmp_path, monkeypatch):
+        monkeypatch.setattr(scores, "can_score_segments", lambda: False)
+        read = reader(0, 60)
+        samples = list(read.arrays)
+        result = score(window, read, tmp_path, object_class="cell", training_samples=samples)
+        assert "v_rand" not in result["scores"]
+        assert 0 < result["scores"]["object_f1/mean"] < 1
+        assert "pip install 'unet_core[scores]'" in describe_scores(result, CLASSES)
+
+
 class TestObjects:
     @pytest.fixture(autouse=True)
     def _needs_scikit_image(self):

@@ -33,14 +33,21 @@ MOST_PIXELS = 2**29
 
 
 class TiffImageFile(PilTiffImageFile):
-    """A TIFF without PIL's own limit, which is for the whole process, and lower than a slide of
-    20000 x 20000 pixels; Pillow 13.0 asks it when it allocates the pixels of a TIFF, and of no
-    other format that is read.
+    """A TIFF as Pillow 13.0 reads it, but for two things that go wrong there.
+
+    PIL's own limit is for the whole process, and lower than a slide of 20000 x 20000 pixels. And
+    libtiff gives numbers in the byte order of the machine, which Pillow knows of 16 bits without
+    sign only: others of a big-endian file, if compressed, would be turned around.
     """
 
     def load_prepare(self) -> None:
         if self._im is None:
             self.im = Image.core.new(self.mode, self.size)
+        if self.use_load_libtiff:
+            layout, *rest = self.tile[0].args
+            if layout.startswith(("F;", "I;")):
+                args = (layout.replace("B", "N"), *rest)
+                self.tile = [self.tile[0]._replace(args=args)]
         super().load_prepare()
 
 

@@ -45,7 +45,7 @@ _GREY, _RGB, _INDICES, _YCBCR = 1, 2, 3, 6
 _UNSIGNED, _FLOAT = 1, 3
 _ALPHA = 2
 
-Tags = Mapping[int, int | tuple[int, ...] | bytes]
+_Tags = Mapping[int, int | tuple[int, ...] | bytes]
 
 _LARGEST_SEGMENT = 2**24
 """Pixels; a compressed strip or tile with more is no smaller than a picture worth reading whole."""
@@ -96,7 +96,7 @@ class Rows:
             [last - first, width, channels] of `dtype`, which may be written to.
 
         Raises:
-            UserError: If the file is damaged there, or so many pixels cannot be decoded at once.
+            UserError: If the file is damaged there.
             ValueError: If not 0 <= first < last <= height.
         """
         if not 0 <= first < last <= self.height:
@@ -109,12 +109,6 @@ class Rows:
             return self._whole[first:last].reshape(-1, self.width, self.channels).copy()
         segments, _ = self._source
         touched = segments.touched(first, last)
-        if len(touched) * segments.width * segments.height > images.MOST_PIXELS:
-            raise UserError(
-                f"{self._name(first, last)}: lie in strips or tiles with more than "
-                f"{images.MOST_PIXELS} pixels, which are not decoded at once. Save the picture "
-                "with smaller ones, or remove it if it is no picture of yours."
-            )
         self._kept = {index: self._kept[index] for index in touched if index in self._kept}
         for index in touched:
             if index not in self._kept:
@@ -202,7 +196,7 @@ class _Segments:
     across: int
     offsets: Sequence[int]
     lengths: Sequence[int]
-    tags: Tags
+    tags: _Tags
     order: str
 
     def touched(self, first: int, last: int) -> range:
@@ -257,6 +251,12 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
             f"{path}: lists {found} strips or tiles, but its {picture.width}x{picture.height} "
             f"pixels are {across * down}; it is damaged. Copy it again, or remove it."
         )
+    if not strips and across * width * height > images.MOST_PIXELS:
+        raise UserError(
+            f"{path}: has tiles of {width}x{height} pixels, {across} side by side; at most "
+            f"{images.MOST_PIXELS} pixels are decoded at once. Save the picture with smaller "
+            "tiles, or remove it if it is no picture of yours."
+        )
     row_bytes = -(-width * tags.get(_BITS, (1,))[0] * tags.get(_SAMPLES, 1) // 8)
     offsets = list(offsets[: across * down])
     if raw:
@@ -302,7 +302,8 @@ class TiffWriter:
     becomes `path` when the `with` is left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
-    4 GB. Colours are in RGB order, in the bands and in the file.
+    4 GB. Colours are in RGB order, in the bands and in the file. As they read it, OpenCV 5.0
+    multiplies colours of 8 bits by their alpha, and Pillow 13.0 keeps 8 of 16 bits of colours.
 
     Args:
         path: The file.
@@ -330,15 +331,20 @@ class TiffWriter:
         self._partial = self._path.with_name(self._path.name + ".part")
         self._shape = (height, width, channels)
         self._dtype = np.dtype(dtype)
-        self._palette = palette
         kind = (self._dtype.name, channels)
-        if min(height, width) < 1 or kind not in _WRITTEN or (palette and kind != ("uint8", 1)):
+        fits = palette is None or (kind == ("uint8", 1) and len(palette) <= 256)
+        if min(height, width) < 1 or kind not in _WRITTEN or not fits:
             raise ValueError(
                 f"{path}: cannot hold {height}x{width} pixels of {channels} channel(s) of "
-                f"{self._dtype.name}, with{'' if palette else 'out'} a palette. Height and width "
-                "must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, and a "
-                "palette takes 1 of uint8."
+                f"{self._dtype.name}, with{'out' if palette is None else ''} a palette. Height and "
+                "width must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, "
+                "and a palette takes 1 of uint8, and has at most 256 colours."
             )
+        self._colour_map: tuple[int, ...] = ()
+        if palette is not None:
+            colours = np.zeros((256, 3), np.uint8)
+            colours[: len(palette)] = palette
+            self._colour_map = tuple((colours.T.ravel() * np.uint16(257)).tolist())
         row_bytes = width * channels * self._dtype.itemsize
         self._big = height * row_bytes > _LARGEST_CLASSIC
         self._rows_per_strip = min(height, max(1, _STRIP_TARGET // row_bytes))
@@ -426,11 +432,8 @@ class TiffWriter:
         }
         if channels == 4:
             tags[_EXTRA_SAMPLES] = _ALPHA
-        if self._palette:
-            colours = np.zeros((256, 3), np.int64)
-            colours[: len(self._palette)] = self._palette
-            tags[_PHOTOMETRIC] = _INDICES
-            tags[_COLOUR_MAP] = tuple((colours.T.ravel() * 257).tolist())
+        if self._colour_map:
+            tags |= {_PHOTOMETRIC: _INDICES, _COLOUR_MAP: self._colour_map}
         self._file.write(bytes(self._file.tell() % 2))
         at = self._file.tell()
         self._file.write(_directory(tags, at, "<", self._big))
@@ -456,7 +459,7 @@ class TiffWriter:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
-def _small_tiff(tags: Tags, data: bytes, order: str) -> bytes:
+def _small_tiff(tags: _Tags, data: bytes, order: str) -> bytes:
     """Returns a TIFF of one strip whose bytes are `data`."""
     header = len(_header(0, order))
     padded = data + bytes(len(data) % 2)
@@ -473,7 +476,7 @@ def _header(directory: int, order: str, big: bool = False) -> bytes:
     return mark + struct.pack(f"{order}HI", 42, directory)
 
 
-def _directory(tags: Tags, at: int, order: str, big: bool = False) -> bytes:
+def _directory(tags: _Tags, at: int, order: str, big: bool = False) -> bytes:
     """Returns the only directory of a TIFF, to be written `at` bytes from its start."""
     number, offset, room = ("Q", "Q", 8) if big else ("H", "I", 4)
     beyond_at = at + struct.calcsize(number) + len(tags) * (4 + 2 * room) + room

@@ -40,6 +40,10 @@ class Evaluation:
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
 
+    Attributes:
+        scores_segments: Whether V_Rand and V_Info are scored: of two classes, one of them objects,
+            if scikit-image is installed.
+
     Raises:
         UserError: If there is no such class.
     """
@@ -55,6 +59,9 @@ class Evaluation:
         number = len(classes)
         self._classes = classes
         self._object = classes.index(object_class) if object_class else None
+        # V_Rand and V_Info are scores of two classes, one of them objects.
+        self._has_segments = self._object is not None and number == 2
+        self.scores_segments = self._has_segments and scores.can_score_segments()
         self._boundary_px = boundary_px
         self._confusion = np.zeros((number, number), np.int64)
         self._per_image: dict[str, dict[str, float]] = {}
@@ -63,11 +70,6 @@ class Evaluation:
         self._precision_recall = [scores.PrecisionRecall() for _ in classes.names]
         self._calibration = scores.Calibration()
         self._objects = scores.ObjectCounts()
-
-    @property
-    def scores_segments(self) -> bool:
-        """Whether V_Rand and V_Info are scored: of two classes, one of them objects."""
-        return self._object is not None and len(self._classes) == 2
 
     def add(self, pair: Pair, probabilities: np.ndarray) -> dict[str, float]:
         """Adds one image and returns its own scores by name.
@@ -102,10 +104,11 @@ class Evaluation:
                 instances.components(ids == self._object),
                 instances.components(truth == self._object),
             )
-        if self.scores_segments:
+        if self._has_segments:
             probability = probabilities[..., self._object]
-            v_rand, v_info = scores.segment_curve(probability, truth == self._object)
-            self._curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
+            if self.scores_segments:
+                v_rand, v_info = scores.segment_curve(probability, truth == self._object)
+                self._curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
             found["rand_f1"] = scores.legacy_rand_f1(probability, truth == self._object, 0.5)
             found["pixel_error"] = scores.pixel_error(probability, truth == self._object, 0.5)
         if self._baseline:
@@ -156,6 +159,8 @@ class Evaluation:
             result["segments"] = {"chosen": chosen or {}, "per_image": self._curves}
             chosen_for = dict.fromkeys(self._curves, chosen or {})
             total |= scores.stack_scores(self._curves, chosen_for)
+        elif self._has_segments:
+            result["left_out"] = scores.SEGMENTS_NEED
         return result
 
 
@@ -293,6 +298,8 @@ def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
             f"objects: F1 {tables.number(found['object_f1/0.50'])} at IoU 0.5, "
             f"{tables.number(found['object_f1/mean'])} on average from 0.5 to 0.95"
         )
+    if "left_out" in result:
+        lines.append(result["left_out"])
     for key, name in (("v_rand", "V_Rand"), ("v_info", "V_Info")):
         if key in found:
             text = f"{name} {tables.number(found[key])} at its best threshold, "
