@@ -15,10 +15,9 @@ from unet_core.errors import UserError
 from unet_core.inference import onnx_file
 from unet_core.inference.export import default_margin, export, scaled
 from unet_core.inference.files import predicted_ids
-from unet_core.inference.predictor import Predictor
+from unet_core.inference.sliding_window import SlidingWindow
 
 THREE = "0:background,127:myelin,255:axon"
-MARGIN = 24
 # Settings of the run, and the type of the image.
 CASES = {
     "uint8": (dict(), "uint8"),
@@ -55,7 +54,7 @@ def make_image(config, dtype, height=37, width=53):
 
 
 def expected_probabilities(model, config, image):
-    return Predictor(model, margin=MARGIN)(Scaling.parse(config.intensities)(image))
+    return SlidingWindow(model)(Scaling.parse(config.intensities)(image))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,6 @@ def served(tmp_path_factory):
                 folder / name,
                 step=7,
                 formats=["saved_model"],
-                margin=MARGIN,
             )
         place, model = exported[config]
         places.append(f"{name}={place}")
@@ -213,13 +211,13 @@ class TestOnnx:
         if config.intensities == "range":
             dtype = "uint8"
         model = make_model(config)
-        export(model, config, tmp_path / "e", step=1, formats=["onnx"], margin=MARGIN)
+        export(model, config, tmp_path / "e", step=1, formats=["onnx"])
         session = runtime.InferenceSession(
             tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
         )
         names = session.get_modelmeta().custom_metadata_map["class_names"].split("\n")
         assert tuple(names) == ClassMap.parse(config.classes).names
-        for height, width in ((37, 53), (5, 9), (64, 32)):
+        for height, width in ((37, 53), (1, 9), (64, 32)):
             image = make_image(config, dtype, height, width)
             fed = image if config.intensities == "range" else image.astype(np.float32)
             probabilities, masks = session.run(None, {"images": np.stack([fed, fed[:, ::-1]])})
@@ -243,14 +241,15 @@ class TestMargin:
         assert default_margin(make_model(make_config())) == 24
         assert default_margin(make_model(make_config(padding="valid"))) == 0
 
-    def test_default_margin_is_used(self, tmp_path):
-        config = make_config()
-        model, image = make_model(config), make_image(config, "uint8", 16, 20)
-        export(model, config, tmp_path / "e", step=1, formats=["saved_model"])
+    @pytest.mark.parametrize("padding", ["same", "valid"])
+    def test_image_without_a_margin_is_what_the_model_sees(self, tmp_path, padding):
+        config = make_config(padding=padding, depth=3)
+        model, image = make_model(config), make_image(config, "uint8", 16, 24)
+        export(model, config, tmp_path / "e", step=1, formats=["saved_model"], margin=0)
         loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
         found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
-        expected = Predictor(model, margin=24)(image)
-        np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-5)
+        expected = tf.sigmoid(model(image[None]))[0, ..., 0]
+        np.testing.assert_allclose(found["probabilities"][0, ..., 1], expected, atol=1e-5)
 
 
 class TestFolder:

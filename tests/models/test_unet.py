@@ -292,6 +292,19 @@ class TestSurroundings:
         assert (~rows).sum() == found.halo
         assert rows[: len(part) - found.halo].all()
 
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    @pytest.mark.parametrize("padding", ["same", "valid"])
+    def test_padding_leads_to_a_size_the_bare_network_takes(self, depth, padding):
+        model = make_small(depth=depth, padding=padding)
+        bare, found = make_inference_network(model, bare=True), surroundings(model)
+        for margin in (0, found.stride, 5):
+            before, after = found.padding(margin)
+            assert before == margin + found.cut
+            assert before <= after < before + found.stride
+            height = 2 * found.stride + before + after
+            logits = bare(np.zeros((1, height, height, 1), np.uint8))
+            assert logits.shape[1] == height - 2 * found.cut
+
     def test_other_models_are_refused(self):
         inputs = keras.Input((None, None, 1))
         model = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))

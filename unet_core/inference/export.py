@@ -38,7 +38,7 @@ from unet_core.errors import UserError
 from unet_core.inference import onnx_file
 from unet_core.inference.network import make_inference_network
 from unet_core.models.layers import mirrored_indices
-from unet_core.models.unet import surroundings
+from unet_core.models.unet import Surroundings, surroundings
 
 FORMATS = ("saved_model", "keras", "onnx")
 _SIGNATURES = {
@@ -115,8 +115,14 @@ def export(
         settings = {"settings": dataclasses.asdict(config), "step": step}
         _write_json(partial / "unet_core.json", settings)
         if "saved_model" in formats:
-            network = make_inference_network(model, precision=precision)
-            server = _Server(network, scaling, margin, classes, partial / "classes.json")
+            server = _Server(
+                make_inference_network(model, precision=precision, bare=True),
+                surroundings(model),
+                scaling,
+                margin,
+                classes,
+                partial / "classes.json",
+            )
             tf.saved_model.save(server, str(partial / "saved_model"), server.signatures())
         if "keras" in formats:
             model.save(partial / "model.keras")
@@ -145,7 +151,8 @@ class _Server(tf.Module):
     """What a SavedModel consists of.
 
     Args:
-        network: [B, H, W, C] float32 in 0..255 to logits.
+        network: [B, H, W, C] float32 in 0..255 to logits, without padding and cropping layers.
+        around: Its surroundings.
         scaling: From pixel values in files to those.
         margin: Pixels mirrored around the image.
         classes: Their names and mask values.
@@ -155,6 +162,7 @@ class _Server(tf.Module):
     def __init__(
         self,
         network: keras.Model,
+        around: Surroundings,
         scaling: Scaling,
         margin: int,
         classes: ClassMap,
@@ -165,6 +173,7 @@ class _Server(tf.Module):
         self.weights = [variable.value for variable in network.variables]
         self.described = tf.saved_model.Asset(str(described))
         self._run = network
+        self._around = around
         self._scaling = scaling
         self._margin = margin
         self._classes = classes
@@ -183,8 +192,11 @@ class _Server(tf.Module):
     def _serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels, margin = scaled(images, self._scaling), self._margin
         shape = tf.shape(images)
+        before, after = self._around.padding(margin)
         for axis in (1, 2):
-            pixels = tf.gather(pixels, mirrored_indices(shape[axis], margin, margin), axis=axis)
+            excess = -shape[axis] % self._around.stride
+            index = mirrored_indices(shape[axis], before, after + excess)
+            pixels = tf.gather(pixels, index, axis=axis)
         logits = self._run(pixels, training=False)
         logits = logits[:, margin : margin + shape[1], margin : margin + shape[2]]
         probabilities = losses.probabilities(logits)

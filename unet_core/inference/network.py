@@ -2,6 +2,10 @@
 
 network = make_inference_network(model, precision="bfloat16")
 logits = network(images)     # [B, H, W, C] pixel values -> [B, H, W, K] float32, as `model`
+
+More was measured and left out, as it gave less than 3 % on a CPU whose time goes to convolutions by
+more than 90 %: variables frozen to constants, transposed convolutions as 1x1 ones, one convolution
+for each part of a concatenation. XLA took three times as long.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.inference.network import make_inference_network
-from unet_core.models.layers import MirrorPad
+from unet_core.models.unet import Surroundings, surroundings
 
 _OPSET = 17
 _ROWS, _COLUMNS = (1, 2)
@@ -54,11 +54,11 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
 
     graph = _Graph()
     channels, logits_channels = model.input_shape[-1], model.output_shape[-1]
-    (pad,) = [layer for layer in model.layers if isinstance(layer, MirrorPad)]
+    around = surroundings(model)
     pixels = _scale(graph, scaling)
     sizes = {axis: graph.size("images", axis) for axis in (_ROWS, _COLUMNS)}
     for axis, size in sizes.items():
-        pixels = graph.add("Gather", pixels, _indices(graph, size, margin, pad), axis=axis)
+        pixels = graph.add("Gather", pixels, _indices(graph, size, margin, around), axis=axis)
     network = make_inference_network(model, precision="float32", bare=True)
     x = graph.add("Transpose", pixels, perm=(0, 3, 1, 2))
     x = graph.add("Transpose", _run(graph, network, x), perm=(0, 2, 3, 1))
@@ -210,30 +210,16 @@ def _or_one(graph: _Graph, spread: str) -> str:
     return graph.add("Where", graph.add("Greater", spread, zero), spread, one)
 
 
-def _indices(graph: _Graph, size: str, margin: int, pad: MirrorPad) -> str:
-    """Adds the indices of an axis of `size` pixels that lead to it with the margin around it, and
-    around that what `pad` adds.
+def _indices(graph: _Graph, size: str, margin: int, around: Surroundings) -> str:
+    """Adds the indices of an axis of `size` pixels that lead to it with its surroundings mirrored.
+
+    As `unet_core.models.layers.mirrored_indices`.
     """
-    outer = graph.add("Add", size, 2 * margin)
-    step = 2**pad.depth
-    if pad.valid:
-        # As in `padding_for`, where it is explained.
-        inner = 4 * (step - 1)
-        before = graph.constant(inner + 2 * step)
-        bottom = graph.add("Div", graph.add("Add", outer, inner + step - 1), step)
-        total = graph.add("Sub", graph.add("Mul", graph.add("Add", bottom, 4), step), outer)
-        after = graph.add("Sub", graph.add("Add", total, inner), before)
-    else:
-        before, after = graph.constant(0), graph.add("Mod", graph.add("Neg", outer), step)
-    first = _mirrored(graph, size, graph.constant(margin), graph.constant(margin))
-    return graph.add("Gather", first, _mirrored(graph, outer, before, after), axis=0)
-
-
-def _mirrored(graph: _Graph, size: str, before: str, after: str) -> str:
-    """Adds the indices of `unet_core.models.layers.mirrored_indices`."""
+    before, after = around.padding(margin)
+    excess = graph.add("Mod", graph.add("Neg", size), around.stride)
+    end = graph.add("Add", graph.add("Add", size, excess), after)
     period = graph.add("Max", graph.add("Mul", graph.add("Sub", size, 1), 2), 1)
-    everything = graph.add("Range", graph.add("Neg", before), graph.add("Add", size, after), 1)
-    index = graph.add("Mod", everything, period)
+    index = graph.add("Mod", graph.add("Range", -before, end, 1), period)
     return graph.add(
         "Where", graph.add("Less", index, size), index, graph.add("Sub", period, index)
     )

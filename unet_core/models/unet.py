@@ -153,6 +153,15 @@ class Surroundings:
     stride: int
     cut: int
 
+    def padding(self, margin: int) -> tuple[int, int]:
+        """Returns the pixels to add before and after an axis whose length is a multiple of
+        `stride`, so that the logits begin `margin` pixels before it and end `margin` or more after.
+        """
+        before = margin + self.cut
+        # Unpadded convolutions need even numbers at every pooling.
+        wanted = 4 * (self.stride - 1) if self.cut else 0
+        return before, before + (wanted - 2 * before) % self.stride
+
 
 def surroundings(model: keras.Model) -> Surroundings:
     """Returns the surroundings of a network of `make_unet`.
