@@ -262,7 +262,7 @@ class TestUnwritable:
 
     def test_folder_an_unprivileged_user_may_not_write_is_one_message(self):
         code = """
-import os, sys
+import os, pathlib, sys
 sys.path[:0] = sys.argv[1:3]
 from brightness import make_brightness
 from unet_core.data.samples import Source
@@ -271,9 +271,9 @@ from unet_core.inference.files import Wanted, predict_files
 from unet_core.inference.predictor import Predictor
 predictor = Predictor(make_brightness())
 os.setuid(int(sys.argv[3]))
-folder = sys.argv[4]
+folder = pathlib.Path(sys.argv[4])
 try:
-    predict_files(predictor, [Source(__import__("pathlib").Path(folder, "a.png"))], folder, Wanted())
+    predict_files(predictor, [Source(folder / "a.png")], folder, Wanted())
 except UserError as error:
     print(error)
     sys.exit(2)

@@ -1,3 +1,12 @@
-"""Networks to masks. Whole images of any size, with or without averaging over mirrored and turned
-copies.
+"""Networks to masks: images of any size, files, videos, scores, exports.
+
+from unet_core.inference import Predictor
+
+predictor = Predictor("runs/membrane")
+probabilities = predictor(image)
 """
+
+from unet_core.inference.predictor import Predictor
+from unet_core.inference.trained import open_trained
+
+__all__ = ["Predictor", "open_trained"]

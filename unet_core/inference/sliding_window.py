@@ -173,15 +173,13 @@ class _Axis:
     def over(cls, length: int, window_px: int, around: unet.Surroundings) -> _Axis:
         """Lays windows of about `window_px` over `length` pixels; 0 is one for all of them."""
         stride = around.stride
-        margin = around.cut + _up(around.halo, stride)
-        if not window_px or window_px >= length + 2 * margin + around.stride:
-            inner = _up(length, stride)
-            return cls._of_insides(length, inner, margin, around)
-        inner = (window_px - 2 * margin) // stride * stride
-        if inner >= stride:
-            return cls._of_insides(length, min(inner, _up(length, stride)), margin, around)
-        if around.cut:
-            return cls._of_insides(length, stride, margin, around)
+        before, after = around.padding(_up(around.halo, stride))
+        whole = _up(length, stride)
+        inner = (window_px - before - after) // stride * stride
+        if not window_px or inner > length:
+            return cls._of_insides(length, whole, before, after)
+        if inner >= stride or around.cut:
+            return cls._of_insides(length, max(inner, stride), before, after)
         size = max(_up(window_px, stride), 2 * stride)
         step = size // 2 // stride * stride
         lead = _up(size // 4, stride)
@@ -192,16 +190,12 @@ class _Axis:
         return cls(length, tuple(starts), size, weights)
 
     @classmethod
-    def _of_insides(cls, length: int, inner: int, margin: int, around: unet.Surroundings) -> _Axis:
-        """Windows that give only the `inner` pixels after the first `margin`, side by side."""
-        size = inner + 2 * margin
-        if around.cut:
-            # Unpadded convolutions need even numbers at every pooling.
-            size += -(size - 4 * (around.stride - 1)) % around.stride
-        weights = np.zeros(size, np.float32)
-        weights[margin : margin + inner] = 1
-        starts = tuple(range(-margin, length - margin, inner))
-        return cls(length, starts, size, weights)
+    def _of_insides(cls, length: int, inner: int, before: int, after: int) -> _Axis:
+        """Windows that give only their `inner` pixels, side by side."""
+        weights = np.zeros(before + inner + after, np.float32)
+        weights[before : before + inner] = 1
+        starts = tuple(range(-before, length - before, inner))
+        return cls(length, starts, len(weights), weights)
 
     def output(self, number: int) -> tuple[int, int, slice]:
         """Returns the first and last + 1 pixel of the image that window `number` has a part in, and
