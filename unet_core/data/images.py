@@ -103,14 +103,18 @@ class Header:
     format: str
 
 
-def read_header(path: str | os.PathLike) -> Header:
+def read_header(path: str | os.PathLike, *, of_any_size: bool = False) -> Header:
     """Returns the header of the picture at `path`, without decoding its pixels.
+
+    Args:
+        path: The file.
+        of_any_size: Whether the picture may have more than `MOST_PIXELS`.
 
     Raises:
         UserError: If the file cannot be read, is no picture of a kind that can be read, is larger
             than 2^29 pixels, or is seen to be cut short.
     """
-    with opened(path) as picture:
+    with opened(path, of_any_size=of_any_size) as picture:
         channels, dtype = kind_of(picture)
         return Header(
             width=picture.width,

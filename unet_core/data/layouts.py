@@ -14,6 +14,7 @@ Only names are looked at, and of stacks the number of pages.
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -31,7 +32,7 @@ from unet_core.files import write_whole
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LAYOUTS = ("folders", "voc", "csv", "stack")
 PARTS = ("train", "val", "test")
-_PREDICTED = re.compile(r"(_predict|_overlay|_probability(_.*)?)$")
+_PREDICTED = re.compile(r"(_predict|_overlay|_outlines|_instances|_probability(_.*)?)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,9 @@ def find_images(path: str | os.PathLike) -> list[Source]:
             continue
         pages = 1
         if found.suffix.lower() in (".tif", ".tiff"):
-            pages = images.read_header(found).pages
+            # One that cannot be read is told of when its turn comes.
+            with contextlib.suppress(UserError):
+                pages = images.read_header(found, of_any_size=True).pages
         sources += [Source(found, page) for page in range(pages)]
     if not sources:
         raise UserError(f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")

@@ -392,6 +392,6 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
 def _shape(source: Source) -> tuple[int, int]:
     """Returns height and width for the progress bar; one that cannot be read is told of later."""
     with contextlib.suppress(UserError):
-        header = images.read_header(source.path)
+        header = images.read_header(source.path, of_any_size=True)
         return header.height, header.width
     return 0, 0
