@@ -160,3 +160,14 @@ class TestInference:
         # Mpixel/s, three latencies and the ratio.
         assert all(len(row) == 7 for row in rows)
         assert all(float(cell) > 0 for row in rows for cell in row[1:])
+
+
+@pytest.mark.slow
+class TestLargeImage:
+    def test_table_tells_speed_and_memory_and_what_was_written(self):
+        done = run("large_image.py", "--size=700", "--base_filters=2", "--precision=float32")
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert rows["megapixels"] == ["0"]
+        assert float(rows["megapixels/s"][0]) > 0
+        assert {"large_predict.png", "large_overlay.png"} <= set(rows)

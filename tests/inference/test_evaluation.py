@@ -126,13 +126,13 @@ class TestObjects:
     def _needs_scikit_image(self):
         pytest.importorskip("skimage", reason="the extra `scores` is not installed")
 
-    def two_cells(self):
+    def two_cells(self, name="a"):
         """Two cells of 6x8 parted by a column that the image shows only half as dark."""
         mask = np.zeros((8, 17), np.uint8)
         mask[1:7, 0:8] = mask[1:7, 9:17] = 1
         image = np.where(mask == 1, 200, 0).astype(np.uint8)
         image[1:7, 8] = 120
-        return ArrayReader({named("a"): (image, mask)}, "0:membrane,255:cell")
+        return ArrayReader({named(name): (image, mask)}, "0:membrane,255:cell")
 
     def test_segments_are_those_of_the_scores_and_the_best_threshold_parts_the_cells(
         self, window, tmp_path
@@ -159,7 +159,7 @@ class TestObjects:
         assert perfect["scores"]["object_f1/mean"] == 1
 
     def test_threshold_is_chosen_on_training_images(self, window, tmp_path):
-        read = self.two_cells()
+        read = self.two_cells("trained_on")
         samples = list(read.arrays)
         chosen = choose_thresholds(window, samples, read, "cell")
         assert chosen["v_rand"] == 0.8
@@ -174,6 +174,7 @@ class TestObjects:
             training_samples=samples,
         )
         assert result["segments"]["chosen"] == chosen
+        assert result["scores"]["v_rand/threshold"] != 0.8
         curve = result["segments"]["per_image"]["a"]["v_rand"]
         assert result["scores"]["v_rand/chosen"] == curve[8]
         assert "chosen on training images" in describe_scores(result, CLASSES)

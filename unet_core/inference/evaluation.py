@@ -28,6 +28,7 @@ from unet_core.inference.files import predicted_ids, write_mask
 from unet_core.reports import pictures, plots, tables
 
 _WORST = 6
+_MOST_TO_CHOOSE_ON = 30
 
 
 class Evaluation:
@@ -214,7 +215,8 @@ def score_samples(
         output_dir: The folder to write to.
         object_class: See `Evaluation`.
         boundary_px: See `Evaluation`.
-        training_samples: Images on which the threshold of V_Rand and V_Info is chosen.
+        training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
+            30, every n-th.
         mask_format: As for `predict_files`.
         progress: Title -> wrapper of a list that is gone through slowly.
         should_stop: Asked before every image.
@@ -250,9 +252,10 @@ def score_samples(
             worst = sorted(worst, key=lambda each: each[:2])[:_WORST]
         chosen = {}
         if evaluation.scores_segments and training_samples:
+            step = -(-len(training_samples) // _MOST_TO_CHOOSE_ON)
             chosen = choose_thresholds(
                 window,
-                training_samples,
+                training_samples[::step],
                 read,
                 object_class,
                 progress=progress("Choosing thresholds on training images"),
