@@ -55,6 +55,25 @@ class TestScoreSamples:
         assert result["per_image"]["a"]["accuracy"] == 1
         assert "v_rand" not in result["scores"]
 
+    def test_each_score_is_that_of_its_function(self, window, tmp_path):
+        read = reader(0, 60)
+        found = score(window, read, tmp_path, boundary_px=1.0)["scores"]
+        calibration, curve = scores.Calibration(), scores.PrecisionRecall()
+        boundary, hausdorff, medical = [], [], []
+        for image, mask in read.arrays.values():
+            probabilities = window(image)
+            calibration.add(probabilities, mask)
+            curve.add(probabilities[..., 1], mask == 1)
+            both = image > 100, mask == 1
+            boundary.append(scores.boundary_f1(*both, tolerance_px=1.0))
+            hausdorff.append(scores.hausdorff95(*both))
+            medical.append(scores.unet_medical_dice(probabilities, mask))
+        assert found["calibration_error"] == calibration.error() > 0
+        assert found["average_precision/cell"] == curve.average_precision() < 1
+        assert found["boundary_f1/cell"] == pytest.approx(np.mean(boundary))
+        assert found["hausdorff95/cell"] == pytest.approx(np.mean(hausdorff))
+        assert found["unet_medical_dice"] == pytest.approx(np.mean(medical))
+
     def test_files_are_masks_pictures_and_a_row_per_image(self, window, tmp_path):
         read = reader(0, 60)
         result = score(window, read, tmp_path)
