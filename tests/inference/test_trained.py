@@ -5,7 +5,9 @@ import pytest
 from brightness import make_brightness
 
 from unet_core.errors import UserError
+from unet_core.inference import trained
 from unet_core.inference.trained import open_trained
+from unet_core.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -25,6 +27,21 @@ class TestOpenTrained:
         assert found.step == 7
         for ours, theirs in zip(found.model.variables, expected.model.variables, strict=True):
             assert (ours.numpy() == theirs.numpy()).all()
+
+    @pytest.mark.parametrize(("weights", "best"), [("last", False), ("best", True)])
+    def test_run_gives_the_checkpoint_asked_for(self, tmp_path, monkeypatch, weights, best):
+        run = RunDirectory(tmp_path)
+        run.path.mkdir(exist_ok=True)
+        run.store(make_brightness().config, "fingerprint")
+        asked = []
+
+        def load_weights(directory, model, *, best):
+            asked.append((directory, best))
+            return 5
+
+        monkeypatch.setattr(trained.training, "load_weights", load_weights)
+        assert open_trained(tmp_path, weights=weights).step == 5
+        assert asked == [(run.checkpoints, best)]
 
     def test_folder_without_a_network_is_named(self, tmp_path):
         with pytest.raises(UserError, match="holds no run"):
