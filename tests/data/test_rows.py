@@ -430,6 +430,37 @@ class TestDamagedFiles:
         content = striped_tiff(GREY, 20, deflate=True, t279=[20, 20, length])
         self.refuse(tmp_path, content, "does not hold its rows 41 to 50 of 50")
 
+    @pytest.mark.parametrize("tag", [273, 278, 279, 317])
+    @pytest.mark.parametrize("kind", [5, 12])
+    def test_fractions_in_place_of_whole_numbers_are_refused(self, tmp_path, tag, kind):
+        # Kind 5 is a fraction, 12 a float of 64 bits.
+        content = striped_tiff(GREY, 20, deflate=True, big=True, t317=1)
+        at = content.index(struct.pack("<HH", tag, 16 if tag == 273 else 4), len(content) - 300)
+        content = content[: at + 2] + struct.pack("<H", kind) + content[at + 4 :]
+        self.refuse(tmp_path, content, "cannot be decoded as a picture .* damaged")
+
+    @pytest.mark.parametrize("tag", [322, 323, 324, 325])
+    def test_fractions_in_the_place_of_tiles_are_refused(self, tmp_path, tag):
+        content = tiled_tiff(GREY, 16, 32, deflate=True, big=True)
+        at = content.index(struct.pack("<HH", tag, 16 if tag == 324 else 4), len(content) - 300)
+        content = content[: at + 2] + struct.pack("<H", 12) + content[at + 4 :]
+        self.refuse(tmp_path, content, "cannot be decoded as a picture .* damaged")
+
+    def test_no_more_is_read_of_a_strip_than_it_can_need(self, tmp_path, monkeypatch):
+        # Rows of 37 bytes: at most 8 * 37 * 20 + 2^16 are read of the 10^6 that are named.
+        taken, small = [], rows._small_tiff
+        monkeypatch.setattr(
+            rows,
+            "_small_tiff",
+            lambda tags, data, order: taken.append(len(data)) or small(tags, data, order),
+        )
+        parts = in_strips(GREY, 20, zlib.compress)
+        tags = {**describe(GREY, 8), 278: 20, 279: [10**6, *(len(part) for part in parts[1:])]}
+        (tmp_path / "a.tif").write_bytes(tiff(tags, parts) + bytes(10**6))
+        with open_rows(tmp_path / "a.tif") as opened:
+            np.testing.assert_array_equal(opened.read(0, 20)[..., 0], GREY[:20])
+        assert taken == [8 * 37 * 20 + 2**16]
+
     def test_tile_outside_the_file_is_named_by_its_rows(self, tmp_path):
         # Of 2 tiles side by side and 4 down, the sixth begins in row 33.
         content = tiled_tiff(GREY, 16, 32, t324=[8, 8, 8, 8, 8, 10**6, 8, 8])
