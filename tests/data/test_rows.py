@@ -212,6 +212,14 @@ class TestWhatBandsHold:
         np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), expected)
         assert_reads_as_whole(tmp_path / "a.tif")
 
+    def test_fax_code_of_two_dimensions_is_read(self, tmp_path, decoded):
+        bits = GREY % 7 > 2
+        tags = {278: 16, 292: 1}
+        Image.fromarray(bits).save(tmp_path / "a.tif", compression="group3", tiffinfo=tags)
+        expected = np.where(bits, 255, 0)[..., None]
+        np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), expected)
+        assert decoded == [(WIDTH, 16)] * 3 + [(WIDTH, 2)]
+
     @pytest.mark.parametrize("fill_order", [1, 2])
     @pytest.mark.parametrize("bits", [1, 2, 4])
     def test_raw_grey_of_few_bits_is_spread(self, tmp_path, bits, fill_order):
@@ -286,6 +294,16 @@ class TestWhatBandsHold:
         (tmp_path / "a.tif").write_bytes(tiff(tags, planes))
         np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), RGB)
         assert decoded == [(WIDTH, HEIGHT)]
+
+    def test_jpeg_of_tiff_6_is_decoded_once(self, tmp_path, decoded):
+        Image.fromarray(RGB).save(tmp_path / "a.jpg", subsampling=0)
+        jpeg = (tmp_path / "a.jpg").read_bytes()
+        # Tags 513 and 514 are place and length of the JPEG, 530 is how the colours are sampled.
+        tags = {262: 6, 278: 50, 513: 8, 514: len(jpeg), 530: [1, 1]}
+        (tmp_path / "a.tif").write_bytes(tiff({**describe(RGB, 6), **tags}, [jpeg]))
+        read_in_bands(tmp_path / "a.tif", 7)
+        assert decoded == [(WIDTH, HEIGHT)]
+        assert_reads_as_whole(tmp_path / "a.tif")
 
     def test_lengths_that_are_not_listed_are_not_needed(self, tmp_path):
         for deflate in (False, True):
