@@ -212,6 +212,14 @@ class TestWhatBandsHold:
         np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), expected)
         assert_reads_as_whole(tmp_path / "a.tif")
 
+    def test_fax_code_of_two_dimensions_is_read(self, tmp_path, decoded):
+        bits = GREY % 7 > 2
+        tags = {278: 16, 292: 1}
+        Image.fromarray(bits).save(tmp_path / "a.tif", compression="group3", tiffinfo=tags)
+        expected = np.where(bits, 255, 0)[..., None]
+        np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), expected)
+        assert decoded == [(WIDTH, 16)] * 3 + [(WIDTH, 2)]
+
     @pytest.mark.parametrize("fill_order", [1, 2])
     @pytest.mark.parametrize("bits", [1, 2, 4])
     def test_raw_grey_of_few_bits_is_spread(self, tmp_path, bits, fill_order):
@@ -286,6 +294,16 @@ class TestWhatBandsHold:
         (tmp_path / "a.tif").write_bytes(tiff(tags, planes))
         np.testing.assert_array_equal(read_in_bands(tmp_path / "a.tif", 7), RGB)
         assert decoded == [(WIDTH, HEIGHT)]
+
+    def test_jpeg_of_tiff_6_is_decoded_once(self, tmp_path, decoded):
+        Image.fromarray(RGB).save(tmp_path / "a.jpg", subsampling=0)
+        jpeg = (tmp_path / "a.jpg").read_bytes()
+        # Tags 513 and 514 are place and length of the JPEG, 530 is how the colours are sampled.
+        tags = {262: 6, 278: 50, 513: 8, 514: len(jpeg), 530: [1, 1]}
+        (tmp_path / "a.tif").write_bytes(tiff({**describe(RGB, 6), **tags}, [jpeg]))
+        read_in_bands(tmp_path / "a.tif", 7)
+        assert decoded == [(WIDTH, HEIGHT)]
+        assert_reads_as_whole(tmp_path / "a.tif")
 
     def test_lengths_that_are_not_listed_are_not_needed(self, tmp_path):
         for deflate in (False, True):
@@ -429,6 +447,37 @@ class TestDamagedFiles:
     def test_absurd_length_of_a_strip_is_refused(self, tmp_path, length):
         content = striped_tiff(GREY, 20, deflate=True, t279=[20, 20, length])
         self.refuse(tmp_path, content, "does not hold its rows 41 to 50 of 50")
+
+    @pytest.mark.parametrize("tag", [273, 278, 279, 317])
+    @pytest.mark.parametrize("kind", [5, 12])
+    def test_fractions_in_place_of_whole_numbers_are_refused(self, tmp_path, tag, kind):
+        # Kind 5 is a fraction, 12 a float of 64 bits.
+        content = striped_tiff(GREY, 20, deflate=True, big=True, t317=1)
+        at = content.index(struct.pack("<HH", tag, 16 if tag == 273 else 4), len(content) - 300)
+        content = content[: at + 2] + struct.pack("<H", kind) + content[at + 4 :]
+        self.refuse(tmp_path, content, "cannot be decoded as a picture .* damaged")
+
+    @pytest.mark.parametrize("tag", [322, 323, 324, 325])
+    def test_fractions_in_the_place_of_tiles_are_refused(self, tmp_path, tag):
+        content = tiled_tiff(GREY, 16, 32, deflate=True, big=True)
+        at = content.index(struct.pack("<HH", tag, 16 if tag == 324 else 4), len(content) - 300)
+        content = content[: at + 2] + struct.pack("<H", 12) + content[at + 4 :]
+        self.refuse(tmp_path, content, "cannot be decoded as a picture .* damaged")
+
+    def test_no_more_is_read_of_a_strip_than_it_can_need(self, tmp_path, monkeypatch):
+        # Rows of 37 bytes: at most 8 * 37 * 20 + 2^16 are read of the 10^6 that are named.
+        taken, small = [], rows._small_tiff
+        monkeypatch.setattr(
+            rows,
+            "_small_tiff",
+            lambda tags, data, order: taken.append(len(data)) or small(tags, data, order),
+        )
+        parts = in_strips(GREY, 20, zlib.compress)
+        tags = {**describe(GREY, 8), 278: 20, 279: [10**6, *(len(part) for part in parts[1:])]}
+        (tmp_path / "a.tif").write_bytes(tiff(tags, parts) + bytes(10**6))
+        with open_rows(tmp_path / "a.tif") as opened:
+            np.testing.assert_array_equal(opened.read(0, 20)[..., 0], GREY[:20])
+        assert taken == [8 * 37 * 20 + 2**16]
 
     def test_tile_outside_the_file_is_named_by_its_rows(self, tmp_path):
         # Of 2 tiles side by side and 4 down, the sixth begins in row 33.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import operator
 import os
 import pathlib
 import struct
@@ -49,6 +50,11 @@ _Tags = Mapping[int, int | tuple[int, ...] | bytes]
 
 _LARGEST_SEGMENT = 2**24
 """Pixels; a compressed strip or tile with more is no smaller than a picture worth reading whole."""
+
+_LONGEST_CODE = 8
+_LONGEST_TABLES = 2**16
+"""Of a compressed strip or tile 8 bytes for each byte of its pixels are read, and 2^16 more; at
+worst the fax codes turn 2 bits into 9."""
 
 _STRIP_TARGET = 2**20
 _DEFLATE_LEVEL = 4
@@ -237,6 +243,11 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
         height = min(tags.get(_ROWS_PER_STRIP, picture.height), picture.height)
     else:
         width, height = tags[_TILE_WIDTH], tags[_TILE_HEIGHT]
+    # Damage can make fractions of them; from here it would not be told as damage any more.
+    width, height = operator.index(width), operator.index(height)
+    kept = {tag: tags[tag] for tag in _OF_EVERY_SEGMENT if tag in tags}
+    order = "<" if tags.prefix == b"II" else ">"
+    _directory(kept, 0, order)
     if width < 1 or height < 1:
         raise UserError(
             f"{path}: has strips or tiles of {width}x{height} pixels, so that it must be damaged. "
@@ -258,14 +269,16 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
             "tiles, or remove it if it is no picture of yours."
         )
     row_bytes = -(-width * tags.get(_BITS, (1,))[0] * tags.get(_SAMPLES, 1) // 8)
-    offsets = list(offsets[: across * down])
+    offsets = [operator.index(offset) for offset in offsets[: across * down]]
     if raw:
         # As nothing else is read, what the file says of their lengths does not matter.
         lengths = [row_bytes * height] * len(offsets)
         if strips:
             lengths[-1] = row_bytes * (picture.height - (down - 1) * height)
+    else:
+        lengths = [operator.index(length) for length in lengths[: across * down]]
     size = picture.fp.seek(0, os.SEEK_END)
-    for index, (offset, length) in enumerate(zip(offsets, lengths, strict=False)):
+    for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
         if offset < 0 or length < 1 or offset + length > size:
             first = index // across * height
             raise UserError(
@@ -273,6 +286,10 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
                 f"{min(first + height, picture.height)} of {picture.height} ({size} bytes, which "
                 "are too few): it is cut short or damaged. Copy it again, or remove it."
             )
+    if not raw:
+        # Each strip of a damaged file may claim all of the file.
+        most = _LONGEST_CODE * row_bytes * height + _LONGEST_TABLES
+        lengths = [min(length, most) for length in lengths]
     if raw and strips:
         # Cut into strips of a size that is read at once, whatever size they have in the file.
         step = max(1, _STRIP_TARGET // row_bytes)
@@ -292,8 +309,8 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
         across=across,
         offsets=offsets,
         lengths=lengths,
-        tags={tag: tags[tag] for tag in _OF_EVERY_SEGMENT if tag in tags},
-        order="<" if tags.prefix == b"II" else ">",
+        tags=kept,
+        order=order,
     )
 
 
