@@ -324,7 +324,12 @@ def predict(config: RunConfig, stopped: process.Stopped) -> None:
     sources = layouts.find_images(source)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
     overwrite = config.overwrite
-    _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
+    failures = _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(sources)} image(s) could not be predicted; the others are "
+            "done.\n  " + "\n  ".join(failures)
+        )
 
 
 def export(config: RunConfig, stopped: process.Stopped) -> None:
@@ -502,7 +507,9 @@ def _finish(config, run, loop, samples, read, stopped) -> None:
             output_dir = pathlib.Path(config.output_dir or run.predictions)
             overwrite = config.overwrite or not config.output_dir
             sources = layouts.find_images(test)
-            _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
+            failures = _predict(config, trained, sources, output_dir, stopped, overwrite=overwrite)
+            for failure in failures:
+                print(f"WARNING: {failure}", file=sys.stderr)
     if stopped():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
@@ -519,6 +526,10 @@ def _make_predictor(config: RunConfig, trained: Any) -> Any:
     return Predictor(trained, tta=config.tta, window_px=config.window_px, precision=precision)
 
 
+def _object_class(config: RunConfig, trained: Any) -> str:
+    return config.object_class or trained.config.object_class
+
+
 def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
     from unet_core.inference.evaluation import describe_scores, score_samples
     from unet_core.reports.screen import progress_bar
@@ -529,7 +540,7 @@ def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
         held_out,
         read,
         output_dir,
-        object_class=config.object_class,
+        object_class=_object_class(config, trained),
         boundary_px=config.boundary_px,
         training_samples=training_samples,
         mask_format=config.mask_format,
@@ -542,16 +553,18 @@ def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
         print(f"\n{describe_scores(result, read.classes)}\n")
 
 
-def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) -> None:
+def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) -> Sequence[str]:
+    """Writes predictions and returns a sentence for each image that could not be predicted."""
     from unet_core.inference.files import Wanted, predict_files
     from unet_core.reports.screen import pixel_bar
 
-    names = [field.name for field in dataclasses.fields(Wanted)]
+    wanted = {field.name: getattr(config, field.name) for field in dataclasses.fields(Wanted)}
+    wanted["object_class"] = _object_class(config, trained)
     done = predict_files(
         _make_predictor(config, trained),
         sources,
         output_dir,
-        Wanted(**{name: getattr(config, name) for name in names}),
+        Wanted(**wanted),
         overwrite=overwrite,
         progress=pixel_bar("Predicting"),
         should_stop=stopped,
@@ -563,11 +576,7 @@ def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) 
     )
     for warning in done.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
-    if done.failures:
-        raise UserError(
-            f"{len(done.failures)} of {len(sources)} image(s) could not be predicted; the others "
-            "are done.\n  " + "\n  ".join(done.failures)
-        )
+    return done.failures
 
 
 def _predict_video(config, trained, source, output_dir, stopped) -> None:

@@ -441,6 +441,17 @@ class TestRun:
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
+    def test_class_of_objects_is_remembered(self, slices, door, tmp_path):
+        run = f"--run_dir={tmp_path / 'run'}"
+        assert door(f"--data_dir={slices}", run, *TINY, "--object_class=cell")[0] == 0
+        before = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
+        assert "object_f1/mean" in before
+        assert door("--mode=evaluate", run, f"--output_dir={tmp_path}")[0] == 0
+        assert json.loads((tmp_path / "scores.json").read_text())["scores"] == before
+        out = f"--output_dir={tmp_path / 'out'}"
+        assert door("--mode=predict", run, "--instances=components", out)[0] == 0
+        assert (tmp_path / "out" / "0_instances.png").exists()
+
     def test_evaluate_repeats_the_scores(self, finished, door, tmp_path):
         run, _ = finished
         code, *_ = door("--mode=evaluate", f"--run_dir={run}", f"--output_dir={tmp_path}")
@@ -624,6 +635,14 @@ def _nodes(graph):
 
 
 class TestFolds:
+    def test_undecodable_test_image_keeps_no_fold_from_its_turn(self, data_dir, door, tmp_path):
+        (data_dir / "test" / "0.png").write_bytes(b"no picture")
+        run = tmp_path / "cv"
+        code, _, err = door(f"--data_dir={data_dir}", f"--run_dir={run}", *TINY, "--fold=all")
+        assert code == 0
+        assert err.count("0.png: cannot be decoded") == 3
+        assert (run / "folds.csv").exists()
+
     def test_each_fold_has_a_run_of_its_own_and_all_one_table(self, slices, door, tmp_path):
         same = f"--data_dir={slices}", f"--run_dir={tmp_path / 'cv'}", *TINY, "--fold=all"
         code, out, err = door(*same)
