@@ -270,6 +270,8 @@ from unet_core.errors import UserError
 from unet_core.inference.files import Wanted, predict_files
 from unet_core.inference.predictor import Predictor
 predictor = Predictor(make_brightness())
+# Whatever is loaded late is loaded now: the user to come may not be allowed to read it.
+predict_files(predictor, [Source(pathlib.Path(sys.argv[4], "a.png"))], sys.argv[5], Wanted())
 os.setuid(int(sys.argv[3]))
 folder = pathlib.Path(sys.argv[4])
 try:
@@ -280,11 +282,11 @@ except UserError as error:
 """
         root = pathlib.Path(__file__).parents[2]
         nobody = str(pwd.getpwnam("nobody").pw_uid)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as before:
             os.chmod(folder, 0o755)
             cv2.imwrite(f"{folder}/a.png", np.zeros((9, 9), np.uint8))
             os.chmod(f"{folder}/a.png", 0o644)
-            paths = [str(root), str(root / "tests"), nobody, folder]
+            paths = [str(root), str(root / "tests"), nobody, folder, before]
             done = subprocess.run(
                 [sys.executable, "-c", code, *paths],
                 capture_output=True,
