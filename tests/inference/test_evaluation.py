@@ -107,6 +107,16 @@ class TestScoreSamples:
         assert result["scores"]["accuracy"] == 1
         assert np.sum(result["confusion"]) == (~wrong).sum()
         assert result["scores"]["average_precision/cell"] == pytest.approx(1)
+        assert result["scores"]["pixel_error"] == 0
+
+    def test_object_found_where_nothing_counts_is_none(self, window, tmp_path):
+        image = np.zeros((16, 16), np.uint8)
+        image[2:7, 2:7] = image[9:14, 9:14] = 255
+        mask = (image > 100).astype(np.uint8)
+        mask[9:14, 9:14] = IGNORED
+        read = ArrayReader({named("a"): (image, mask)}, "0:membrane,255:cell")
+        result = score(window, read, tmp_path, object_class="cell")
+        assert result["scores"]["object_f1/mean"] == 1
 
     def test_colour_images_have_no_threshold_baseline(self, window, tmp_path):
         read = reader(0)

@@ -104,6 +104,7 @@ class Evaluation:
             self._objects.add(
                 instances.components(ids == self._object),
                 instances.components(truth == self._object),
+                kept,
             )
         if self._has_segments:
             probability = probabilities[..., self._object]
@@ -111,7 +112,8 @@ class Evaluation:
                 v_rand, v_info = scores.segment_curve(probability, truth == self._object)
                 self._curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
             found["rand_f1"] = scores.legacy_rand_f1(probability, truth == self._object, 0.5)
-            found["pixel_error"] = scores.pixel_error(probability, truth == self._object, 0.5)
+            inside = np.where(kept, truth == self._object, IGNORED)
+            found["pixel_error"] = scores.pixel_error(probability, inside, 0.5)
         if self._baseline:
             self._baseline.add(pair.image, truth)
         self._per_image[pair.name] = found
