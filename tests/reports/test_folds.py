@@ -91,3 +91,17 @@ class TestWrite:
         (run_dirs[1] / "scores.json").unlink()
         with pytest.raises(UserError, match=r"fold-1/scores\.json: the fold has not been scored"):
             folds.write(run_dirs, tmp_path)
+
+    def test_slice_without_true_cells_does_not_count(self, run_dirs, tmp_path):
+        path = run_dirs[1] / "scores.json"
+        result = json.loads(path.read_text())
+        result["segments"]["per_image"]["y"]["v_rand"] = [None] * 11
+        path.write_text(json.dumps(result))
+        folds.write(run_dirs, tmp_path)
+        pooled = json.loads((tmp_path / "folds.json").read_text())["pooled"]
+        assert (pooled["v_rand"], pooled["v_rand/threshold"]) == (0.9, 0.5)
+
+    def test_picture_that_is_gone_is_named_with_the_way_out(self, run_dirs, tmp_path):
+        (run_dirs[1] / "held_out" / "y_errors.png").unlink()
+        with pytest.raises(UserError, match=r"y_errors\.png: cannot be read.*--mode=evaluate"):
+            folds.write(run_dirs, tmp_path)

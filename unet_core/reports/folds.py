@@ -35,7 +35,8 @@ def write(run_dirs: Sequence[pathlib.Path], output_dir: pathlib.Path) -> str:
         output_dir: The folder to write to.
 
     Raises:
-        UserError: If a fold has not been scored, or a file cannot be written.
+        UserError: If a fold has not been scored, its pictures are gone, or a file cannot be
+            written.
     """
     results = [_read(run_dir / "scores.json") for run_dir in run_dirs]
     columns = {f"fold {n}": result["scores"] for n, result in enumerate(results)}
@@ -69,14 +70,16 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     per_image = [found for result in results for found in result["per_image"].values()]
     for key in per_image[0]:
         if key not in total:
-            values = [_number(found[key]) for found in per_image]
+            values = [_number(found.get(key)) for found in per_image]
             defined = [value for value in values if value == value]
             total[key] = float(np.mean(defined)) if defined else float("nan")
     if all("segments" in result for result in results):
         curves, chosen = {}, {}
         for fold, result in enumerate(results):
             for name, curve in result["segments"]["per_image"].items():
-                curves[f"{fold}/{name}"] = curve
+                curves[f"{fold}/{name}"] = {
+                    score: [_number(value) for value in values] for score, values in curve.items()
+                }
                 chosen[f"{fold}/{name}"] = result["segments"]["chosen"]
         total |= scores.stack_scores(curves, chosen)
     return total
@@ -101,7 +104,12 @@ def _worst(results: Sequence[dict[str, Any]], run_dirs: Sequence[pathlib.Path]) 
     rows = []
     for dice, fold, name in found[:_WORST]:
         path = run_dirs[fold] / "held_out" / f"{name}_errors.png"
-        rows.append((f"fold {fold}, {name}: mean Dice {dice:.4f}", cv2.imread(str(path))))
+        picture = cv2.imread(str(path))
+        if picture is None:
+            raise UserError(
+                f"{path}: cannot be read. Score the folds anew with --mode=evaluate --fold=all."
+            )
+        rows.append((f"fold {fold}, {name}: mean Dice {dice:.4f}", picture))
     return pictures.stacked(rows)
 
 
