@@ -66,6 +66,20 @@ class TestPredictFiles:
                 assert mask.mode == mode
                 np.testing.assert_array_equal(np.asarray(mask), expected)
 
+    def test_names_of_classes_lead_to_no_other_folder(self, folder, tmp_path):
+        predictor = Predictor(make_brightness(classes="0:a,1:left/right,2:left_right,3:../up"))
+        sources = [Source(folder / "9.png")]
+        wanted = Wanted(outputs=("probabilities",))
+        predict_files(predictor, sources, tmp_path / "out", wanted)
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            "9_probability_a.png",
+            "9_probability_left_right_1.png",
+            "9_probability_left_right_2.png",
+            "9_probability_.._up.png",
+        }
+        with pytest.raises(UserError, match="there already"):
+            predict_files(predictor, sources, tmp_path / "out", wanted)
+
     def test_pages_of_a_stack_have_masks_of_their_own(self, predictor, tmp_path):
         pages = [np.full((8, 9), value, np.uint8) for value in (20, 200)]
         cv2.imwritemulti(str(tmp_path / "s.tif"), pages)

@@ -39,7 +39,8 @@ class Wanted:
 
     Attributes:
         outputs: Out of "mask", "overlay", "outlines" and "probabilities" (16 bit, 65535 being 1:
-            for two classes the second's, for more one file per class with its name).
+            for two classes the second's, for more one file per class with its name, "/" being
+            "_").
         mask_format: "values" writes the mask values of the class map, "index" the class numbers,
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
@@ -271,7 +272,7 @@ class _Image:
         names = self._classes.names
         wanted = {"probability": 1}
         if len(names) > 2:
-            wanted = {f"probability_{name}": number for number, name in enumerate(names)}
+            wanted = {suffix: number for number, suffix in enumerate(_level_suffixes(names))}
         return [
             (suffix, np.rint(probabilities[..., number] * 65535).astype(np.uint16))
             for suffix, number in wanted.items()
@@ -370,10 +371,21 @@ def _stems(sources: Sequence[Source]) -> list[str]:
     return stems
 
 
+def _level_suffixes(names: Sequence[str]) -> list[str]:
+    """Returns what the files of the classes' probabilities are called after their image: a name
+    must not lead to another folder, nor two classes to one file.
+    """
+    plain = [name.replace("/", "_") for name in names]
+    return [
+        f"probability_{name}" + (f"_{number}" if plain.count(name) > 1 else "")
+        for number, name in enumerate(plain)
+    ]
+
+
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
     suffixes = ["predict", "overlay", "outlines", "probability", "instances", "instances_overlay"]
-    suffixes += [f"probability_{name}" for name in classes.names]
+    suffixes += _level_suffixes(classes.names)
     taken = [
         path
         for stem in stems
