@@ -328,3 +328,13 @@ class TestFindImages:
             layouts.find_images(tmp_path)
         with pytest.raises(UserError, match="no such folder"):
             layouts.find_images(tmp_path / "none")
+
+    def test_tiff_larger_than_is_read_at_once_is_an_image(self, tmp_path, monkeypatch):
+        write(tmp_path / "a.tif")
+        monkeypatch.setattr(layouts.images, "MOST_PIXELS", 1)
+        assert layouts.find_images(tmp_path) == [Source(tmp_path / "a.tif")]
+
+    def test_damaged_tiff_is_left_to_its_reader(self, tmp_path):
+        write(tmp_path / "a.png")
+        (tmp_path / "b.tif").write_bytes(b"no picture")
+        assert len(layouts.find_images(tmp_path)) == 2

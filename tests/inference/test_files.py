@@ -89,6 +89,18 @@ class TestPredictFiles:
             assert (read(tmp_path / "out" / f"s_{page:03d}_predict.png") == value).all()
         assert "s_001" in done.table
 
+    def test_header_of_a_stack_is_read_once(self, predictor, tmp_path, monkeypatch):
+        cv2.imwritemulti(str(tmp_path / "s.tif"), [np.full((8, 9), 20, np.uint8)] * 3)
+        sources = find_images(tmp_path / "s.tif")
+        read_header, calls = files.images.read_header, []
+        monkeypatch.setattr(
+            files.images,
+            "read_header",
+            lambda path, **kwargs: calls.append(path) or read_header(path, **kwargs),
+        )
+        predict_files(predictor, sources, tmp_path / "out", Wanted())
+        assert calls == [tmp_path / "s.tif"]
+
     def test_names_that_would_collide_are_told_apart(self, predictor, folder, tmp_path):
         image = read(folder / "9.png")
         cv2.imwrite(str(folder / "9.tif"), 255 - image)
@@ -149,10 +161,12 @@ class TestPredictFiles:
     def test_unreadable_image_among_good_ones_is_listed_and_the_good_are_done(
         self, predictor, folder, tmp_path
     ):
-        (folder / "5.png").write_bytes(b"no picture")
+        for name in ("5.png", "6.tif"):
+            (folder / name).write_bytes(b"no picture")
         done = predict_files(predictor, find_images(folder), tmp_path / "out", Wanted())
-        assert len(done.failures) == 1
-        assert "5.png: cannot be decoded" in done.failures[0]
+        assert len(done.failures) == 2
+        for name, failure in zip(("5.png", "6.tif"), done.failures, strict=True):
+            assert f"{name}: cannot be decoded" in failure
         assert (tmp_path / "out" / "10_predict.png").exists()
 
     def test_nothing_is_overwritten_unless_asked(self, predictor, folder, tmp_path):

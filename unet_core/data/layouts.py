@@ -104,7 +104,7 @@ def find_images(path: str | os.PathLike) -> list[Source]:
             continue
         pages = 1
         if found.suffix.lower() in (".tif", ".tiff"):
-            # One that cannot be read is told of when its turn comes.
+            # What cannot be read is one picture, of which its reader tells; the others can be.
             with contextlib.suppress(UserError):
                 pages = images.read_header(found, of_any_size=True).pages
         sources += [Source(found, page) for page in range(pages)]

@@ -112,8 +112,9 @@ def predict_files(
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
-    shapes = {source: _shape(source) for source in sources}
-    total = sum(height * width for height, width in shapes.values())
+    # Once for each file: to count the pages of a stack, all of them are visited.
+    pixels = {path: _pixels(path) for path in {source.path for source in sources}}
+    total = sum(pixels[source.path] for source in sources)
     rows, warnings, failures = [], [], []
     predicted, start = 0, time.perf_counter()
     try:
@@ -401,9 +402,11 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
         )
 
 
-def _shape(source: Source) -> tuple[int, int]:
-    """Returns height and width for the progress bar; one that cannot be read is told of later."""
+def _pixels(path: pathlib.Path) -> int:
+    """Returns the pixels of a page for the progress bar; one that cannot be read is told of
+    later.
+    """
     with contextlib.suppress(UserError):
-        header = images.read_header(source.path, of_any_size=True)
-        return header.height, header.width
-    return 0, 0
+        header = images.read_header(path, of_any_size=True)
+        return header.height * header.width
+    return 0
