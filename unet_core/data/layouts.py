@@ -32,7 +32,7 @@ from unet_core.files import write_whole
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LAYOUTS = ("folders", "voc", "csv", "stack")
 PARTS = ("train", "val", "test")
-_PREDICTED = re.compile(r"(_predict|_overlay|_outlines|_instances|_probability(_.*)?)$")
+_PREDICTED = re.compile(r"_(predict|overlay|outlines|instances|probability(_.*)?)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,8 @@ def find_samples(
 
 def find_images(path: str | os.PathLike) -> list[Source]:
     """Returns the images at `path`: a file (each page of it), those of a folder, or those that
-    match a glob, in numeric order. What an earlier prediction wrote is not taken for an image.
+    match a glob, in numeric order. What an earlier prediction wrote is not taken for an image,
+    unless `path` names it.
 
     Raises:
         UserError: If there are none.
@@ -100,7 +101,7 @@ def find_images(path: str | os.PathLike) -> list[Source]:
         paths = _pictures(pathlib.Path(path))
     sources = []
     for found in paths:
-        if _PREDICTED.search(found.stem):
+        if _PREDICTED.search(found.stem) and not os.path.isfile(path):
             continue
         pages = 1
         if found.suffix.lower() in (".tif", ".tiff"):
