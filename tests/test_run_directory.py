@@ -104,6 +104,14 @@ class TestRead:
         assert config == dataclasses.replace(CONFIG, schedule_steps=500)
         assert fingerprint == "abc"
 
+    def test_config_of_an_older_version_is_read(self, run):
+        path = run.path / "config.json"
+        stored = json.loads(path.read_text())
+        settings = {"seed": 5, "fold": 4, "folds": 5, "save_probabilities": True}
+        path.write_text(json.dumps({**stored, "settings": settings}))
+        outputs = ("mask", "overlay", "probabilities")
+        assert run.read()[0] == RunConfig(seed=5, fold="4", folds=5, outputs=outputs)
+
     def test_folder_without_a_run_says_so(self, tmp_path):
         with pytest.raises(UserError, match="holds no run"):
             RunDirectory(tmp_path).read()

@@ -161,4 +161,10 @@ def config_of(settings: dict[str, Any]) -> RunConfig:
         TypeError: If there is a field that the config has not.
         UserError: If a value breaks its rule.
     """
-    return RunConfig(**{n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()})
+    found = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    # Until `--fold=all` there was, it was a number; and probabilities had a setting of their own.
+    if isinstance(found.get("fold"), int):
+        found["fold"] = str(found["fold"])
+    if found.pop("save_probabilities", False):
+        found["outputs"] = (*RunConfig.outputs, "probabilities")
+    return RunConfig(**found)
