@@ -65,3 +65,17 @@ class TestPredictor:
             bands = predictor.window.bands(predictor.reader(opened), *image.shape)
             found = np.concatenate([probabilities for _, probabilities in bands])
         np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize(
+        ("shape", "dtype"),
+        [((4, 4), "float64"), ((4, 4, 3), "int64"), ((4,), "uint8"), ((0, 4), "uint8")],
+    )
+    def test_image_of_another_kind_is_one_message(self, shape, dtype):
+        with pytest.raises(UserError, match=f"uint8, uint16, float32.*Received .* of {dtype}"):
+            Predictor(make_brightness())(np.zeros(shape, dtype))
+
+    def test_unknown_averaging_is_named(self):
+        with pytest.raises(UserError, match=r"`tta` \('mirror'\) must be one of none, flips"):
+            Predictor(make_brightness(), tta="mirror")

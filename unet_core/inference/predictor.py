@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from unet_core.data import images
-from unet_core.data.intensities import Scaling
+from unet_core.data.intensities import WHITE, Scaling
 from unet_core.data.rows import Rows
+from unet_core.errors import UserError
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained, open_trained
 
@@ -36,7 +37,8 @@ class Predictor:
         window: Scaled pixels -> probabilities.
 
     Raises:
-        UserError: If there is no network at `source`, or it is damaged.
+        UserError: If there is no network at `source`, it is damaged, or `tta` or `precision` is
+            none of these.
     """
 
     def __init__(
@@ -61,8 +63,15 @@ class Predictor:
         order; uint8, uint16, or float32 in the range that `--intensities` expects.
 
         Raises:
-            UserError: If the image cannot be scaled: it holds NaN, or floats out of range.
+            UserError: If the image has another shape or dtype, or cannot be scaled: it holds NaN,
+                or floats out of range.
         """
+        shape = list(np.shape(image))
+        if len(shape) not in (2, 3) or 0 in shape or image.dtype.name not in WHITE:
+            raise UserError(
+                f"Expected an image [H, W] or [H, W, c] of {', '.join(WHITE)}. Received {shape} of "
+                f"{image.dtype}. Convert it with `astype`, to numbers in the range of that dtype."
+            )
         return self.window(self._scaling(images.to_channels(image, self.channels)))
 
     def reader(self, rows: Rows) -> Callable[[int, int], np.ndarray]:

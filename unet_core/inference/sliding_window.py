@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core import losses
+from unet_core.errors import UserError
 from unet_core.inference.network import make_inference_network
 from unet_core.models import unet
 
@@ -50,6 +51,9 @@ class SlidingWindow:
         window_px: Pixels a side of a window, brought to the nearest size the network can take. 0 is
             one pass for images up to `MOST_PIXELS_AT_ONCE`, and windows of `WINDOW_PX` above.
         precision: What the network computes in; None is as it was trained.
+
+    Raises:
+        UserError: If `tta` or `precision` is none of what it can be.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class SlidingWindow:
         window_px: int = 0,
         precision: str | None = None,
     ):
+        if tta not in _COPIES:
+            raise UserError(f"`tta` ({tta!r}) must be one of {', '.join(_COPIES)}.")
         self._copies = _COPIES[tta]
         self._window_px = window_px
         self._around = unet.surroundings(model)
