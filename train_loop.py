@@ -461,7 +461,10 @@ def _folds(config: RunConfig) -> list[RunConfig]:
         )
     return [
         dataclasses.replace(
-            config, fold=str(fold), run_dir=os.path.join(config.run_dir or "", f"fold-{fold}")
+            config,
+            fold=str(fold),
+            run_dir=os.path.join(config.run_dir or "", f"fold-{fold}"),
+            output_dir=config.output_dir and os.path.join(config.output_dir, f"fold-{fold}"),
         )
         for fold in range(config.folds)
     ]
@@ -470,10 +473,14 @@ def _folds(config: RunConfig) -> list[RunConfig]:
 def _write_fold_table(config: RunConfig) -> None:
     from unet_core.reports import folds
 
-    run_dirs = [pathlib.Path(fold.run_dir) for fold in _folds(config)]
-    text = folds.write(run_dirs, pathlib.Path(config.run_dir))
+    # Where the scores are: training leaves them in the run folder, `evaluate` where it is told to.
+    elsewhere = config.mode == "evaluate" and config.output_dir
+    where = "output_dir" if elsewhere else "run_dir"
+    scored = [pathlib.Path(getattr(fold, where)) for fold in _folds(config)]
+    output_dir = pathlib.Path(getattr(config, where))
+    text = folds.write(scored, output_dir)
     print(f"\n{config.folds} folds, each scored on what it held out\n{text}\n")
-    print(f"folds.csv, folds.json and worst.png are in {config.run_dir}.")
+    print(f"folds.csv, folds.json and worst.png are in {output_dir}.")
 
 
 def _open_trained(config: RunConfig, path: pathlib.Path, stopped: process.Stopped) -> Any:

@@ -674,6 +674,20 @@ class TestFolds:
         assert code == 0
         assert (run / "fold-0" / "scores.json").stat().st_mtime_ns > before
 
+    def test_folds_have_folders_of_their_own_elsewhere_too(self, slices, door, tmp_path):
+        cv, out = tmp_path / "cv", tmp_path / "out"
+        same = f"--run_dir={cv}", f"--output_dir={out}", *TINY, "--fold=all"
+        code, _, err = door(f"--data_dir={slices}", *same)
+        assert code == 0, err
+        assert len(list((out / "fold-2").glob("*_predict.png"))) == 2
+        before = (cv / "folds.json").read_bytes()
+        code, _, err = door("--mode=evaluate", *same, "--tta=flips")
+        assert code == 0, err
+        scored = json.loads((out / "fold-1" / "scores.json").read_text())
+        table = json.loads((out / "folds.json").read_text())
+        assert table["fold 1"] == scored["scores"]
+        assert (cv / "folds.json").read_bytes() == before
+
     def test_a_fold_trains_as_it_would_alone(self, slices, door, tmp_path):
         door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'cv'}", *TINY, "--fold=all")
         door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'one'}", *TINY, "--fold=1")

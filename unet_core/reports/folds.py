@@ -31,7 +31,7 @@ def write(run_dirs: Sequence[pathlib.Path], output_dir: pathlib.Path) -> str:
     with one best threshold, and means over all images.
 
     Args:
-        run_dirs: The run folder of each fold; its `scores.json` is read.
+        run_dirs: The run folder of each fold, or where else it was scored; `scores.json` is read.
         output_dir: The folder to write to.
 
     Raises:
