@@ -290,13 +290,17 @@ class TestFindImages:
             write(tmp_path / f"9_{suffix}.png")
         for name in ("10.png", "9.bmp"):
             write(tmp_path / name)
-        for kind in ("predict", "overlay", "outlines", "instances", "probability_cell"):
-            write(tmp_path / f"9_{kind}.png")
         assert [source.path.name for source in layouts.find_images(tmp_path)] == ["9.bmp", "10.png"]
 
     def test_file_that_is_named_is_an_image_whatever_it_is_called(self, tmp_path):
         write(tmp_path / "9_predict.png")
         assert len(layouts.find_images(tmp_path / "9_predict.png")) == 1
+
+    def test_damaged_stack_is_told_of_when_its_turn_comes(self, tmp_path):
+        (tmp_path / "a.tif").write_bytes(b"II*\0damaged")
+        write(tmp_path / "b.png")
+        names = [source.path.name for source in layouts.find_images(tmp_path)]
+        assert names == ["a.tif", "b.png"]
 
     def test_file_glob_and_pages(self, tmp_path):
         write(tmp_path / "a1.png")
