@@ -58,6 +58,16 @@ def main(_: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except Exception as error:
+        # By name: TensorFlow may not be loaded yet.
+        if type(error).__name__ not in ("ResourceExhaustedError", "MemoryError"):
+            raise
+        print(
+            f"train_loop: memory ran out ({str(error).splitlines()[0] if str(error) else 'host'}). "
+            "Use smaller windows, such as --window_px=512, or a machine with more.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(
             "train_loop: stopped at once; the run goes on from its last checkpoint.",
@@ -297,6 +307,11 @@ def _evaluate(config: RunConfig, stopped: process.Stopped) -> None:
                 f"{settings.data_dir}: the run has trained on all of these images; give another "
                 "--data_dir."
             )
+    elif not config.output_dir:
+        raise UserError(
+            f"{settings.data_dir}: is not what the run was trained and scored on; give "
+            "--output_dir, so that the run's own scores stay."
+        )
     output_dir = pathlib.Path(config.output_dir) if config.output_dir else run.path
     with contextlib.nullcontext() if config.output_dir else run.locked():
         samples = training_samples, samples
@@ -590,6 +605,10 @@ def _predict_video(config, trained, source, output_dir, stopped) -> None:
     from unet_core.inference import video
     from unet_core.reports.screen import progress_bar
 
+    if config.instances != "none" or config.mask_format != "values":
+        raise UserError(
+            "--instances and --mask_format are for pictures; leave them out of a video."
+        )
     result = video.predict_video(
         _make_predictor(config, trained),
         str(source),

@@ -11,6 +11,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl.testing import flagsaver
 
 import train_loop
@@ -441,6 +442,28 @@ class TestRun:
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
+    def test_scores_of_other_data_go_elsewhere(self, finished, data_dir, door, tmp_path):
+        mask = data_dir / "train" / "label" / "0.png"
+        mask.write_bytes((data_dir / "train" / "label" / "1.png").read_bytes())
+        run, _ = finished
+        before = (run / "scores.json").read_bytes()
+        same = "--mode=evaluate", f"--run_dir={run}", f"--data_dir={data_dir}"
+        check_refused(door(*same), data_dir, "--output_dir")
+        assert door(*same, f"--output_dir={tmp_path / 'out'}")[0] == 0
+        scored = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert sorted(scored["per_image"]) == ["0", "1", "2", "3", "4", "5"]
+        assert (run / "scores.json").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM")]
+    )
+    def test_memory_that_runs_out_is_one_message(self, door, monkeypatch, tmp_path, error):
+        def fail(*_):
+            raise error
+
+        monkeypatch.setitem(train_loop.MODES, "predict", fail)
+        check_refused(door("--mode=predict", f"--run_dir={tmp_path}"), "memory", "--window_px")
+
     def test_class_of_objects_is_remembered(self, slices, door, tmp_path):
         run = f"--run_dir={tmp_path / 'run'}"
         assert door(f"--data_dir={slices}", run, *TINY, "--object_class=cell")[0] == 0
@@ -539,6 +562,9 @@ class TestRun:
             f"--output_dir={tmp_path}",
         )
         check_refused(result, "camera:97")
+        more = f"--input={tmp_path / 'v.avi'}", "--mask_format=index", f"--output_dir={tmp_path}"
+        result = door("--mode=predict", f"--run_dir={finished[0]}", *more)
+        check_refused(result, "--mask_format", "video")
 
     def test_export_is_read_by_the_package_again(self, finished, slices, door, tmp_path):
         from unet_core.inference.predictor import Predictor

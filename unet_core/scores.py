@@ -156,7 +156,11 @@ def stack_scores(
     """
     total = {}
     for score in ("v_rand", "v_info"):
-        means = np.nanmean([curve[score] for curve in curves.values()], axis=0)
+        defined = [curve[score] for curve in curves.values() if not np.isnan(curve[score]).all()]
+        if not defined:
+            total |= {score: float("nan"), f"{score}/threshold": float("nan")}
+            continue
+        means = np.nanmean(defined, axis=0)
         best = int(np.argmax(means))
         total[score] = float(means[best])
         total[f"{score}/threshold"] = SEGMENT_THRESHOLDS[best]

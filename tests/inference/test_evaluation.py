@@ -118,6 +118,15 @@ class TestScoreSamples:
         result = score(window, read, tmp_path, object_class="cell")
         assert result["scores"]["object_f1/mean"] == 1
 
+    def test_nothing_but_ignored_pixels_and_no_cells_are_no_scores(self, window, tmp_path):
+        pytest.importorskip("skimage", reason="the extra `scores` is not installed")
+        read = reader(60)
+        ((_, mask),) = read.arrays.values()
+        mask[:] = IGNORED
+        result = score(window, read, tmp_path, object_class="cell")
+        assert np.isnan(result["scores"]["accuracy"])
+        assert np.isnan(result["scores"]["v_rand"])
+
     def test_colour_images_have_no_threshold_baseline(self, window, tmp_path):
         read = reader(0)
         read.dtype = np.dtype(np.float32)

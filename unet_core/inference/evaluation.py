@@ -327,6 +327,7 @@ def _mean(values: Sequence[float]) -> float:
 def _thinned(
     precision: np.ndarray, recall: np.ndarray, thresholds: np.ndarray
 ) -> dict[str, list[float]]:
-    """Returns a hundred points of a curve."""
-    taken = np.unique(np.linspace(0, len(precision) - 1, 100).round().astype(int))
+    """Returns at most a hundred points of a curve."""
+    last = max(len(precision) - 1, 0)
+    taken = np.unique(np.linspace(0, last, 100).round().astype(int))[: len(precision)]
     return {"recall": recall[taken].tolist(), "precision": precision[taken].tolist()}

@@ -130,10 +130,11 @@ def export(
             proto = onnx_file.make_onnx(model, scaling, margin, classes.names)
             (partial / "model.onnx").write_bytes(proto.SerializeToString())
         partial.rename(output_dir)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
+        # TensorFlow and h5py tell of a full disk in words of their own.
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise UserError(
-            f"{output_dir}: cannot be written ({error.strerror}: {error.filename}). Make room or "
-            "choose another folder."
+            f"{output_dir}: cannot be written ({reason}). Make room or choose another folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -109,6 +109,8 @@ def predict_files(
                 f"{', '.join(classes.names)}."
             )
         classes.index(wanted.object_class)
+        # What it needs is missed now rather than after the first image.
+        getattr(instances, wanted.instances)(np.zeros((1, 1), bool))
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
@@ -219,6 +221,7 @@ class _Image:
                 f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave --instances out."
             )
         reduced = _Reduced(height, width)
+        draws = bool({"overlay", "outlines"} & set(wanted.outputs))
         with contextlib.ExitStack() as stack:
             writers = []
 
@@ -249,10 +252,12 @@ class _Image:
                         if suffix not in levels:
                             levels[suffix] = open_tiff(suffix, dtype=np.uint16)
                         levels[suffix].write(band)
-                reduced.add(first, self._read(first, first + len(ids)), ids)
+                if draws:
+                    reduced.add(first, self._read(first, first + len(ids)), ids)
                 update(ids.size)
-        image, ids = reduced.pictures()
-        self._write_pictures(image, ids, int(self.summary.counts.argmax()))
+        if draws:
+            image, ids = reduced.pictures()
+            self._write_pictures(image, ids, int(self.summary.counts.argmax()))
         return True
 
     def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
