@@ -49,7 +49,7 @@ class TestCheck:
 class TestSplit:
     def test_group_split_goes_by_the_pattern(self, folder):
         settings = dict(group_pattern=r"rat\d+", split="group", folds=2)
-        parts = [opened(folder, **settings, fold=fold).split() for fold in (0, 1)]
+        parts = [opened(folder, **settings, fold=str(fold)).split() for fold in (0, 1)]
         for training, held_out in parts:
             assert len({sample.group for sample in training}) == 1
             assert not {s.group for s in training} & {s.group for s in held_out}
@@ -57,7 +57,7 @@ class TestSplit:
     def test_stratified_split_goes_by_the_classes_in_the_masks(self, folder):
         # Of the four masks one is empty: it cannot be in both parts.
         for fold in (0, 1):
-            training, held_out = opened(folder, split="stratified", folds=2, fold=fold).split()
+            training, held_out = opened(folder, split="stratified", folds=2, fold=str(fold)).split()
             assert len(training) == len(held_out) == 2
             assert sum(sample.name == "rat0_0" for sample in [*training, *held_out]) == 1
 
