@@ -1,11 +1,16 @@
 import dataclasses
+import errno
+import fcntl
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 
+from unet_core import files
 from unet_core.config import RunConfig
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
@@ -25,10 +30,39 @@ def run(tmp_path):
     return directory
 
 
+@pytest.fixture
+def flock_error(monkeypatch):
+    """A function after which `flock` fails with the given number."""
+    monkeypatch.setattr(files, "_warned", set())
+
+    def fail(number):
+        def flock(descriptor, operation):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return fail
+
+
 class TestConstructor:
     def test_making_one_touches_nothing(self, tmp_path):
         directory = RunDirectory(tmp_path / "run")
         assert not directory.holds_run()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_everything_stays_where_it_was_after_a_change_of_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        directory = RunDirectory("run")
+        monkeypatch.chdir("/")
+        with directory.locked():
+            directory.store(CONFIG, "abc")
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "config.json"}
+        assert directory.checkpoints == tmp_path / "run" / "checkpoints"
+
+    def test_address_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError, match=r"^gs://bucket/run is an address"):
+            RunDirectory("gs://bucket/run")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -166,6 +200,32 @@ class TestLocked:
             raise ZeroDivisionError
         with directory.locked():
             assert directory.path.is_dir()
+
+    @pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "ENOTSUP", "EOPNOTSUPP", "EINVAL"])
+    def test_file_system_that_cannot_lock_is_one_warning(self, tmp_path, flock_error, name):
+        flock_error(getattr(errno, name))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for run in ("a", "a", "b"):
+                with RunDirectory(tmp_path / run).locked():
+                    assert (tmp_path / run).is_dir()
+        (warning,) = caught
+        assert str(warning.message).startswith(f"{tmp_path / 'a'}: the file system cannot lock (")
+
+    @pytest.mark.parametrize("name", ["EAGAIN", "EWOULDBLOCK"])
+    def test_lock_of_another_is_no_file_system_that_cannot_lock(self, tmp_path, flock_error, name):
+        flock_error(getattr(errno, name))
+        with (
+            pytest.raises(UserError, match="another process is using this run"),
+            RunDirectory(tmp_path).locked(),
+        ):
+            pass
+
+    def test_lock_that_fails_otherwise_is_an_error_that_names_it(self, tmp_path, flock_error):
+        flock_error(errno.EIO)
+        with pytest.raises(OSError, match="error") as error, RunDirectory(tmp_path).locked():
+            pass
+        assert (error.value.errno, error.value.filename) == (errno.EIO, str(tmp_path / "lock"))
 
     @pytest.mark.parametrize("path", ["file", "file/run"])
     def test_file_in_place_of_the_folder_is_an_error_that_names_it(self, tmp_path, path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -20,18 +21,25 @@ from typing import Any
 
 from unet_core.config import RunConfig
 from unet_core.errors import UserError
-from unet_core.files import without_nan, write_whole
+from unet_core.files import local_path, warn_once, without_nan, write_whole
+
+# What file systems answer that cannot lock (Lustre without -o flock, NFS without lockd).
+_CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class RunDirectory:
     """The paths in a run's folder. Making one touches nothing.
 
     Attributes:
+        path: The folder, absolute.
         checkpoints, events, history, predictions, known_masks: Where each of these lies.
+
+    Raises:
+        UserError: If `path` is not a path of this machine.
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+        self.path = local_path(path)
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
         self.history = self.path / "history.csv"
@@ -43,14 +51,16 @@ class RunDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Makes the folder and holds it for this process alone, until the block or the process
-        ends.
+        ends. Where the file system cannot lock, it warns and goes on.
 
         Raises:
             UserError: If the folder cannot be written, or another process holds it.
+            OSError: If the lock fails otherwise; the error names it.
         """
+        lock = self.path / "lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}: "
@@ -65,6 +75,14 @@ class RunDirectory:
                     f"{self.path}: another process is using this run folder. Wait for it, or "
                     f"choose another --run_dir."
                 ) from error
+            except OSError as error:
+                if error.errno not in _CANNOT_LOCK:
+                    raise OSError(error.errno, error.strerror, str(lock)) from error
+                warn_once(
+                    "lock",
+                    f"{self.path}: the file system cannot lock ({error.strerror}), so see to it "
+                    "that no second process uses this run folder.",
+                )
             yield
         finally:
             os.close(descriptor)
