@@ -1,11 +1,14 @@
 """Runs that are killed or stopped at chosen and at random moments end like one that never was."""
 
+import fcntl
 import os
 import pathlib
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -66,7 +69,7 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def start(data_dir, run_dir, *args, command=("train_loop.py",)):
+def start(data_dir, run_dir, *args, command=("train_loop.py",), **options):
     return subprocess.Popen(
         [
             sys.executable,
@@ -77,9 +80,8 @@ def start(data_dir, run_dir, *args, command=("train_loop.py",)):
             *args,
         ],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
     )
 
 
@@ -152,7 +154,15 @@ class TestKill:
 
 
 class TestStopSignal:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize(
+        "number",
+        [
+            signal.SIGINT,
+            signal.SIGTERM,
+            pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+            pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+        ],
+    )
     def test_saves_says_how_to_go_on_and_ends_like_the_uninterrupted_one(
         self, data_dir, tmp_path, uninterrupted, number
     ):
@@ -168,8 +178,29 @@ class TestStopSignal:
         assert code == 0, out
         check_like_uninterrupted(run_dir, uninterrupted)
 
+    def test_lost_terminal_saves(self, data_dir, tmp_path):
+        terminal, inner = pty.openpty()
+        process = start(
+            data_dir,
+            tmp_path / "run",
+            "--train_steps=100000",
+            "--checkpoint_every_steps=100000",
+            "--eval_every_steps=100000",
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(inner)
+        _wait_for_row(tmp_path / "run" / "history.csv")
+        os.close(terminal)
+        assert process.wait(timeout=200) == 128 + signal.SIGHUP
+        (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+        assert (checkpoint / "manifest.json").exists()
+
     @pytest.mark.slow
-    @pytest.mark.parametrize("way", ["end", "mistake", "SIGINT", "SIGTERM"])
+    @pytest.mark.parametrize("way", ["end", "mistake", "SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
     def test_every_way_out_has_its_exit_code_twenty_times(self, data_dir, tmp_path, way):
         codes = []
         for number in range(20):
@@ -181,8 +212,17 @@ class TestStopSignal:
                 time.sleep(random.random())
                 process.send_signal(getattr(signal, way))
             codes.append(finish(process)[0])
-        expected = {"end": 0, "mistake": 2, "SIGINT": 130, "SIGTERM": 143}[way]
-        assert codes == [expected] * 20
+        expected = {"end": 0, "mistake": 2, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
+        expected["SIGHUP"] = 129
+        assert codes == [expected[way]] * 20
+
+
+def _wait_for_row(path):
+    _wait_for(path)
+    deadline = time.monotonic() + 120
+    while path.read_text().count("\n") < 2:
+        assert time.monotonic() < deadline, f"{path} got no row"
+        time.sleep(0.01)
 
 
 def _wait_for(path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is Slurm's warning before the time limit (--signal=USR1@60), SIGHUP a lost terminal.
+_STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+)
 
 
 def import_libraries() -> None:
@@ -111,23 +117,49 @@ class Stopped:
         return bool(self.signal)
 
     def listen(self) -> None:
-        """Takes the signals; again after TensorFlow, whose workers take SIGTERM (seen on 2.21)."""
+        """Takes the signals; again after TensorFlow, whose workers take SIGTERM (seen on 2.21).
+
+        A SIGHUP that is ignored, as under `nohup`, stays ignored.
+        """
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._request)
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not (ignored and number.name == "SIGHUP"):
+                signal.signal(number, self._request)
 
     def _request(self, number: int, _) -> None:
         self.signal = number
-        print("\nStopping: finishing the current call and saving.", file=sys.stderr)
+        if signal.Signals(number).name == "SIGHUP":
+            _drop_output_nobody_reads()
+        # Not `print`, which must not enter a buffer that was being written to when the signal came.
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), b"\nStopping: finishing the current call and saving.\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _drop_output_nobody_reads() -> None:
+    """Sends standard output and error nowhere if their terminal, or the `| tee` that read them, is
+    gone; the progress bar could not be shown and would end the run before it has saved.
+    """
+    for descriptor in (1, 2):
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        # 0.5 s, because a `tee` may need a moment to end of the same signal.
+        if any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(500)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 @contextlib.contextmanager
 def stop_signals(stopped: Stopped) -> Iterator[None]:
-    """Turns the first Ctrl-C or SIGTERM into a request; the second Ctrl-C stops at once."""
+    """Turns the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request; a Ctrl-C after it stops at
+    once.
+    """
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     stopped.listen()
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None is a handler in C, which cannot be put back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
