@@ -2,6 +2,9 @@
 
 with SummaryWriter(run_dir / "events", resumed_at=checkpoints.restore()) as writer:
     writer.scalars(step, {"train/loss": 0.3})
+
+The folder may hold event files of other programs, which stay as they are: those of this class are
+known by the end of their names.
 """
 
 from __future__ import annotations
@@ -10,31 +13,48 @@ import contextlib
 import errno
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from unet_core.files import local_path
+
+_SUFFIX = ".unet_core"
+# Around the content of a record: its length, and two checksums.
+_HEAD_BYTES, _TAIL_BYTES = 12, 4
+# Windows has no such pipes.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 class SummaryWriter:
     """Writes scalars, text, images and a graph to one new event file.
 
     Args:
-        directory: The folder of the event files.
-        resumed_at: The step the run goes on from. What earlier files hold beyond it is dropped; 0
-            begins anew.
+        directory: The folder of the event files. One writer at a time uses it.
+        resumed_at: The step the run goes on from. What this class has written there beyond it is
+            dropped; 0 begins anew.
 
     Raises (and so do the methods):
-        OSError: If the file cannot be written.
+        UserError: If `directory` is not a path of this machine.
+        OSError: If a file cannot be read or written; the error names it.
     """
 
     def __init__(self, directory: str | os.PathLike, *, resumed_at: int = 0):
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        for earlier in directory.glob("events.out.tfevents.*"):
-            _cut(earlier, resumed_at or -1)
-        self._directory = directory
-        self._writer = tf.summary.create_file_writer(str(directory))
+        self._directory = local_path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for name in sorted(os.listdir(self._directory)):
+            if name.startswith("events.out.tfevents.") and name.endswith(_SUFFIX):
+                _cut(self._directory / name, resumed_at or -1)
+        with _os_error(self._directory):
+            self._writer = tf.summary.create_file_writer(
+                str(self._directory), filename_suffix=_SUFFIX
+            )
 
     def __enter__(self) -> SummaryWriter:
         return self
@@ -71,13 +91,19 @@ class SummaryWriter:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Writes to this file; what TensorFlow says of a full disk becomes an OSError."""
-        try:
-            with self._writer.as_default():
-                yield
-        except tf.errors.OpError as error:
-            reason = error.message.strip().splitlines()[0].rpartition("; ")[2]
-            raise OSError(errno.EIO, reason, str(self._directory)) from error
+        """Writes to this file."""
+        with _os_error(self._directory), self._writer.as_default():
+            yield
+
+
+@contextlib.contextmanager
+def _os_error(path: pathlib.Path) -> Iterator[None]:
+    """Makes an OSError that names `path` of what TensorFlow says of a full disk and the like."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.strip().splitlines()[0].rpartition("; ")[2]
+        raise OSError(errno.EIO, reason, str(path)) from error
 
 
 def _cut(path: pathlib.Path, last_step: int) -> None:
@@ -86,20 +112,52 @@ def _cut(path: pathlib.Path, last_step: int) -> None:
     TensorBoard's own way, a SessionLog.START event, is not honoured by all of its readers
     (tensorboard 2.21), and `tf.summary` cannot write one.
     """
-    kept, whole = [], True
+    # Without waiting for the other end of a pipe.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        spans = _spans_until(path, last_step)
+        if sum(length for _, length in spans) < found.st_size:
+            _replace(path, file, spans)
+
+
+def _spans_until(path: pathlib.Path, last_step: int) -> list[tuple[int, int]]:
+    """Returns start and length of the whole records of `path` up to `last_step`."""
+    spans, start = [], 0
+    with _os_error(path):
+        try:
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                length = _HEAD_BYTES + len(record) + _TAIL_BYTES
+                event = tf.compat.v1.Event.FromString(record)
+                if event.step <= last_step or event.HasField("file_version"):
+                    spans.append((start, length))
+                start += length
+        except tf.errors.DataLossError:
+            pass
+        except DecodeError as error:
+            raise OSError(errno.EINVAL, "is not an event file", str(path)) from error
+    return spans
+
+
+def _replace(path: pathlib.Path, file: BinaryIO, spans: Iterable[tuple[int, int]]) -> None:
+    """Puts a file with these parts of `file` in the place of `path`, which may be a link."""
     try:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            if event.step <= last_step or event.HasField("file_version"):
-                kept.append(record)
-            else:
-                whole = False
-    except tf.errors.DataLossError:
-        whole = False
-    if whole:
-        return
-    partial = path.with_name("." + path.name)
-    with tf.io.TFRecordWriter(str(partial)) as file:
-        for record in kept:
-            file.write(record)
-    partial.replace(path)
+        # TensorBoard reads whatever has "tfevents" in its name.
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".cut-")
+        try:
+            with open(descriptor, "wb") as copy:
+                for start, length in spans:
+                    file.seek(start)
+                    copy.write(file.read(length))
+                copy.flush()
+                os.fsync(descriptor)
+            with contextlib.suppress(OSError):
+                shutil.copymode(path, partial)
+            os.replace(partial, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
