@@ -133,6 +133,7 @@ class TestFlush:
         (warning,) = caught
         assert str(warning.message).startswith(f"{tmp_path}: ")
         assert "a power cut may lose the newest save" in str(warning.message)
+        assert warning.filename == __file__
 
     def test_folder_that_cannot_be_opened_is_a_warning(self, tmp_path, monkeypatch):
         monkeypatch.setattr(files, "_warned", set())

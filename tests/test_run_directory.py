@@ -211,6 +211,7 @@ class TestLocked:
                     assert (tmp_path / run).is_dir()
         (warning,) = caught
         assert str(warning.message).startswith(f"{tmp_path / 'a'}: the file system cannot lock (")
+        assert warning.filename == __file__
 
     @pytest.mark.parametrize("name", ["EAGAIN", "EWOULDBLOCK"])
     def test_lock_of_another_is_no_file_system_that_cannot_lock(self, tmp_path, flock_error, name):

@@ -79,11 +79,17 @@ def flush(path: str | os.PathLike) -> None:
         )
 
 
-def warn_once(kind: str, message: str) -> None:
-    """Warns, unless this process has warned of this kind before, whatever the message."""
+def warn_once(kind: str, message: str, *, stacklevel: int = 3) -> None:
+    """Warns, unless this process has warned of this kind before, whatever the message.
+
+    Args:
+        kind: What is warned of, for this function alone.
+        message: What is shown.
+        stacklevel: Whose line is named, as in `warnings.warn`; 3 is the caller of the caller.
+    """
     if kind not in _warned:
         _warned.add(kind)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:

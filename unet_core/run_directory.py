@@ -82,6 +82,7 @@ class RunDirectory:
                     "lock",
                     f"{self.path}: the file system cannot lock ({error.strerror}), so see to it "
                     "that no second process uses this run folder.",
+                    stacklevel=4,  # `contextlib` stands between.
                 )
             yield
         finally:
