@@ -102,6 +102,77 @@ class TestEveryLoss:
             LOSSES[name](masks, np.zeros(shape, np.float32))
 
 
+class TestClassIds:
+    """Two classes of one logit, or three; so 2 is a class only of the latter."""
+
+    @pytest.mark.parametrize("name", LOSSES)
+    @pytest.mark.parametrize(
+        ("classes", "wrong", "found"),
+        [(1, [2], "0 and 2"), (1, [7, -3], "-3 and 7"), (3, [3], "0 and 3"), (3, [-1], "-1 and 2")],
+    )
+    def test_id_that_is_no_class_is_told_with_the_lowest_and_highest(
+        self, name, classes, wrong, found
+    ):
+        masks, logits = problem(classes)
+        masks = masks.astype(np.int32)
+        # Neither the 0s and highest classes that stay nor those ignored are what is wrong.
+        masks[0, 0, :3] = 0, max(1, classes - 1), IGNORED
+        masks[1, 2, : len(wrong)] = wrong
+        rule = rf"from 0 to {max(1, classes - 1)} .* or 255 \(`IGNORED`\)"
+        with pytest.raises(ValueError, match=f"{rule}.*found: {found}\\."):
+            LOSSES[name](masks, logits)
+        lowest, highest = found.split(" and ")
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"{rule}.*\[{lowest}\] \[{highest}\]"
+        ):
+            tf.function(LOSSES[name])(masks, logits)
+
+    @pytest.mark.parametrize("name", LOSSES)
+    @pytest.mark.parametrize("classes", [1, 3])
+    def test_under_xla_loss_and_gradient_are_nan_if_and_only_if_an_id_is_wrong(self, name, classes):
+        masks, logits = problem(classes)
+
+        @tf.function(jit_compile=True)
+        def value_and_gradient(masks, logits):
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                values = LOSSES[name](masks, logits)
+            return values, tape.gradient(values, logits)
+
+        values, gradient = value_and_gradient(masks, logits)
+        np.testing.assert_allclose(values, LOSSES[name](masks, logits), rtol=1e-5)
+        assert np.isfinite(gradient).all()
+        masks[1, 2, 3] = 3
+        values, gradient = value_and_gradient(masks, logits)
+        assert np.isnan(values).all()
+        assert np.isnan(gradient).any()
+
+    def test_id_of_64_bits_is_not_cut_to_a_class(self):
+        masks, logits = problem()
+        masks = masks.astype(np.int64)
+        masks[0, 0, 0] = 2**32  # 0 in 32 bits.
+        with pytest.raises(ValueError, match="found: 0 and 4294967296"):
+            losses.cross_entropy(masks, logits)
+
+    @pytest.mark.parametrize("name", LOSSES)
+    @pytest.mark.parametrize("dtype", ["bool", "int8", "int32", "int64", "uint16"])
+    def test_masks_are_of_any_integer_type(self, name, dtype):
+        masks, logits = problem()
+        np.testing.assert_array_equal(
+            LOSSES[name](masks.astype(dtype), logits), LOSSES[name](masks, logits)
+        )
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_soft_labels_are_refused_and_not_cut_to_class_0(self, name):
+        masks, logits = problem()
+        with pytest.raises(ValueError, match=r"integer or bool\. Received float32"):
+            LOSSES[name]((0.7 * masks).astype(np.float32), logits)
+
+    def test_batch_without_rows_has_no_wrong_id(self):
+        masks, logits = problem()
+        assert losses.cross_entropy(masks[:0], logits[:0]).shape == (0,)
+
+
 class TestProbabilities:
     def test_one_logit_gives_two_classes(self):
         # sigmoid(ln 3) = 3/4.
@@ -161,6 +232,41 @@ class TestCrossEntropy:
             loss(masks, logits, pixel_weights=weights), of_pixel / 2, rtol=1e-5
         )
 
+    @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal])
+    @pytest.mark.parametrize("shape", [(4, 5, 6, 1), (5, 6), (4,), (4, 1, 1), (1, 5, 6), ()])
+    def test_pixel_weights_of_another_shape_are_refused_and_not_broadcast(self, loss, shape):
+        masks, logits = problem()
+        with pytest.raises(ValueError, match=r"`pixel_weights`.*\. Received \(.*masks \(4, 5, 6\)"):
+            loss(masks, logits, pixel_weights=np.ones(shape, np.float32))
+
+    @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 5, 6)])
+    def test_pixel_weights_of_a_shape_seen_late_are_refused_too(self, shape):
+        masks, logits = problem()
+        specs = [
+            tf.TensorSpec([None] * 3, tf.uint8),
+            tf.TensorSpec([None, None, None, 1]),
+            tf.TensorSpec([None] * 3),
+        ]
+
+        @tf.function(input_signature=specs)
+        def loss(masks, logits, weights):
+            return losses.cross_entropy(masks, logits, pixel_weights=weights)
+
+        weights = np.ones(masks.shape, np.float32)
+        np.testing.assert_array_equal(
+            loss(masks, logits, weights), losses.cross_entropy(masks, logits)
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`pixel_weights` must have the"):
+            loss(masks, logits, np.ones(shape, np.float32))
+
+    @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.focal])
+    @pytest.mark.parametrize(
+        "weights", [[1.0], [1, 2, 3], [[1, 2]], [1, -1], [1, float("nan")], [float("inf"), 1]]
+    )
+    def test_class_weights_are_one_number_for_each_class(self, loss, weights):
+        with pytest.raises(ValueError, match=r"`class_weights` .* for each of the 2 classes"):
+            loss(*problem(), class_weights=weights)
+
     def test_examples_do_not_mix(self):
         masks, logits = problem()
         whole = losses.cross_entropy(masks, logits, class_weights=(1, 9))
@@ -205,9 +311,10 @@ class TestFocal:
         assert gradient[wrong] == pytest.approx(sign / 2, rel=1e-4)
         assert gradient[1 - wrong] == pytest.approx(0, abs=1e-6)
 
-    def test_negative_gamma_is_refused(self):
-        with pytest.raises(ValueError, match=r"`gamma` \(-1\) must be at least 0"):
-            losses.focal(*problem(), gamma=-1)
+    @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf")])
+    def test_gamma_that_is_negative_or_not_finite_is_refused(self, gamma):
+        with pytest.raises(ValueError, match=rf"`gamma` \({gamma}\) must be at least 0 and finite"):
+            losses.focal(*problem(), gamma=gamma)
 
 
 class TestOverlap:
@@ -266,10 +373,23 @@ class TestOverlap:
         # Which is not the mean over examples.
         assert abs(found[0] - tf.reduce_mean(losses.soft_dice(masks, logits))) > 1e-3
 
-    @pytest.mark.parametrize("smooth", [0, -1])
-    def test_smoothing_that_is_not_positive_is_refused(self, smooth):
+    @pytest.mark.parametrize("loss", [losses.tversky, losses.soft_dice])
+    @pytest.mark.parametrize("smooth", [0, -1, float("nan"), float("inf")])
+    def test_smoothing_that_is_not_positive_and_finite_is_refused(self, loss, smooth):
         with pytest.raises(ValueError, match=rf"`smooth` \({smooth}\) must be greater than 0"):
-            losses.tversky(*problem(), smooth=smooth)
+            loss(*problem(), smooth=smooth)
+
+    @pytest.mark.parametrize("name", ["alpha", "beta"])
+    @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf")])
+    def test_tversky_weight_that_is_negative_or_not_finite_is_refused(self, name, weight):
+        with pytest.raises(ValueError, match=rf"`{name}` \({weight}\) must be at least 0"):
+            losses.tversky(*problem(), **{name: weight})
+
+    @pytest.mark.parametrize("loss", [losses.tversky, losses.soft_dice])
+    @pytest.mark.parametrize("chosen", [[5], [0, 2], [-1], [0.5], []])
+    def test_counted_class_that_is_none_is_refused(self, loss, chosen):
+        with pytest.raises(ValueError, match=r"`classes` \(\[.*\]\) must be .* from 0 to 1"):
+            loss(*problem(), classes=chosen)
 
 
 class TestReplicas:

@@ -8,6 +8,10 @@ Pixels whose mask is `IGNORED` count nowhere. Weights of pixels and classes, and
 ignored pixel, stand in the numerator alone: a mean is over all pixels of the example, so it does
 not depend on what else is in the batch or on the replica.
 
+A mask that holds an id which is neither a class nor `IGNORED` is refused: by a ValueError, or in a
+`tf.function`, where values are not known before it runs, by a `tf.errors.InvalidArgumentError`. A
+function that XLA compiles leaves such checks out; there the loss and its gradient are NaN.
+
     loss = losses.cross_entropy(masks, logits) + losses.soft_dice(masks, logits, batchwise=True)
     # [B]
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from unet_core.conventions import IGNORED
@@ -44,9 +49,9 @@ def cross_entropy(
     """Returns the mean cross entropy of each example's pixels, in nats.
 
     Args:
-        masks: [B, H, W] integer class ids, or `IGNORED`.
+        masks: [B, H, W] integer or bool class ids, or `IGNORED`.
         logits: [B, H, W, K] float; binary cross entropy for K = 1, categorical for more.
-        class_weights: One factor per class, on its pixels' terms.
+        class_weights: One factor per class, >= 0, on its pixels' terms.
         pixel_weights: [B, H, W] float, one factor per pixel.
 
     Returns:
@@ -54,11 +59,12 @@ def cross_entropy(
         ones too, never by the sum of the weights.
 
     Raises:
-        ValueError: If the static shapes do not fit.
+        ValueError: If the shapes do not fit, masks are not integers, an id is no class, or a class
+            weight is negative or not finite.
     """
-    _check(masks, logits)
-    per_pixel = _cross_entropy_per_pixel(masks, tf.cast(logits, tf.float32))
-    return _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights)
+    ids, counted, valid = _checked_ids(masks, logits)
+    ids, per_pixel = _cross_entropy_per_pixel(ids, counted, logits)
+    return valid * _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights)
 
 
 def focal(
@@ -77,13 +83,13 @@ def focal(
 
     Source: Lin et al. 2017, arXiv:1708.02002.
     """
-    _check(masks, logits)
-    if gamma < 0:
-        raise ValueError(f"`gamma` ({gamma}) must be at least 0.")
-    per_pixel = _cross_entropy_per_pixel(masks, tf.cast(logits, tf.float32))
+    _check_number("gamma", gamma)
+    ids, counted, valid = _checked_ids(masks, logits)
+    ids, per_pixel = _cross_entropy_per_pixel(ids, counted, logits)
     # Kept off 0, where the derivative of a power below 1 has no bound.
     miss = tf.maximum(-tf.math.expm1(-per_pixel), 1e-7)
-    return _mean_of_pixels(miss**gamma * per_pixel, masks, class_weights, pixel_weights)
+    per_pixel = miss**gamma * per_pixel
+    return valid * _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights)
 
 
 def tversky(
@@ -99,10 +105,10 @@ def tversky(
     """Returns one minus the Tversky index TP / (TP + alpha FP + beta FN), averaged over `classes`.
 
     Args:
-        masks: [B, H, W] integer class ids, or `IGNORED`.
+        masks: [B, H, W] integer or bool class ids, or `IGNORED`.
         logits: [B, H, W, K] float.
-        alpha: Weight of false positives.
-        beta: Weight of false negatives.
+        alpha: Weight of false positives, >= 0.
+        beta: Weight of false negatives, >= 0.
         classes: Ids of the classes that count; all by default.
         smooth: Pixels added to numerator and denominator, > 0: a class that is neither there nor
             predicted then scores about 0, not NaN.
@@ -113,17 +119,20 @@ def tversky(
         [B] float32 in [0, 1]; 0 is perfect overlap.
 
     Raises:
-        ValueError: If the static shapes do not fit, or `smooth` <= 0.
+        ValueError: If the shapes do not fit, masks are not integers, an id in `masks` or `classes`
+            is no class, or a number is out of its range or not finite.
 
     Source: Salehi et al. 2017, arXiv:1706.05721, with probabilities for counts.
     """
-    _check(masks, logits)
-    if smooth <= 0:
-        raise ValueError(f"`smooth` ({smooth}) must be greater than 0.")
-    counted = tf.cast(tf.not_equal(tf.cast(masks, tf.int32), IGNORED), tf.float32)
-    predicted = probabilities(logits) * counted[..., None]
+    _check_number("alpha", alpha)
+    _check_number("beta", beta)
+    _check_number("smooth", smooth, above_zero=True)
+    ids, counted, valid = _checked_ids(masks, logits)
+    if classes is not None:
+        _check_classes(classes, _number_of_classes(logits))
+    predicted = probabilities(logits) * tf.cast(counted, tf.float32)[..., None]
     # An ignored pixel's row is all zeros here: its id is no class.
-    truth = tf.one_hot(tf.cast(masks, tf.int32), predicted.shape[-1])
+    truth = tf.one_hot(ids, predicted.shape[-1])
     hit = tf.reduce_sum(predicted * truth, (1, 2))
     false_positive = tf.reduce_sum(predicted, (1, 2)) - hit
     false_negative = tf.reduce_sum(truth, (1, 2)) - hit
@@ -134,8 +143,8 @@ def tversky(
     index = (hit + smooth) / (hit + alpha * false_positive + beta * false_negative + smooth)
     if classes is not None:
         index = tf.gather(index, list(classes), axis=-1)
-    loss = 1 - tf.reduce_mean(index, -1)
-    return tf.repeat(loss, tf.shape(masks)[0]) if batchwise else loss
+    loss = valid * (1 - tf.reduce_mean(index, -1))
+    return tf.repeat(loss, tf.shape(ids)[0]) if batchwise else loss
 
 
 def soft_dice(
@@ -153,6 +162,7 @@ def soft_dice(
 
     Source: Milletari et al. 2016, V-Net, arXiv:1606.04797, with plain sums in the denominator.
     """
+    _check_number("smooth", smooth, above_zero=True)
     return tversky(
         masks, logits, alpha=0.5, beta=0.5, classes=classes, smooth=smooth / 2, batchwise=batchwise
     )
@@ -240,26 +250,26 @@ def parse(
     return weighted_sum(terms)
 
 
-def _cross_entropy_per_pixel(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns [B, H, W] float32, 0 where a pixel is ignored."""
-    ids = tf.cast(masks, tf.int32)
-    ignored = tf.equal(ids, IGNORED)
-    ids = tf.where(ignored, 0, ids)
+def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns ids and cross entropy, [B, H, W] int64 and float32, both 0 where nothing counts."""
+    logits = tf.cast(logits, tf.float32)
+    ids = tf.where(counted, ids, tf.zeros_like(ids))
     if logits.shape[-1] == 1:
         per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=tf.cast(ids, tf.float32), logits=logits[..., 0]
         )
     else:
         per_pixel = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
-    return tf.where(ignored, 0.0, per_pixel)
+    return ids, tf.where(counted, per_pixel, 0.0)
 
 
-def _mean_of_pixels(per_pixel, masks, class_weights, pixel_weights) -> tf.Tensor:
+def _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights) -> tf.Tensor:
     if class_weights is not None:
-        ids = tf.cast(masks, tf.int32)
-        ids = tf.where(tf.equal(ids, IGNORED), 0, ids)
+        _check_class_weights(class_weights, _number_of_classes(logits))
         per_pixel *= tf.gather(tf.constant(class_weights, tf.float32), ids)
     if pixel_weights is not None:
+        pixel_weights = tf.convert_to_tensor(pixel_weights)
+        _check_pixel_weights(pixel_weights, ids)
         per_pixel *= tf.cast(pixel_weights, tf.float32)
     return tf.reduce_mean(per_pixel, (1, 2))
 
@@ -271,14 +281,95 @@ def _sum_over_replicas(sums: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
 
-def _check(masks: tf.Tensor, logits: tf.Tensor) -> None:
-    masks_shape, logits_shape = tf.TensorShape(masks.shape), tf.TensorShape(logits.shape)
+def _number_of_classes(logits: tf.Tensor) -> int:
+    return max(2, logits.shape[-1])
+
+
+def _checked_ids(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the ids [B, H, W] int64, whether a pixel counts [B, H, W] bool, and a factor for the
+    loss: 1, or NaN if an id is neither a class nor `IGNORED`.
+
+    Such an id is an error. The factor stands in for it where XLA leaves assertions out, and it
+    keeps an update from using the loss while the assertion is under way, as nothing waits for that.
+    """
+    masks = tf.convert_to_tensor(masks)
+    _check_shapes(masks, tf.TensorShape(logits.shape))
+    if not (masks.dtype.is_integer or masks.dtype.is_bool):
+        raise ValueError(
+            f"Expected masks of class ids, integer or bool. Received {masks.dtype.name}. A pixel "
+            "is of one class, not of shares of several (soft labels). Whole numbers, which Keras' "
+            "`fit` makes floats of, are cast by tf.cast(masks, tf.int32)."
+        )
+    # TensorFlow compares int32 on the host even if it is on a GPU (seen on 2.21), int64 not.
+    ids = tf.cast(masks, tf.int64)
+    classes = _number_of_classes(logits)
+    ignored = tf.equal(ids, IGNORED)
+    counted = (ids >= 0) & (ids < classes) & ~ignored
+    valid = tf.reduce_all(counted | ignored)
+    message = (
+        f"Class ids in masks must be from 0 to {classes - 1} (logits {logits.shape}: {classes} "
+        f"classes) or {IGNORED} (`IGNORED`). Make class ids of the values that mask files hold, or "
+        "give the network more classes. Lowest and highest id found:"
+    )
+
+    def found():
+        lowest = tf.reduce_min(tf.where(ignored, ids.dtype.max, ids))
+        return lowest, tf.reduce_max(tf.where(ignored, ids.dtype.min, ids))
+
+    if not tf.executing_eagerly():
+        # Lowest and highest are looked for only where an id is wrong.
+        tf.cond(valid, lambda: True, lambda: _fail(message, *found()))
+    elif not valid:
+        raise ValueError("{} {} and {}.".format(message, *found()))
+    return ids, counted, tf.where(valid, 1.0, math.nan)
+
+
+def _fail(*data) -> bool:
+    tf.debugging.Assert(False, data)
+    return False
+
+
+def _check_shapes(masks: tf.Tensor, logits_shape: tf.TensorShape) -> None:
     if (
         logits_shape.rank != 4
-        or masks_shape.rank != 3
-        or not masks_shape.is_compatible_with(logits_shape[:3])
+        or logits_shape[-1] is None
+        or masks.shape.rank != 3
+        or not masks.shape.is_compatible_with(logits_shape[:3])
     ):
         raise ValueError(
-            f"Expected masks [B, H, W] and logits [B, H, W, K]. Received {masks_shape} and "
-            f"{logits_shape}."
+            f"Expected masks [B, H, W] and logits [B, H, W, K], K known. Received {masks.shape} "
+            f"and {logits_shape}."
+        )
+
+
+def _check_pixel_weights(weights: tf.Tensor, ids: tf.Tensor) -> None:
+    message = "`pixel_weights` must have the shape of the masks, [B, H, W]."
+    if weights.shape.rank != 3 or not weights.shape.is_compatible_with(ids.shape):
+        raise ValueError(f"{message} Received {weights.shape} for masks {ids.shape}.")
+    if not (weights.shape.is_fully_defined() and ids.shape.is_fully_defined()):
+        # An axis of 1 would be broadcast.
+        tf.debugging.assert_equal(tf.shape(weights), tf.shape(ids), message)
+
+
+def _check_number(name: str, value: float, *, above_zero: bool = False) -> None:
+    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
+        rule = "greater than 0" if above_zero else "at least 0"
+        raise ValueError(f"`{name}` ({value}) must be {rule} and finite.")
+
+
+def _check_classes(chosen: Sequence[int], classes: int) -> None:
+    chosen = list(chosen)
+    if not chosen or not all(each in range(classes) for each in chosen):
+        raise ValueError(
+            f"`classes` ({chosen}) must be one or more ids from 0 to {classes - 1}, those of the "
+            f"{classes} classes; None counts all."
+        )
+
+
+def _check_class_weights(weights: Sequence[float], classes: int) -> None:
+    values = np.asarray(weights, np.float64)
+    if values.shape != (classes,) or not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            f"`class_weights` ({weights}) must be one finite number of at least 0 for each of the "
+            f"{classes} classes."
         )
