@@ -6,8 +6,8 @@
 
 The door of the project: flags become one frozen config, and the run is told from top to bottom.
 
-Exit codes: 0 done; 2 something to mend, as one message says; 130 or 143 stopped by Ctrl-C or
-SIGTERM, and saved.
+Exit codes: 0 done; 2 something is wrong, as one message says; 128 and the number of the signal
+(130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP) stopped by it, and saved.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ def _train(config: RunConfig, stopped: process.Stopped) -> None:
             loop,
             keep=config.keep_checkpoints,
             higher_is_better=config.monitor != "loss",
+            monitor=config.monitor,
             metadata={"config": dataclasses.asdict(config), "classes": str(classes)},
         )
         for leftover in checkpoints.unfinished():
@@ -250,7 +251,8 @@ def _train(config: RunConfig, stopped: process.Stopped) -> None:
                     "--learning_rate, set --clip_norm, or try --precision=float32; the run goes on "
                     "from its last checkpoint."
                 ) from error
-            except tf.errors.OpError as error:
+            except (UserError, tf.errors.OpError) as error:
+                # The loop and TensorFlow say less of what a generator has raised.
                 if failures:
                     raise failures[0] from error
                 if not isinstance(error, tf.errors.ResourceExhaustedError):

@@ -38,13 +38,13 @@ def batches(start_step, context, *, rows=4, count=None, make=make_batch):
     return tf.data.Dataset.from_generator(generate, output_signature=signature)
 
 
-def make_loop(strategy=None, optimizer=None, **kwargs):
+def make_loop(strategy=None, optimizer=None, loss=squared_error, **kwargs):
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
         model.layers[-1].kernel.assign([[0.1], [0.2], [0.3]])
         optimizer = optimizer() if optimizer else keras.optimizers.SGD(0.1)
-    return training.Loop(model, optimizer, loss=squared_error, strategy=strategy, **kwargs)
+    return training.Loop(model, optimizer, loss=loss, strategy=strategy, **kwargs)
 
 
 def weights(loop):

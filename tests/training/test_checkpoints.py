@@ -206,7 +206,7 @@ class TestDamage:
         def full(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("unet_core.training.checkpoints._flush", full)
+        monkeypatch.setattr("unet_core.files.flush", full)
         with pytest.raises(UserError, match=r"No space left.*step 1 is whole"):
             checkpoints.save()
         assert checkpoints.steps() == [1]

@@ -82,8 +82,7 @@ class TestUpdate:
             make_loop(optimizer=lambda: keras.optimizers.SGD(0.1, **setting))
 
     def test_loss_of_wrong_shape_is_refused(self):
-        loop = make_loop()
-        loop._loss = lambda outputs, batch: tf.reduce_mean(outputs)
+        loop = make_loop(loss=lambda outputs, batch: tf.reduce_mean(outputs))
         with pytest.raises(ValueError, match=r"shape \[B\]"):
             run(loop, batches, 1)
 
@@ -172,9 +171,10 @@ class TestReplicas:
             strategy = mirrored(replicas)
             with strategy.scope():
                 model = make_unet(classes=2, depth=1, base_filters=2)
+                optimizer = keras.optimizers.SGD()
             loop = training.Loop(
                 model,
-                keras.optimizers.SGD(),
+                optimizer,
                 loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
                 strategy=strategy,
             )
@@ -300,7 +300,7 @@ class TestTraces:
             if report.step % 9 == 0:
                 loop.evaluate(held_out)
         list(loop.train(batches, until_step=50, report_every_steps=7))
-        assert loop.traces == {"train": 1, "evaluate": 1}
+        assert loop.traces == {"train": 1, "update": 0, "evaluate": 1}
 
     def test_images_of_every_size_are_evaluated_by_one_trace(self):
         model = make_unet(classes=2, depth=1, base_filters=2)

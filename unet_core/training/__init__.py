@@ -14,14 +14,19 @@ for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
 
 from unet_core.training import schedules
 from unet_core.training.checkpoints import Checkpoints, load_weights
-from unet_core.training.loop import Loop, NonFiniteError, Report
+from unet_core.training.loop import Loop
+from unet_core.training.means import Mean
+from unet_core.training.parts import Part
+from unet_core.training.report import NonFiniteError, Report
 from unet_core.training.summaries import SummaryWriter
 from unet_core.training.workers import Workers
 
 __all__ = [
     "Checkpoints",
     "Loop",
+    "Mean",
     "NonFiniteError",
+    "Part",
     "Report",
     "SummaryWriter",
     "Workers",

@@ -4,17 +4,19 @@
     for report in loop.train(dataset_fn, until_step=1000, report_every_steps=100):
         print(report.step, report.loss)     # the caller keeps control: break, evaluate, save
 
-A batch is a tuple whose first item goes into the model. `loss` and `metrics` are plain callables of
-(outputs, batch).
+In this short form a batch is a tuple whose first item goes into the model, or one tensor, and
+`loss` and `metrics` are plain callables of (outputs, batch). In the general form a loop has one or
+more parts, and their losses take batches of any structure:
+
+    loop = Loop([Part(judge, judge_optimizer, judge_loss), Part(painter, ...)], strategy=strategy)
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import gc
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,158 +25,169 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.training import optimizers
+from unet_core.training.evaluation import Evaluation
+from unet_core.training.feed import DatasetFn, Feed, reason_of
+from unet_core.training.parts import (
+    Forward,
+    Part,
+    check_callable,
+    check_count,
+    check_number,
+    inputs_of,
+)
+from unet_core.training.report import NonFiniteError, Report, Stopwatch
 from unet_core.training.schedules import Schedule
+from unet_core.training.step import SKIPS_AT_SCALE_1, Step, next_element
+from unet_core.training.update import NO_ROWS, Update
+from unet_core.training.variables import (
+    copies_of,
+    draws_for_one_replica,
+    layers_of,
+    of_tensorflow,
+    replica_wise_statistics,
+    variables_of,
+)
 from unet_core.training.workers import Workers
 
-Batch = tuple[Any, ...]
-DatasetFn = Callable[[int, tf.distribute.InputContext], tf.data.Dataset]
-
-_LOSS_SCALE_START = 2.0**15
-_LOSS_SCALE_GROWTH_STEPS = 2000
-_LOSS_SCALE_MAX = 2.0**24
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or a gradient is not finite; no weight has been changed by that step.
-
-    Attributes:
-        step: The step, which is also the index of its global batch.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(
-            f"Step {step}: the loss or a gradient is not finite; the weights are those before it."
-        )
-        self.step = step
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What the loop read out at one step.
-
-    Attributes:
-        step: Global batches consumed so far.
-        due: Whether the step is one that `report_every_steps` asks for; else it was stopped for
-            another reason.
-        stopping: Whether the loop ends here because it was asked to, on this worker or another.
-        loss: Mean loss per example since the last step that was due.
-        rate: Learning rate of the last step.
-        gradient_norm: Global norm of the last step's reduced gradient, before clipping.
-        loss_scale: Factor on a float16 loss; 1 without loss scaling.
-        skipped_steps: Updates skipped so far because a float16 gradient overflowed.
-        step_ms: Mean milliseconds per step since the last report, compilation left out; NaN if
-            nothing was timed.
-        examples_per_sec: Examples per second over the same steps.
-        data_wait_share: Share of that time spent waiting for data, 0 to 1; NaN under
-            `tf.config.experimental.enable_op_determinism`, which forbids to ask the time.
-    """
-
-    step: int
-    due: bool
-    stopping: bool
-    loss: float
-    rate: float
-    gradient_norm: float
-    loss_scale: float
-    skipped_steps: int
-    step_ms: float
-    examples_per_sec: float
-    data_wait_share: float
+# What a compiled call returns before the figures of the parts and the sums.
+_HEAD = ("steps", "failed", "exhausted", "wait", "examples", "loss_scale", "skipped", "stuck")
 
 
 class Loop:
-    """Trains and evaluates one model.
+    """Trains and evaluates one model, or several parts that belong together.
 
     Args:
-        model: A Keras model; called as `model(batch[0], training=...)`.
-        optimizer: A Keras optimizer. Its `update_step` and `weight_decay` are used; its slots are
-            built here.
-        loss: `(outputs, batch) -> [B]` float32, one value per example. The step divides their sum
-            once, by the global batch size; nothing else averages.
+        model: A Keras model, a layer, or a `tf.Module`; called with the first item of a batch, and
+            `training=...` if it takes that. Or a list of `Part`, and then no optimizer.
+        optimizer: A Keras optimizer.
+        loss: `(outputs, batch) -> [B]`, one value per example; or `Mean(values, weights)`; or a
+            pair of one of them and a dict of more to report by name. The step divides once, by the
+            rows (or weights) of the global batch; nothing else averages. Regularisers, `add_loss`
+            and constraints of the model count as in Keras.
         metrics: `(outputs, batch) -> dict` of additive tensors, summed over batches and replicas in
-            evaluation.
+            evaluation, in 64 bits; with a list of parts `batch -> dict`.
         strategy: Where model and optimizer were made; by default the current one.
-        schedule: Step -> learning rate. None leaves the optimizer its own.
-        clip_norm: Largest global norm of the reduced gradient; None does not clip.
+        schedule, clip_norm, ema_decay: Of the one part; see `Part`.
         loss_scaling: Whether to scale the loss for float16. An overflow on any replica then skips
             the update on all and halves the scale. Without it a gradient that is not finite stops
             the training.
-        micro_batches: How many batches of the dataset make up one global batch. Their gradients are
-            summed before the one update, so that memory is that of one of them. What uses
-            statistics of the batch (batch norm, a batch-wise loss) sees one micro-batch.
-        ema_decay: Decay of an exponential moving average of the weights, for `averaged_weights`;
-            None keeps none. While the run is young the decay is (1 + step) / (10 + step).
-        jit_compile: Whether to compile forward and backward pass of the model with XLA. The loss
-            stays outside, so it may reduce over replicas; layers that do may not be compiled on
-            several replicas. Dropout then draws other masks than without (TensorFlow 2.21).
+        micro_batches: How many batches of the dataset make up one global batch (gradient
+            accumulation). Their gradients are summed before the one update, so that memory is that
+            of one of them. What uses statistics of the batch (batch norm, a batch-wise loss) sees
+            one micro-batch. Only for one part.
+        jit_compile: Whether to compile model, loss and gradient with XLA. A loss that reduces over
+            several replicas stays outside; layers that do may not be compiled on several replicas.
+            Dropout then draws other masks than without (TensorFlow 2.21).
         seconds_per_call: How long one compiled call may take, about: a request to stop is seen
             after that.
 
     Raises:
-        ValueError: If the optimizer is set to clip, average, scale or accumulate, which Keras (seen
-            on 3.15) does on each replica before the sum.
+        UserError: If an argument is not what it must be; the message says what it must be.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        model: Any,
+        optimizer: keras.optimizers.Optimizer | None = None,
         *,
-        loss: Callable[[Any, Batch], tf.Tensor],
-        metrics: Callable[[Any, Batch], dict[str, tf.Tensor]] | None = None,
+        loss: Callable[[Any, Any], Any] | None = None,
+        metrics: Callable[..., dict[str, tf.Tensor]] | None = None,
         strategy: tf.distribute.Strategy | None = None,
         schedule: Schedule | None = None,
         clip_norm: float | None = None,
+        ema_decay: float | None = None,
         loss_scaling: bool = False,
         micro_batches: int = 1,
-        ema_decay: float | None = None,
         jit_compile: bool = False,
         seconds_per_call: float = 2.0,
     ):
-        _refuse_replica_wise(optimizer)
-        self.model = model
-        self.optimizer = optimizer
+        check_count("micro_batches", micro_batches)
+        check_number("seconds_per_call", seconds_per_call, above=0)
         self.strategy = strategy or tf.distribute.get_strategy()
-        self._loss = loss
-        self._metrics = metrics
-        self._schedule = schedule
-        self._clip_norm = clip_norm
+        if not isinstance(self.strategy, tf.distribute.Strategy):
+            raise UserError(f"`strategy` must be a tf.distribute.Strategy. Received {strategy!r}.")
+        self._refused: list[UserError] = []
+        forward = None
+        if isinstance(model, (list, tuple)) and model and isinstance(model[0], Part):
+            options = (optimizer, loss, schedule, clip_norm, ema_decay)
+            parts = _checked_parts(model, options, micro_batches)
+            if metrics is not None:
+                check_callable("metrics", metrics, "metrics(batch)", 1)
+            self._evaluation = Evaluation(self.strategy, self._refused, metrics=metrics)
+        else:
+            check_callable("loss", loss, "loss(outputs, batch)", 2)
+            if metrics is not None:
+                check_callable("metrics", metrics, "metrics(outputs, batch)", 2)
+            forward = Forward(model, training=True)
+            part = Part(
+                model,
+                optimizer,
+                lambda batch: loss(forward(batch), batch),
+                name="model",
+                schedule=schedule,
+                clip_norm=clip_norm,
+                ema_decay=ema_decay,
+            )
+            parts = {"model": part}
+            self._evaluation = Evaluation(
+                self.strategy, self._refused, model=model, loss=loss, metrics=metrics
+            )
+        self.parts = parts
         self._micro_batches = micro_batches
-        self._ema_decay = ema_decay
         self._seconds_per_call = seconds_per_call
-        with self.strategy.scope():
-            optimizer.build(model.trainable_variables)
-        self._decays = [_decays(optimizer, variable) for variable in model.trainable_variables]
-        self._variables = [variable.value for variable in model.trainable_variables]
         self._workers = Workers(self.strategy)
-        self._predict_to_train = functools.partial(model, training=True)
-        if jit_compile:
-            self._predict_to_train = tf.function(self._predict_to_train, jit_compile=True)
-        with self.strategy.scope():
-            self._averages = [tf.Variable(v, trainable=False) for v in self._variables if ema_decay]
-            # What one replica has summed up of the global batch so far; never needed between steps.
-            self._gradient_sums = [
-                _own_of_replica(v.shape, v.dtype) for v in self._variables if micro_batches > 1
-            ]
-            self._sums = _own_of_replica([2], tf.float64)
-
-        # Everything that a resumed run must know; `Checkpoints` saves it beside model and
-        # optimizer.
+        self._is_short_form = forward is not None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
-        self._window_loss = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="window_loss")
-        self._window_examples = tf.Variable(
-            0, dtype=tf.int64, trainable=False, name="window_examples"
+        self._updates = [
+            Update(
+                part,
+                name,
+                self.strategy,
+                self._step,
+                loss_scaling=loss_scaling,
+                micro_batches=micro_batches,
+                jit_compile=jit_compile,
+                forward=forward,
+                refused=self._refused,
+            )
+            for name, part in parts.items()
+        ]
+        self._one_step = Step(
+            self._updates,
+            self.strategy,
+            self._step,
+            micro_batches=micro_batches,
+            loss_scaling=loss_scaling,
         )
-        self._loss_scale = tf.Variable(
-            _LOSS_SCALE_START if loss_scaling else 1.0, trainable=False, name="loss_scale"
-        )
-        self._good_steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="good_steps")
-        self._skipped = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped_steps")
         self._loss_scaling = loss_scaling
+        # Sums since the last report that was due; how many there are is known once it is traced.
+        self._window = tf.Variable(
+            0.0, dtype=tf.float64, shape=tf.TensorShape(None), trainable=False
+        )
+        self._window_is_new = True
+        self._watch = Stopwatch()
+        self._steps_per_call = 1
+        self._inside_averages = self._has_warned = False
+        self._statistics: list[Any] = []
+        self._traces = 0
         self.resumed_at = 0
+        self._restores = 0
+        self._compile()
+        if not self._is_short_form or _is_built(self.model):
+            self._prepare(None)
+        for update in self._updates:
+            optimizers.claim(update.part.optimizer, self)
 
-        self._run_steps = tf.function(self._steps)
-        self._evaluate_batch: dict[Any, Any] = {}
+    @property
+    def model(self) -> Any:
+        """The model of the first part."""
+        return self._updates[0].part.model
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer of the first part."""
+        return self._updates[0].part.optimizer
 
     @property
     def step(self) -> int:
@@ -183,31 +196,48 @@ class Loop:
 
     @property
     def state(self) -> dict[str, tf.Variable]:
-        """The loop's own variables by name, for a checkpoint."""
-        averages = {f"average_{number}": v for number, v in enumerate(self._averages)}
+        """The loop's own variables by name, for a checkpoint: of the averages, the place of their
+        variable among those of the model.
+        """
+        found = {}
+        for update in self._updates:
+            prefix = "" if len(self._updates) == 1 else f"{update.name}_"
+            for place, variable in enumerate(variables_of(update.part.model)):
+                if (average := update.average_of(variable)) is not None:
+                    found[f"{prefix}average_{place}"] = average
+        step = self._one_step
         return {
-            **averages,
+            **found,
             "step": self._step,
-            "window_loss": self._window_loss,
-            "window_examples": self._window_examples,
-            "loss_scale": self._loss_scale,
-            "good_steps": self._good_steps,
-            "skipped_steps": self._skipped,
+            "loss_scale": step.loss_scale,
+            "good_steps": step.good_steps,
+            "skipped_steps": step.skipped,
+            "skipped_at_scale_1": step.skipped_at_scale_1,
         }
 
     @property
     def traces(self) -> dict[str, int]:
         """How often each compiled function has been traced so far."""
+        now = self._run_steps.experimental_get_tracing_count()
         return {
-            "train": self._run_steps.experimental_get_tracing_count(),
-            "evaluate": sum(
-                f.experimental_get_tracing_count() for f in self._evaluate_batch.values()
-            ),
+            "train": self._traces + now,
+            "update": self._run_batch.experimental_get_tracing_count(),
+            "evaluate": self._evaluation.traces,
         }
+
+    @property
+    def _variables(self) -> list[tf.Variable]:
+        """The variables that are trained now."""
+        return [variable for update in self._updates for variable in update.variables]
+
+    @property
+    def loss_scaling(self) -> bool:
+        """Whether the loss is scaled."""
+        return self._loss_scaling
 
     def train(
         self,
-        dataset: DatasetFn | tf.data.Dataset,
+        dataset: DatasetFn | tf.data.Dataset | Feed,
         *,
         until_step: int,
         report_every_steps: int = 100,
@@ -218,64 +248,83 @@ class Loop:
 
         It pauses at every multiple of `report_every_steps` and of each of `pause_every_steps`, at
         the end, when the data are used up, and when `should_stop()` is true after a call. While it
-        pauses, the caller may evaluate, save, or leave the loop.
+        pauses, the caller may evaluate, save, restore, or leave the loop.
 
         Args:
             dataset: `(start_step, InputContext) -> tf.data.Dataset` of per-replica batches, from
-                the global batch `start_step` on; or a plain dataset of global batches. With
-                `micro_batches`, each global batch is that many of them.
+                the global batch `start_step` on; or a plain dataset of global batches; or what
+                `feed` returned. With `micro_batches`, each global batch is that many of them.
             until_step: The step to end at.
             report_every_steps: Steps over which the reported loss is averaged.
             pause_every_steps: Further intervals, for evaluation and checkpoints.
             should_stop: Asked after every compiled call. If it is true on one worker, all stop at
                 the same step.
 
-        Raises:
-            NonFiniteError: If a loss or gradient is not finite and there is no loss scaling.
-            UserError: If an interval is below 1, or a plain dataset is given to a restored loop,
-                which could not find its place in it.
+        Raises (when it is iterated, but for wrong arguments):
+            NonFiniteError: If a loss or gradient is not finite and there is no loss scaling, or at
+                the smallest loss scale again and again.
+            UserError: If an argument is wrong, the dataset fails, its batches do not suit the
+                loop, or a plain dataset is given to a restored loop, which could not find its
+                place in it.
         """
+        if isinstance(pause_every_steps, int):
+            raise UserError(
+                f"`pause_every_steps` must be a list of intervals, such as [{pause_every_steps}]."
+            )
+        check_count("report_every_steps", report_every_steps)
+        for interval in pause_every_steps:
+            check_count("pause_every_steps", interval)
+        if isinstance(until_step, bool) or not isinstance(until_step, (int, np.integer)):
+            raise UserError(f"`until_step` ({until_step!r}) must be a whole number.")
+        check_callable("should_stop", should_stop, "should_stop()", 0)
+        feed = dataset if isinstance(dataset, Feed) else self.feed(dataset)
         intervals = [report_every_steps, *pause_every_steps]
-        if min(intervals) < 1:
-            raise UserError(f"Intervals in steps must be at least 1. Received {intervals}.")
-        if self.step >= until_step:
-            return
-        iterator = iter(self._distribute(dataset))
-        watch = _Stopwatch()
-        try:
-            step, steps_per_call = self.step, 1
-            while step < until_step:
-                pause = min([until_step, *((step // every + 1) * every for every in intervals)])
-                count = min(pause - step, steps_per_call)
-                before = time.perf_counter()
-                result = self._run_steps(iterator, tf.constant(count, tf.int64))
-                result = {name: value.numpy() for name, value in result.items()}
-                done, step = int(result["steps"]), step + int(result["steps"])
-                watch.add(time.perf_counter() - before, result, done)
-                if not result["finite"]:
-                    raise NonFiniteError(step)
-                exhausted = done < count
-                # Workers run equally many steps per call, or their sums would not find one another.
-                wishes = self._workers.gather(
-                    [watch.steps_in(self._seconds_per_call), int(should_stop())]
-                )
-                steps_per_call, stopping = int(wishes[:, 0].min()), bool(wishes[:, 1].any())
-                if step == pause or stopping or exhausted:
-                    due = step % report_every_steps == 0
-                    report = self._report(step, due, stopping, result, watch)
-                    watch.start_window()
-                    if report.due:
-                        # Before the caller may save: a checkpoint holds the window as it goes on.
-                        self._window_loss.assign(0.0)
-                        self._window_examples.assign(0)
-                    yield report
-                if stopping or exhausted:
-                    return
-        finally:
-            # A process that ends while a parallel generator pipeline is alive is aborted by
-            # TensorFlow (seen on 2.21).
-            del iterator
-            gc.collect()
+        return self._train(feed, feed is dataset, int(until_step), intervals, should_stop)
+
+    def feed(self, dataset: DatasetFn | tf.data.Dataset) -> Feed:
+        """Returns the dataset for several calls of `train`, which go on in it where the one before
+        has left it.
+        """
+        return Feed(dataset, self.strategy, micro_batches=self._micro_batches)
+
+    def update(self, batch: Any) -> Report:
+        """Makes one step on a batch in hand and returns its report; `loss` is that of the batch.
+
+        Args:
+            batch: Any structure of tensors or arrays; with several replicas, per-replica values as
+                `strategy.experimental_distribute_values_from_function` makes them.
+
+        Raises:
+            NonFiniteError: As in `train`.
+            UserError: If the loop has micro-batches, or the batch is not shared among replicas.
+        """
+        if self._micro_batches > 1:
+            raise UserError(
+                f"`update` makes one step of one batch, and this loop makes one of "
+                f"{self._micro_batches} micro-batches; make a loop without `micro_batches`."
+            )
+        leaves = tf.nest.flatten(batch)
+        shared = [isinstance(leaf, tf.distribute.DistributedValues) for leaf in leaves]
+        if self.strategy.num_replicas_in_sync > 1 and not all(shared):
+            raise UserError(
+                f"A batch in hand must hold one part for each of the "
+                f"{self.strategy.num_replicas_in_sync} replicas: make it with "
+                "strategy.experimental_distribute_values_from_function."
+            )
+        self._check_free()
+        if not any(shared):
+            batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
+        if not self._updates[0].trained:
+            self._build(tf.nest.map_structure(tf.type_spec_from_value, batch))
+        self._prepare(None)
+        step = self.step
+        with self._own_errors(step):
+            result = self._run_batch(batch).numpy()
+        self._check_finite(result, step)
+        self._watch.start_over()
+        watch = Stopwatch()
+        sums = result[len(_HEAD) + 2 * len(self._updates) :]
+        return self._report(step + 1, True, False, False, result, sums, watch)
 
     def evaluate(
         self,
@@ -283,42 +332,238 @@ class Loop:
     ) -> dict[str, np.ndarray]:
         """Returns the sums over a finite dataset: `loss`, `examples` and what `metrics` returns.
 
-        The last batch may be ragged, and empty on some replicas.
+        The last batch may be smaller, and missing on some replicas. No variable is changed.
+        `examples` is what the loss divides by: rows, or weights of a `Mean`. With a list of parts
+        there is what `metrics` returns alone.
 
         Args:
             dataset: `InputContext -> tf.data.Dataset` of per-replica batches, or a plain dataset of
                 global batches.
+
+        Raises:
+            UserError: If the dataset is endless or empty, or fails.
         """
-        if isinstance(dataset, tf.data.Dataset):
-            distributed = self.strategy.experimental_distribute_dataset(dataset)
-        else:
-            distributed = self.strategy.distribute_datasets_from_function(dataset)
-        spec = distributed.element_spec
-        key = tuple(tf.nest.flatten(spec))
-        if key not in self._evaluate_batch:
-            self._evaluate_batch[key] = tf.function(self._evaluation_step, input_signature=[spec])
-        totals: dict[str, np.ndarray] = {}
-        iterator = iter(distributed)
-        try:
-            for batch in iterator:
-                for name, value in self._evaluate_batch[key](batch).items():
-                    totals[name] = totals.get(name, 0) + value.numpy()
-        finally:
-            del iterator
-            gc.collect()
-        return totals
+        with self._own_errors(None), self._unchanged():
+            return self._evaluation.run(dataset)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Puts the moving average in place of the model's weights, to evaluate or predict with.
 
-        Without `ema_decay` this does nothing. Do not save or train inside.
+        Without `ema_decay` this does nothing. Training and saving inside are refused.
+
+        Raises:
+            UserError: If it is entered twice.
         """
+        self._check_free()
+        if self.step == 0:
+            for update in self._updates:
+                update.reset_averages()
         self._exchange_weights()
+        self._inside_averages = any(update.averages for update in self._updates)
         try:
             yield
         finally:
+            self._inside_averages = False
             self._exchange_weights()
+
+    # For checkpoints.
+
+    @property
+    def window(self) -> list[float]:
+        """The sums since the last report that was due."""
+        return [] if self._window_is_new else self._window.numpy().ravel().tolist()
+
+    @window.setter
+    def window(self, sums: Sequence[float]) -> None:
+        self._window.assign(np.asarray(sums, np.float64) if len(sums) else 0.0)
+        self._window_is_new = not len(sums)
+
+    def note_restore(self) -> None:
+        """Notes that all state is that of another step now."""
+        self.resumed_at = self.step
+        self._restores += 1
+
+    def check_may_save(self) -> None:
+        """Raises UserError unless all state is as it is between two steps."""
+        self._check_free()
+        if not self._variables:
+            raise UserError(
+                "The model has no variables yet. Call it once on a batch, inside the scope of the "
+                "strategy, before it is saved or restored."
+            )
+
+    # On the host.
+
+    def _train(self, feed, keep_open, until_step, intervals, should_stop) -> Iterator[Report]:
+        step = self.step
+        if step >= until_step:
+            return
+        self._check_free()
+        if self.resumed_at and not feed.from_function:
+            raise UserError(
+                f"The loop was restored at step {self.resumed_at}, and a plain tf.data.Dataset "
+                "cannot be entered there. Give a callable (start_step, "
+                "tf.distribute.InputContext) -> tf.data.Dataset instead."
+            )
+        restored = self._restores
+        unprepared, reported = True, step
+        self._watch.start_window()
+        try:
+            while step < until_step:
+                with self._own_errors(step):
+                    iterator = feed.iterator_at(step)
+                    if unprepared:
+                        self._prepare(feed.element_spec)
+                        unprepared = False
+                pause = min([until_step, *((step // every + 1) * every for every in intervals)])
+                count = min(pause - step, self._steps_per_call)
+                before = time.perf_counter()
+                with self._own_errors(step):
+                    plan = tf.constant([count, int(self._window_is_new)], tf.int64)
+                    how = {"is_marked": feed.is_marked, "static": feed.is_static}
+                    result = self._run_steps(iterator, plan, **how).numpy()
+                done = int(result[0])
+                if done:
+                    self._window_is_new = False
+                step += done
+                feed.advance(done)
+                self._watch.add(time.perf_counter() - before, done, *result[3:5])
+                self._check_finite(result, step)
+                exhausted = bool(result[2]) or feed.is_used_up
+                # Workers run equally many steps per call, or their sums would not find one another.
+                wishes = self._workers.gather(
+                    [self._watch.steps_in(self._seconds_per_call), int(should_stop())]
+                )
+                self._steps_per_call = int(wishes[:, 0].min())
+                stopping = bool(wishes[:, 1].any())
+                ended = stopping or exhausted
+                if (step == pause or ended) and step != reported:
+                    due = step % intervals[0] == 0
+                    sums = result[len(_HEAD) + 2 * len(self._updates) :]
+                    report = self._report(
+                        step,
+                        due,
+                        stopping,
+                        exhausted and step < until_step,
+                        result,
+                        sums,
+                        self._watch,
+                    )
+                    self._watch.start_window()
+                    # Before the caller may save: a checkpoint holds the window as it goes on.
+                    self._window_is_new = self._window_is_new or due
+                    self._average_statistics()
+                    reported = step
+                    yield report
+                    if self._restores != restored or self.step != step:
+                        # Restored or trained by the caller: the feed goes to that step, or refuses.
+                        step, restored = self.step, self._restores
+                        reported = step
+                        continue
+                elif exhausted and step < until_step:
+                    warnings.warn(
+                        f"The data ended at step {step}, before `until_step` ({until_step}).",
+                        stacklevel=2,
+                    )
+                if ended:
+                    return
+        finally:
+            if not keep_open:
+                feed.close()
+
+    def _check_free(self) -> None:
+        if self._inside_averages:
+            raise UserError(
+                "Inside `averaged_weights()` the averages stand in place of the weights: train, "
+                "save and restore outside of it."
+            )
+        for update in self._updates:
+            if not optimizers.is_claimed_by(update.part.optimizer, self):
+                raise UserError(
+                    f"The {type(update.part.optimizer).__name__} of this loop has been given to "
+                    "another loop, and two would count steps together. Make one for each loop."
+                )
+
+    def _prepare(self, element_spec: Any) -> None:
+        """Takes over what is trainable now, after building what has not been built."""
+        if element_spec is not None and self._is_short_form and not _is_built(self.model):
+            self._build(element_spec)
+        if any([update.refresh() for update in self._updates]):
+            self._traces = self.traces["train"]
+            self._compile()
+            self._watch.start_over()
+            self._steps_per_call = 1
+            self._look_at_layers()
+        if self.step == 0:
+            for update in self._updates:
+                update.reset_averages()
+
+    def _build(self, element_spec: Any) -> None:
+        """Calls the model once, so that its layers make their variables."""
+        specs = inputs_of(element_spec)
+        inputs = tf.nest.map_structure(
+            lambda spec: tf.zeros([size or 1 for size in spec.shape], spec.dtype), specs
+        )
+        with self.strategy.scope():
+            Forward(self.model, training=False).call(inputs)
+
+    def _compile(self) -> None:
+        # A partial has no code object, by which TensorFlow (2.21) counts the traces of all loops
+        # together and warns of retracing.
+        self._run_steps = tf.function(functools.partial(self._steps))
+        self._run_batch = tf.function(functools.partial(self._one_batch), reduce_retracing=True)
+
+    def _look_at_layers(self) -> None:
+        if self.strategy.num_replicas_in_sync == 1:
+            return
+        layers = [layer for part in self.parts.values() for layer in layers_of(part.model)]
+        self._statistics = [
+            variable
+            for part in self.parts.values()
+            for variable in replica_wise_statistics(part.model)
+        ]
+        differing = [
+            layer
+            for layer in layers
+            if draws_for_one_replica(layer)
+            or (isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized)
+        ]
+        if differing and not self._has_warned:
+            self._has_warned = True
+            names = ", ".join(layer.name for layer in differing[:4])
+            more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+            warnings.warn(
+                f"The layers {names}{more} act on the rows of one replica, so "
+                f"{self.strategy.num_replicas_in_sync} replicas do not train exactly what one "
+                "does: BatchNormalization normalises by its own rows (its moving statistics are "
+                "averaged), Dropout and noise are the same on all. `FusedBatchNorm` and "
+                "`RowDropout` of unet_core.models.layers are exact.",
+                stacklevel=4,
+            )
+
+    def _average_statistics(self) -> None:
+        """Averages over replicas the moving statistics that each makes of its own rows.
+
+        They are linear in what is averaged and only inference reads them, so it need not be done
+        at every step.
+        """
+        if self._statistics:
+            self._run_average_statistics()
+
+    @tf.function
+    def _run_average_statistics(self):
+        def average():
+            context = tf.distribute.get_replica_context()
+            values = [tf.identity(of_tensorflow(v)) for v in self._statistics]
+            return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+        means = self.strategy.run(average)
+        for variable, mean in zip(self._statistics, means, strict=True):
+            copies = copies_of(self.strategy, variable)
+            values = self.strategy.experimental_local_results(mean)
+            for copy, value in zip(copies, values, strict=True):
+                copy.assign(value)
 
     def _exchange_weights(self) -> None:
         def exchange(variable, average):
@@ -326,384 +571,195 @@ class Loop:
             variable.assign(average)
             average.assign(value)
 
-        for variable, average in zip(self._variables, self._averages, strict=False):
-            with self.strategy.scope():
-                self.strategy.extended.update(variable, exchange, args=(average,), group=False)
+        for update in self._updates:
+            for variable in variables_of(update.part.model):
+                if (average := update.average_of(variable)) is not None:
+                    with self.strategy.scope():
+                        self.strategy.extended.update(
+                            of_tensorflow(variable), exchange, args=(average,), group=False
+                        )
 
-    def _distribute(self, dataset):
-        start_step = self.step
-        if not isinstance(dataset, tf.data.Dataset):
-            return self.strategy.distribute_datasets_from_function(
-                lambda context: dataset(start_step, context)
-            )
-        if self.resumed_at:
-            raise UserError(
-                f"The loop was restored at step {self.resumed_at}, and a plain tf.data.Dataset "
-                f"cannot be entered "
-                "there. Give a callable (start_step, tf.distribute.InputContext) -> "
-                "tf.data.Dataset instead."
-            )
-        return self.strategy.experimental_distribute_dataset(dataset)
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Puts back what the models write themselves, such as the state of a stateful layer."""
+        copies = [
+            copy
+            for part in self.parts.values()
+            for variable in variables_of(part.model)
+            if not variable.trainable
+            for copy in copies_of(self.strategy, variable)
+        ]
+        before = [tf.identity(copy) for copy in copies]
+        try:
+            yield
+        finally:
+            for copy, value in zip(copies, before, strict=True):
+                copy.assign(value)
 
-    def _report(
-        self, step: int, due: bool, stopping: bool, result: dict[str, Any], watch: _Stopwatch
-    ) -> Report:
-        examples = int(self._window_examples.numpy())
+    @contextlib.contextmanager
+    def _own_errors(self, step: int | None) -> Iterator[None]:
+        """Raises what was refused while tracing, or by a generator, as it was said."""
+        self._refused.clear()
+        try:
+            yield
+        except tf.errors.OpError as error:
+            reason = NO_ROWS if NO_ROWS in error.message else reason_of(error)
+            if reason is None:
+                raise
+            where = "" if step is None else f" (the loop was at step {step})"
+            raise UserError(f"The dataset failed{where}: {reason}") from error
+        except Exception:
+            if self._refused:
+                # Autograph hands on only its text, among its own.
+                refusal = self._refused[-1]
+                raise refusal.with_traceback(None) from refusal.__cause__
+            raise
+
+    def _check_finite(self, result: np.ndarray, step: int) -> None:
+        failed, stuck = int(result[1]), int(result[7])
+        if failed >= 0 and not self._loss_scaling:
+            part = self._updates[failed].name if len(self._updates) > 1 else None
+            raise NonFiniteError(step, part=part)
+        if stuck >= SKIPS_AT_SCALE_1:
+            raise NonFiniteError(step - 1, skipped=stuck - 1)
+
+    def _report(self, step, due, stopping, exhausted, result, sums, watch) -> Report:
+        figures = result[len(_HEAD) : len(_HEAD) + 2 * len(self._updates)].reshape(-1, 2)
+        losses, means, place = {}, {}, 0
+        for update in self._updates:
+            for number, name in enumerate([update.name, *update.names]):
+                total, weight = sums[place : place + 2]
+                place += 2
+                mean = float(total / weight) if weight else float("nan")
+                (means if number else losses)[name] = mean
+        if len(self._updates) > 1:
+            means = losses | means
+        rates = {u.name: float(rate) for u, (rate, _) in zip(self._updates, figures, strict=True)}
+        norms = {u.name: float(norm) for u, (_, norm) in zip(self._updates, figures, strict=True)}
+        first = self._updates[0].name
         return Report(
             step=step,
             due=due,
             stopping=stopping,
-            loss=float(self._window_loss.numpy()) / examples if examples else float("nan"),
-            rate=float(result["rate"]),
-            gradient_norm=float(result["gradient_norm"]),
-            loss_scale=float(self._loss_scale.numpy()),
-            skipped_steps=int(self._skipped.numpy()),
+            exhausted=exhausted,
+            loss=losses[first],
+            means=means,
+            rate=rates[first],
+            gradient_norm=norms[first],
+            rates=rates,
+            gradient_norms=norms,
+            loss_scale=float(result[5]),
+            skipped_steps=int(result[6]),
             **watch.figures(),
         )
 
     # What follows runs in the graph.
 
-    def _steps(self, iterator, count):
-        """Runs up to `count` steps on the device; leaves early when data end or a step is not
-        finite.
+    def _steps(self, iterator, plan, *, is_marked, static):
+        """Runs up to `plan[0]` steps on the device; leaves early when data end or a step is not
+        finite. `plan[1]` is 1 if the sums of the window begin anew.
         """
+        count, next_of = plan[0], functools.partial(next_element, iterator)
+        parts = len(self._updates)
 
-        def more(done, finite, exhausted, *_):
-            return tf.logical_and(done < count, tf.logical_and(finite, tf.logical_not(exhausted)))
+        def more(done, failed, exhausted, stuck, *_):
+            goes_on = (failed < 0) | self._loss_scaling
+            return (done < count) & goes_on & ~exhausted & (stuck < SKIPS_AT_SCALE_1)
 
-        def one(done, finite, exhausted, wait, norm, rate):
+        def one(done, failed, exhausted, stuck, wait, examples, figures, window):
+            after = figures[0, 1]
             if self._micro_batches == 1:
-                item, ready, wait = self._next(iterator, wait, after=norm)
+                item, ready, wait = next_of(wait, after)
 
-                def train(rate):
-                    batch = item.get_value()
-                    step = functools.partial(self._whole_step, divisor=self._divisor(batch))
-                    return self.strategy.run(step, args=(batch, rate))
+                def train():
+                    return self._one_step.on_batch(
+                        item.get_value(), is_marked=is_marked, static=static
+                    )
 
             else:
-                divisor, ready, wait = self._sum_micro_batches(iterator, wait, after=norm)
-
-                def train(rate):
-                    step = functools.partial(self._summed_step, divisor=divisor)
-                    return self.strategy.run(step, args=(rate,))
+                ready, wait, train = self._one_step.on_micro_batches(
+                    next_of, wait, after, is_marked=is_marked, static=static
+                )
 
             def step():
-                new_rate = tf.cast(self._rate(), tf.float32)
-                sums, is_finite, new_norm = (
-                    self.strategy.experimental_local_results(value)[0] for value in train(new_rate)
+                outcome = train()
+                counted = (outcome.failed < 0) | self._loss_scaling
+                return (
+                    done + tf.cast(counted, tf.int64),
+                    outcome.failed,
+                    tf.identity(self._one_step.skipped_at_scale_1),
+                    examples + outcome.sums[1],
+                    outcome.figures,
+                    window + outcome.sums,
                 )
-                counted = tf.logical_or(is_finite, self._loss_scaling)
-                self._step.assign_add(tf.cast(counted, tf.int64))
-                sums = tf.where(is_finite, sums, 0)
-                self._window_loss.assign_add(sums[0])
-                self._window_examples.assign_add(tf.cast(sums[1], tf.int64))
-                return done + tf.cast(counted, tf.int64), counted, new_norm, new_rate
 
-            done, finite, norm, rate = tf.cond(ready, step, lambda: (done, finite, norm, rate))
-            return done, finite, tf.logical_not(ready), wait, norm, rate
+            unchanged = (done, failed, stuck, examples, figures, window)
+            done, failed, stuck, examples, figures, window = tf.cond(ready, step, lambda: unchanged)
+            return done, failed, ~ready, stuck, wait, examples, figures, window
 
+        # Before a step is traced it is not known how many sums there are: 0 of any number.
+        window = self._window * tf.cast(1 - plan[1], tf.float64)
         start = (
             tf.constant(0, tf.int64),
-            tf.constant(True),
+            tf.constant(-1),
             tf.constant(False),
+            tf.identity(self._one_step.skipped_at_scale_1),
             tf.constant(0.0, tf.float64),
-            tf.constant(0.0),
-            tf.constant(0.0),
+            tf.constant(0.0, tf.float64),
+            tf.zeros([parts, 2]),
+            window,
         )
-        examples_before = tf.identity(self._window_examples)
-        with tf.control_dependencies([examples_before]):
-            done, finite, _, wait, norm, rate = tf.while_loop(
-                more, one, start, parallel_iterations=1
-            )
-        with tf.control_dependencies([done]):
-            examples = self._window_examples - examples_before
-        return {
-            "steps": done,
-            "finite": finite,
-            "wait_seconds": wait,
-            "examples": examples,
-            "gradient_norm": norm,
-            "rate": rate,
-        }
-
-    def _next(self, iterator, wait, *, after):
-        """Returns (optional batch, whether there is one, `wait` and the seconds waited for it)."""
-        now = tf.timestamp if _may_ask_the_time() else lambda: tf.constant(np.nan, tf.float64)
-        # Each time stamp hangs on what came before it, or TensorFlow would take both at once.
-        with tf.control_dependencies([after]):
-            asked = now()
-        with tf.control_dependencies([asked]):
-            item = iterator.get_next_as_optional()
-            has_value = item.has_value()
-        with tf.control_dependencies([has_value]):
-            wait += now() - asked
-        with tf.control_dependencies([wait]):
-            return item, tf.identity(has_value), wait
-
-    def _divisor(self, batch) -> float | None:
-        """Returns the examples of a global batch if that is known while tracing, else None."""
-        first = self.strategy.experimental_local_results(tf.nest.flatten(batch)[0])[0]
-        if first.shape[0] is None:
-            return None
-        return float(first.shape[0] * self.strategy.num_replicas_in_sync * self._micro_batches)
-
-    def _sum_micro_batches(self, iterator, wait, *, after):
-        """Sums the gradients of one global batch on each replica; nothing is reduced yet.
-
-        Returns (divisor, whether all micro-batches were there, `wait` and the seconds waited).
-        """
-        divisor = None
-
-        def more(number, ready, *_):
-            return tf.logical_and(number < self._micro_batches, ready)
-
-        def one(number, ready, wait, after):
-            item, ready, wait = self._next(iterator, wait, after=after)
-
-            def add():
-                nonlocal divisor
-                batch = item.get_value()
-                divisor = self._divisor(batch)
-                add = functools.partial(self._add_gradients, divisor=divisor)
-                added = self.strategy.run(add, args=(batch, number == 0))
-                return self.strategy.experimental_local_results(added)[0]
-
-            return number + 1, ready, wait, tf.cond(ready, add, lambda: after)
-
-        start = (tf.constant(0), tf.constant(True), wait, after)
-        _, ready, wait, _ = tf.while_loop(more, one, start, parallel_iterations=1)
-        return divisor, ready, wait
-
-    def _whole_step(self, batch, rate, *, divisor):
-        """Trains one replica on its share of a global batch; returns what `_reduce_and_update`
-        does.
-        """
-        gradients, sums = self._differentiate(batch, divisor)
-        return self._reduce_and_update(gradients, sums, rate, divisor)
-
-    def _add_gradients(self, batch, first, *, divisor):
-        """Adds one micro-batch to what this replica has summed; returns a float32 to wait for."""
-        gradients, sums = self._differentiate(batch, divisor)
-        totals = [*self._gradient_sums, self._sums]
-        for total, value in zip(totals, [*gradients, sums], strict=True):
-            total.assign(tf.where(first, value, total + value))
-        return tf.cast(sums[1], tf.float32)
-
-    def _summed_step(self, rate, *, divisor):
-        """Updates by what has been summed; returns what `_reduce_and_update` does."""
-        gradients = [tf.convert_to_tensor(total) for total in self._gradient_sums]
-        return self._reduce_and_update(gradients, tf.convert_to_tensor(self._sums), rate, divisor)
-
-    def _differentiate(self, batch, divisor):
-        """Returns the gradients of one replica's scaled loss sum, divided by `divisor` if that is
-        known, and float64 [loss sum, examples].
-        """
-        with tf.GradientTape() as tape:
-            per_example = self._loss(self._predict_to_train(batch[0]), batch)
-            _check_per_example(per_example)
-            loss_sum = tf.reduce_sum(per_example)
-            scaled = loss_sum / (divisor or 1.0) * self._loss_scale
-        gradients = tape.gradient(
-            scaled, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        shapes = (*(value.shape for value in start[:-1]), tf.TensorShape(None))
+        done, failed, exhausted, stuck, wait, examples, figures, window = tf.while_loop(
+            more, one, start, shape_invariants=shapes, parallel_iterations=1
         )
-        rows = tf.shape(per_example)[0]
-        sums = tf.stack([tf.cast(loss_sum, tf.float64), tf.cast(rows, tf.float64)])
-        return [tf.convert_to_tensor(g) for g in gradients], sums
+        self._window.assign(window)
+        return self._packed(done, failed, exhausted, stuck, wait, examples, figures, window)
 
-    def _reduce_and_update(self, gradients, sums, rate, divisor):
-        """Returns float64 [loss sum, examples] of the global batch, whether its gradient is finite,
-        and that gradient's global norm.
-        """
-        context = tf.distribute.get_replica_context()
-        sums = _sum_over(context, sums)
-        gradients = _sum_over(context, gradients)
-        # Everything below sees the reduced gradient, so an inf of any replica is seen by all.
-        factor = 1 / self._loss_scale
-        if divisor is None:
-            # Replicas may have different numbers of rows, so the global batch had to be counted.
-            factor /= tf.cast(sums[1], tf.float32)
-        scaled_norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(scaled_norm)
-        norm = scaled_norm * factor
-        if self._clip_norm is not None:
-            factor *= self._clip_norm / tf.maximum(norm, self._clip_norm)
-        if self._clip_norm is not None or self._loss_scaling or divisor is None:
-            gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
-        context.merge_call(self._update, args=(gradients, finite, rate))
-        return sums, finite, norm
-
-    def _update(self, strategy, gradients, finite, rate):
-        """Updates every replica's variables by the reduced gradients, unless they are not
-        finite.
-        """
-        finite, rate = (strategy.experimental_local_results(value)[0] for value in (finite, rate))
-
-        averages = self._averages or [None] * len(self._variables)
-        step = tf.cast(self._step, tf.float32)
-        ema_decay = tf.minimum(self._ema_decay or 0.0, (1 + step) / (10 + step))
-
-        def update_variable(variable, gradient, decays, average):
-            variable_rate = tf.cast(rate, variable.dtype)
-            if decays:
-                variable.assign_sub(variable * self.optimizer.weight_decay * variable_rate)
-            self.optimizer.update_step(gradient, variable, variable_rate)
-            if average is not None:
-                difference = variable - average
-                average.assign_add(difference * tf.cast(1 - ema_decay, difference.dtype))
-
-        def apply():
-            for variable, *args in zip(
-                self._variables, gradients, self._decays, averages, strict=True
-            ):
-                strategy.extended.update(variable, update_variable, args=args, group=False)
-            self.optimizer.iterations.assign_add(1)
-            if self._loss_scaling:
-                self._good_steps.assign_add(1)
-                grows = self._good_steps % _LOSS_SCALE_GROWTH_STEPS == 0
-                grown = tf.minimum(self._loss_scale * 2, _LOSS_SCALE_MAX)
-                self._loss_scale.assign(tf.where(grows, grown, self._loss_scale))
-            return tf.constant(True)
-
-        def skip():
-            if self._loss_scaling:
-                self._good_steps.assign(0)
-                self._skipped.assign_add(1)
-                self._loss_scale.assign(tf.maximum(self._loss_scale / 2, 1.0))
-            return tf.constant(False)
-
-        tf.cond(finite, apply, skip)
-
-    def _rate(self):
-        if self._schedule is None:
-            return self.optimizer.learning_rate
-        return self._schedule(self._step)
-
-    def _evaluation_step(self, batch):
-        def replica_step(batch):
-            rows = tf.shape(tf.nest.flatten(batch)[0])[0]
-            batch = tf.nest.map_structure(_at_least_one_row, batch)
-            outputs = self.model(batch[0], training=False)
-            outputs, batch = tf.nest.map_structure(lambda tensor: tensor[:rows], (outputs, batch))
-            per_example = self._loss(outputs, batch)
-            _check_per_example(per_example)
-            sums = dict(self._metrics(outputs, batch)) if self._metrics else {}
-            sums["loss"] = tf.reduce_sum(tf.cast(per_example, tf.float64))
-            sums["examples"] = tf.shape(per_example, tf.int64)[0]
-            return sums
-
-        per_replica = self.strategy.run(replica_step, args=(batch,))
-        return {
-            name: self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-            for name, value in per_replica.items()
-        }
-
-
-class _Stopwatch:
-    """Times the compiled calls of one window, leaving out the first call, which compiles."""
-
-    def __init__(self):
-        self._step_seconds: float | None = None
-        self._compiled = False
-        self.start_window()
-
-    def start_window(self) -> None:
-        self._seconds = self._wait = 0.0
-        self._steps = self._examples = 0
-
-    def add(self, seconds: float, result: dict[str, Any], steps: int) -> None:
-        if not self._compiled:
-            self._compiled = True
-            return
-        if steps:
-            self._step_seconds = seconds / steps
-        self._seconds += seconds
-        self._steps += steps
-        self._wait += float(result["wait_seconds"])
-        self._examples += int(result["examples"])
-
-    def steps_in(self, seconds: float) -> int:
-        """Returns how many steps about fill `seconds`, at least 1; 1 while that is not known."""
-        if self._step_seconds is None:
-            return 1
-        return max(1, int(seconds / max(self._step_seconds, 1e-9)))
-
-    def figures(self) -> dict[str, float]:
-        if not self._steps:
-            return dict(
-                step_ms=float("nan"), examples_per_sec=float("nan"), data_wait_share=float("nan")
-            )
-        return dict(
-            step_ms=1000 * self._seconds / self._steps,
-            examples_per_sec=self._examples / self._seconds,
-            data_wait_share=self._wait / self._seconds,
+    def _one_batch(self, batch):
+        outcome = self._one_step.on_batch(
+            batch, is_marked=False, static=self.strategy.num_replicas_in_sync == 1
+        )
+        zero, stuck = tf.constant(0.0), self._one_step.skipped_at_scale_1
+        return self._packed(
+            zero, outcome.failed, zero, stuck, zero, zero, outcome.figures, outcome.sums
         )
 
-
-def _may_ask_the_time() -> bool:
-    try:
-        with tf.init_scope():
-            tf.timestamp()
-    except tf.errors.FailedPreconditionError:
-        return False
-    return True
-
-
-def _sum_over(context, values):
-    if context.num_replicas_in_sync == 1:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    def _packed(self, done, failed, exhausted, stuck, wait, examples, figures, sums):
+        """Returns all in one float64 tensor, in the order of `_HEAD`, figures, sums: one transfer
+        to the host.
+        """
+        step = self._one_step
+        head = (done, failed, exhausted, wait, examples, step.loss_scale, step.skipped, stuck)
+        with tf.control_dependencies([done, failed]):
+            head = tf.stack([tf.cast(tf.identity(value), tf.float64) for value in head])
+        flat = tf.reshape(tf.cast(figures, tf.float64), [-1])
+        return tf.concat([head, flat, tf.reshape(sums, [-1])], 0)
 
 
-def _own_of_replica(shape, dtype) -> tf.Variable:
-    """Returns a variable of zeros of which each replica reads and writes its own copy."""
-    return tf.Variable(
-        tf.zeros(shape, dtype),
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.SUM,
-    )
-
-
-def _at_least_one_row(tensor: tf.Tensor) -> tf.Tensor:
-    """Returns `tensor`, or one row of zeros if it has none: oneDNN's fused convolution fails on no
-    rows (TF 2.21).
-    """
-    if tensor.shape[0] is not None:
-        return tensor
-    shape = tf.shape(tensor)
-    filled = tf.cond(
-        shape[0] > 0, lambda: tensor, lambda: tf.zeros(tf.maximum(shape, 1), tensor.dtype)
-    )
-    filled.set_shape(tensor.shape)
-    return filled
-
-
-def _check_per_example(per_example: tf.Tensor) -> None:
-    if per_example.shape.rank != 1 or per_example.dtype != tf.float32:
-        raise ValueError(
-            "The loss must return one float32 value per example, shape [B]. "
-            f"Received shape {per_example.shape} and dtype {per_example.dtype.name}."
+def _checked_parts(
+    parts: Sequence[Part], options: Sequence[Any], micro_batches: int
+) -> dict[str, Part]:
+    if not all(isinstance(part, Part) for part in parts):
+        raise UserError("A list of parts must hold `Part`s alone.")
+    if any(option is not None for option in options):
+        raise UserError(
+            "With a list of parts, each `Part` has its own optimizer, loss, schedule, clip_norm "
+            "and ema_decay; leave those of the loop out."
         )
+    if len(parts) > 1 and micro_batches > 1:
+        raise UserError(
+            f"`micro_batches` ({micro_batches}) is for one part: of several, each would need the "
+            "whole global batch before the next one is updated. Leave it out, or make a loop for "
+            "each part."
+        )
+    named = {part.name or f"part{number}": part for number, part in enumerate(parts)}
+    if len(named) < len(parts):
+        raise UserError("Two parts have one name; give each a `name` of its own.")
+    if len({id(part.optimizer) for part in parts}) < len(parts):
+        raise UserError("Two parts have one optimizer object; make one for each.")
+    return named
 
 
-def _decays(optimizer: keras.optimizers.Optimizer, variable) -> bool:
-    # Keras has no public way to ask what `exclude_from_weight_decay` was told (seen on 3.15).
-    return bool(optimizer.weight_decay) and optimizer._use_weight_decay(variable)
-
-
-def _refuse_replica_wise(optimizer: keras.optimizers.Optimizer) -> None:
-    refused = {
-        "clipnorm": "give `clip_norm` to the loop",
-        "clipvalue": "give `clip_norm` to the loop",
-        "global_clipnorm": "give `clip_norm` to the loop",
-        "use_ema": "give `ema_decay` to the loop",
-        "loss_scale_factor": "give `loss_scaling` to the loop",
-        "gradient_accumulation_steps": "give `micro_batches` to the loop",
-    }
-    for name, way_out in refused.items():
-        if getattr(optimizer, name, None):
-            raise ValueError(
-                f"The optimizer has `{name}` set ({getattr(optimizer, name)}), which Keras "
-                f"applies on each replica "
-                f"before the sum; {way_out} instead."
-            )
+def _is_built(model: Any) -> bool:
+    return all(layer.built for layer in layers_of(model))
