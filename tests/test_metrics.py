@@ -21,6 +21,15 @@ class TestPredictedClasses:
         found = metrics.predicted_classes(tf.constant([[1.0, 3.0, 2.0], [0.0, -1.0, -2.0]]))
         np.testing.assert_array_equal(found, [1, 0])
 
+    def test_nan_predicts_no_class(self):
+        nan = np.nan
+        found = metrics.predicted_classes(tf.constant([[nan], [1.0]]))
+        np.testing.assert_array_equal(found, [-1, 1])
+        found = metrics.predicted_classes(
+            tf.constant([[nan] * 3, [0.0, 1.0, nan], [0.0, 1.0, 0.5]])
+        )
+        np.testing.assert_array_equal(found, [-1, -1, 1])
+
 
 class TestConfusionMatrix:
     @pytest.mark.parametrize("classes", [1, 2, 4])
@@ -61,6 +70,78 @@ class TestConfusionMatrix:
             np.zeros((0, 4, 4), np.uint8), np.zeros((0, 4, 4, 1), np.float32)
         )
         np.testing.assert_array_equal(found, np.zeros((2, 2)))
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_nan_counts_as_the_class_after_the_true_one(self, dtype):
+        # Two pixels of each of three classes; of each the second has a NaN: one hit on the diagonal
+        # and one for the next class, 0 after 2.
+        masks = np.array([[[0, 0, 1, 1, 2, 2]]], np.uint8)
+        logits = np.eye(3)[masks]
+        logits[0, 0, 1::2, 1] = np.nan
+        found = metrics.confusion_matrix(masks, tf.cast(logits, dtype))
+        np.testing.assert_array_equal(found, [[1, 1, 0], [0, 1, 1], [1, 0, 1]])
+
+    @pytest.mark.parametrize("classes", [1, 2, 3])
+    @pytest.mark.parametrize("true", [0, 1])
+    def test_network_of_nothing_but_nan_scores_zero_on_a_mask_of_one_class(self, classes, true):
+        masks = np.full((2, 4, 4), true, np.uint8)
+        logits = np.full((2, 4, 4, classes), np.nan, np.float32)
+        names = ["a", "b", "c"][: max(2, classes)]
+        found = metrics.scores(metrics.confusion_matrix(masks, logits), names)
+        for score in ("dice", "iou", "recall"):
+            assert found[f"{score}/{names[true]}"] == 0
+        # It has not been predicted anywhere.
+        assert np.isnan(found[f"precision/{names[true]}"])
+        assert found["dice/mean"] == found["accuracy"] == 0
+        assert found["majority_baseline"] == 1
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    def test_ignored_pixels_with_nan_are_not_counted(self, classes):
+        masks, logits = problem(classes)
+        masks[0], logits[0] = IGNORED, np.nan
+        np.testing.assert_array_equal(
+            metrics.confusion_matrix(masks, logits), metrics.confusion_matrix(masks[1:], logits[1:])
+        )
+
+    @pytest.mark.parametrize(
+        ("classes", "wrong", "found"),
+        [(1, [2], "0 and 2"), (1, [7, -3], "-3 and 7"), (3, [3], "0 and 3"), (3, [-1], "-1 and 2")],
+    )
+    def test_id_that_is_no_class_is_told_with_the_lowest_and_highest(self, classes, wrong, found):
+        masks, logits = problem(classes)
+        masks = masks.astype(np.int32)
+        masks[0, 0, :3] = 0, max(1, classes - 1), IGNORED
+        masks[1, 2, : len(wrong)] = wrong
+        rule = rf"from 0 to {max(1, classes - 1)} .* or 255 \(`IGNORED`\)"
+        with pytest.raises(ValueError, match=f"{rule}.*found: {found}\\."):
+            metrics.confusion_matrix(masks, logits)
+        lowest, highest = found.split(" and ")
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"{rule}.*\[{lowest}\] \[{highest}\]"
+        ):
+            tf.function(metrics.confusion_matrix)(masks, logits)
+
+    def test_masks_of_floats_and_of_other_shapes_are_refused(self):
+        masks, logits = problem(3)
+        with pytest.raises(ValueError, match=r"integer or bool\. Received float32"):
+            metrics.confusion_matrix(masks.astype(np.float32), logits)
+        with pytest.raises(ValueError, match=r"Expected masks \[B, H, W\].*\(5, 6, 7, 1\)"):
+            metrics.confusion_matrix(masks[..., None], logits)
+
+    def test_batch_whose_counts_would_wrap_is_refused(self, monkeypatch):
+        # 4 * 32768 * 32768 = 2^32 pixels: all of one pair of classes would be counted as 0.
+        shape = [4, 32768, 32768]
+        count = tf.function(metrics.confusion_matrix)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"2\^31 - 1 pixels at most"):
+            count.get_concrete_function(tf.TensorSpec(shape, tf.uint8), tf.TensorSpec([*shape, 1]))
+        # Of sizes seen late, here by lowering the bound.
+        monkeypatch.setattr(metrics, "_MOST_PIXELS", 5 * 6 * 7 - 1)
+        specs = [tf.TensorSpec([None] * 3, tf.uint8), tf.TensorSpec([None, None, None, 1])]
+        count = tf.function(metrics.confusion_matrix, input_signature=specs)
+        masks, logits = problem(1)
+        assert int(tf.reduce_sum(count(masks[1:], logits[1:]))) == 4 * 6 * 7
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"2\^31 - 1 pixels at most"):
+            count(masks, logits)
 
 
 class TestScores:

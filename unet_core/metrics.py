@@ -16,28 +16,57 @@ import tensorflow as tf
 
 from unet_core.conventions import IGNORED
 
+_MOST_PIXELS = 2**31 - 1
+
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
     """Returns the class ids [...] int32 that logits [..., K] predict; one logit predicts class 1
-    above 0.
+    above 0. It is -1, which is no class, where a logit is NaN.
     """
     if logits.shape[-1] == 1:
-        return tf.cast(logits[..., 0] > 0, tf.int32)
-    return tf.argmax(logits, -1, tf.int32)
+        ids = tf.cast(logits[..., 0] > 0, tf.int32)
+    else:
+        ids = tf.argmax(logits, -1, tf.int32)
+    return tf.where(tf.reduce_any(tf.math.is_nan(logits), -1), -1, ids)
 
 
 def confusion_matrix(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the pixel counts [C, C] int64 by true class (rows) and predicted class (columns).
 
+    A pixel with a NaN among its logits counts as wrong, never as a hit: as if the class after the
+    true one, (true + 1) mod C, had been predicted.
+
     Args:
-        masks: [B, H, W] integer class ids below C; a pixel with `IGNORED` is not counted.
+        masks: [B, H, W] integer or bool class ids below C; a pixel with `IGNORED` is not counted.
         logits: [B, H, W, K] float, where C = 2 for K = 1 and C = K otherwise.
+
+    Raises:
+        ValueError: If the shapes do not fit, masks are not integers, or an id is no class.
+        tf.errors.InvalidArgumentError: If there are more than 2^31 - 1 pixels; in a `tf.function`,
+            also if an id is no class, unless XLA compiles it, which leaves that check out.
     """
+    masks, logits = tf.convert_to_tensor(masks), tf.convert_to_tensor(logits)
+    if not masks.shape.is_compatible_with(logits.shape[:-1]):
+        raise ValueError(
+            f"Expected masks [B, H, W] and logits [B, H, W, K]. Received {masks.shape} and "
+            f"{logits.shape}."
+        )
+    if not (masks.dtype.is_integer or masks.dtype.is_bool):
+        raise ValueError(
+            f"Expected masks of class ids, integer or bool. Received {masks.dtype.name}; cast "
+            "whole numbers with tf.cast(masks, tf.int32)."
+        )
+    # bincount counts in 32 bits, which would wrap.
+    message = "One batch may have 2^31 - 1 pixels at most; evaluate in smaller ones."
+    tf.debugging.assert_less_equal(tf.size(masks, tf.int64), np.int64(_MOST_PIXELS), message)
     classes = max(2, logits.shape[-1])
-    ids = tf.cast(masks, tf.int32)
+    # TensorFlow compares int32 on the host even if it is on a GPU (seen on 2.21), int64 not.
+    ids = tf.cast(masks, tf.int64)
+    counted = _are_classes(ids, classes)
+    predicted = tf.cast(predicted_classes(logits), tf.int64)
+    predicted = tf.where(predicted < 0, (ids + 1) % classes, predicted)
     # Beyond the last pair: left out of the count.
-    ids = tf.where(tf.equal(ids, IGNORED), classes, ids)
-    pairs = ids * classes + predicted_classes(logits)
+    pairs = tf.where(counted, ids * classes + predicted, tf.constant(classes**2, tf.int64))
     counts = tf.math.bincount(tf.reshape(pairs, [-1]), minlength=classes**2, maxlength=classes**2)
     return tf.cast(tf.reshape(counts, [classes, classes]), tf.int64)
 
@@ -79,3 +108,30 @@ def scores(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float
     result["accuracy"] = float(hit.sum() / total) if total else float("nan")
     result["majority_baseline"] = float(truth.max() / total) if total else float("nan")
     return result
+
+
+def _are_classes(ids: tf.Tensor, classes: int) -> tf.Tensor:
+    """Returns whether each of `ids` is that of a class; what is not must be `IGNORED`."""
+    ignored = tf.equal(ids, IGNORED)
+    counted = (ids >= 0) & (ids < classes) & ~ignored
+    valid = tf.reduce_all(counted | ignored)
+    message = (
+        f"Class ids in masks must be from 0 to {classes - 1} ({classes} classes) or {IGNORED} "
+        "(`IGNORED`). Make class ids of the values that mask files hold, or give the network more "
+        "classes. Lowest and highest id found:"
+    )
+
+    def found():
+        lowest = tf.reduce_min(tf.where(ignored, ids.dtype.max, ids))
+        return lowest, tf.reduce_max(tf.where(ignored, ids.dtype.min, ids))
+
+    def fail():
+        tf.debugging.Assert(False, [message, *found()])
+        return False
+
+    if not tf.executing_eagerly():
+        # Lowest and highest are looked for only where an id is wrong.
+        tf.cond(valid, lambda: True, fail)
+    elif not valid:
+        raise ValueError("{} {} and {}.".format(message, *found()))
+    return counted
