@@ -4,17 +4,25 @@ import pytest
 import tensorflow as tf
 
 from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
+from unet_core.models.unet import make_unet
+
+# Rows of each replica: all alike, of different numbers, and none.
+SHARES = [(2, 2), (1, 1, 1, 1), (3, 1), (1, 3), (4, 0), (0, 4), (1, 0, 3, 0), (0, 0, 2, 2)]
 
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def rows_of_replica(array):
-    """Returns the rows of the global batch that belong to the replica that asks."""
-    context = tf.distribute.get_replica_context()
-    share = len(array) // context.num_replicas_in_sync
-    return tf.gather(array, tf.range(share) + context.replica_id_in_sync_group * share)
+def rows_of_replica(array, shares, *, known=False):
+    """Returns the rows of the global batch that belong to the replica that asks; their number is
+    `known` while tracing or not.
+    """
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    first, last = (tf.gather(np.cumsum([0, *shares]), replica + n) for n in (0, 1))
+    rows = tf.gather(array, tf.range(first, last))
+    shape = [shares[0] if known else None, *array.shape[1:]]
+    return tf.compat.v1.placeholder_with_default(rows, shape)
 
 
 def run_on_replicas(strategy, function):
@@ -74,8 +82,8 @@ class TestFusedBatchNorm:
         np.testing.assert_array_equal(layer.moving_mean.numpy(), mean)
         np.testing.assert_array_equal(layer.moving_variance.numpy(), variance)
 
-    @pytest.mark.parametrize("replicas", [2, 4])
-    def test_replicas_give_outputs_gradients_and_statistics_of_one(self, mirrored, replicas):
+    @pytest.mark.parametrize("shares", SHARES)
+    def test_replicas_give_outputs_gradients_and_statistics_of_one(self, mirrored, shares):
         # Rows of very different mean and spread: statistics of one replica alone would differ.
         x = normal(4, 4, 5, 3) * np.array([1, 3, 0.5, 2])[:, None, None, None]
         x = (x + np.array([0, 5, -5, 2])[:, None, None, None]).astype(np.float32)
@@ -83,12 +91,13 @@ class TestFusedBatchNorm:
         single = self.make()
         y, dx, dgamma, dbeta = (t.numpy() for t in self.outputs_and_gradients(single, x, weights))
 
-        strategy = mirrored(replicas)
+        strategy = mirrored(len(shares))
         with strategy.scope():
             layer = self.make()
 
         def step():
-            found = self.outputs_and_gradients(layer, rows_of_replica(x), rows_of_replica(weights))
+            rows, their_weights = (rows_of_replica(array, shares) for array in (x, weights))
+            found = self.outputs_and_gradients(layer, rows, their_weights)
             return *found, layer.moving_mean.value + 0, layer.moving_variance.value + 0
 
         results = run_on_replicas(strategy, step)
@@ -103,6 +112,63 @@ class TestFusedBatchNorm:
             np.testing.assert_allclose(mean, single.moving_mean.numpy(), atol=1e-5)
             np.testing.assert_allclose(variance, single.moving_variance.numpy(), atol=1e-5)
         np.testing.assert_array_equal(layer.moving_mean.numpy(), means[0])
+
+    def test_statistics_of_unequal_replicas_match_the_hand_values(self, mirrored):
+        # Rows of nothing but 1, 2 and 3 on one replica, of 10 on the other: the mean is 16 / 4 = 4
+        # (not that of 2 and 10), the variance (1 + 4 + 9 + 100) / 4 - 16 = 12.5.
+        x = np.broadcast_to(
+            np.array([1, 2, 3, 10], np.float32)[:, None, None, None], (4, 4, 5, 3)
+        ).copy()
+        strategy = mirrored(2)
+        with strategy.scope():
+            layer = self.make()
+        run_on_replicas(strategy, lambda: (layer(rows_of_replica(x, (3, 1)), training=True),))
+        np.testing.assert_allclose(layer.moving_mean.numpy(), [0.1 * 4] * 3, rtol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance.numpy(), [0.9 + 0.1 * 12.5] * 3, rtol=1e-5)
+
+    def test_batch_without_rows_on_any_replica_changes_nothing(self, mirrored):
+        strategy = mirrored(2)
+        with strategy.scope():
+            layer = self.make()
+        x = np.zeros((0, 4, 5, 3), np.float32)
+
+        def step():
+            rows = rows_of_replica(x, (0, 0))
+            return self.outputs_and_gradients(layer, rows, rows)
+
+        for _, _, dgamma, dbeta in run_on_replicas(strategy, step):
+            np.testing.assert_array_equal([dgamma, dbeta], np.zeros((2, 3)))
+        np.testing.assert_array_equal(layer.moving_mean.numpy(), np.zeros(3))
+        np.testing.assert_array_equal(layer.moving_variance.numpy(), np.ones(3))
+
+    def test_frozen_layer_infers_in_training_too(self):
+        layer = self.make()
+        layer.moving_mean.assign([1, 2, 3])
+        layer.moving_variance.assign([4, 1, 0.25])
+        layer.trainable = False
+        x = normal(2, 4, 5, 3)
+        y, dx, *_ = self.outputs_and_gradients(layer, x, np.ones_like(x))
+        np.testing.assert_array_equal(y, layer(x, training=False))
+        np.testing.assert_array_equal(layer.moving_mean.numpy(), [1, 2, 3])
+        np.testing.assert_array_equal(layer.moving_variance.numpy(), [4, 1, 0.25])
+        # gamma / sqrt(variance + epsilon), not the sum of 0 that batch statistics give.
+        slope = self.gamma / np.sqrt(np.array([4, 1, 0.25]) + 1e-3)
+        np.testing.assert_allclose(dx, np.broadcast_to(slope, x.shape), rtol=1e-4)
+        layer.trainable = True
+        layer(x, training=True)
+        assert (layer.moving_mean.numpy() != [1, 2, 3]).all()
+
+    def test_frozen_network_inside_another_infers_and_changes_nothing(self):
+        inner = make_unet(classes=2, depth=1, base_filters=2, batch_norm=True)
+        inputs = keras.Input((8, 8, 1))
+        outer = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inner(inputs)))
+        inner.trainable = False
+        before = [variable.numpy() for variable in inner.variables]
+        x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+        y = tf.function(outer)(x, training=True)
+        np.testing.assert_allclose(y, outer(x, training=False), rtol=1e-5)
+        for variable, value in zip(inner.variables, before, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), value)
 
     @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
     def test_half_precision_keeps_float32_statistics(self, precision):
@@ -168,22 +234,41 @@ class TestRowDropout:
         with pytest.raises(ValueError, match=rf"`rate` \({rate}\) must be at least 0 and less"):
             RowDropout(rate, seed=0)
 
-    @pytest.mark.parametrize("replicas", [2, 4])
-    def test_replicas_draw_the_mask_of_one(self, mirrored, replicas):
+    @pytest.mark.parametrize(
+        ("shares", "known"),
+        [((2, 2), True), ((1, 1, 1, 1), True), *((shares, False) for shares in SHARES)],
+    )
+    def test_replicas_draw_the_mask_of_one(self, mirrored, shares, known):
         single = self.make()
         expected = [single(self.ones, training=True).numpy() for _ in range(2)]
-        strategy = mirrored(replicas)
+        strategy = mirrored(len(shares))
         with strategy.scope():
             layer = self.make()
 
         def calls():
-            rows = rows_of_replica(self.ones)
+            rows = rows_of_replica(self.ones, shares, known=known)
             return layer(rows, training=True), layer(rows, training=True)
 
         first, second = zip(*run_on_replicas(strategy, calls), strict=True)
         np.testing.assert_array_equal(np.concatenate(first), expected[0])
         np.testing.assert_array_equal(np.concatenate(second), expected[1])
         assert layer.calls.numpy() == 2
+
+    def test_replicas_tell_one_another_their_rows_only_if_they_may_differ(self, mirrored):
+        strategy = mirrored(2)
+        with strategy.scope():
+            layer = self.make()
+
+        def operations(known):
+            def call():
+                return layer(rows_of_replica(self.ones, (2, 2), known=known), training=True)
+
+            graph = tf.function(lambda: strategy.run(call)).get_concrete_function().graph
+            return {operation.type for operation in graph.get_operations()}
+
+        # What sums over two CPUs.
+        assert "AddN" in operations(known=False)
+        assert "AddN" not in operations(known=True)
 
     def test_gradient_passes_where_values_are_kept(self):
         layer, x = self.make(), tf.constant(self.ones)

@@ -16,12 +16,15 @@ class FusedBatchNorm(keras.layers.Layer):
     replicas.
 
     Statistics are those of the global batch, so the number of replicas does not change the
-    mathematics, and the moving averages are equal on every replica. They are kept with the
-    population variance. Keras' `BatchNormalization` (seen on 3.15) does not use the fused kernel
-    and takes about twice as long.
+    mathematics, and the moving averages are equal on every replica. Replicas may have different
+    numbers of rows, or none. The averages are kept with the population variance. Keras'
+    `BatchNormalization` (seen on 3.15) does not use the fused kernel and takes about twice as long.
+
+    With `trainable` False, its own or that of the model, it always normalises by the moving
+    averages and leaves them as they are, as Keras' layer does.
 
     It is not for replicas that have many images each (16 or more) on a slow link: statistics of one
-    replica are then good enough, and the four sums a step cost more.
+    replica are then good enough, and the two sums a step cost more.
 
     Input and output: [B, H, W, C] in the compute dtype; statistics are float32.
     """
@@ -40,7 +43,7 @@ class FusedBatchNorm(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         gamma, beta = (tf.convert_to_tensor(v.value) for v in (self.gamma, self.beta))
-        if not training:
+        if not (training and self.trainable):
             moving = self.moving_mean.value, self.moving_variance.value
             return _fused(inputs, gamma, beta, *moving, epsilon=self.epsilon, training=False).y
         outputs, mean, variance = _normalise(inputs, gamma, beta, self.epsilon)
@@ -68,6 +71,9 @@ class RowDropout(keras.layers.Layer):
     replica. The count of training calls is a variable, so it is in every checkpoint and a resumed
     run goes on with the masks it would have drawn.
 
+    Where the number of rows is not known while tracing, replicas may have different ones, or none,
+    and tell one another theirs; where it is known, all have the same.
+
     Args:
         rate: Share of values set to 0, 0 <= rate < 1; the others grow by 1 / (1 - rate).
         seed: Tells one layer's masks from another's.
@@ -86,17 +92,14 @@ class RowDropout(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
-        context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group if context else 0
-        replicas = context.num_replicas_in_sync if context else 1
+        first, rows = _rows_before_and_in_all(inputs)
         shape = tf.shape(inputs)
         count = tf.identity(self.calls.value)
         draws = tf.random.stateless_uniform(
-            tf.concat([[shape[0] * replicas], shape[1:]], 0),
-            tf.stack([tf.cast(self.seed, tf.int64), count]),
+            tf.concat([[rows], shape[1:]], 0), tf.stack([tf.cast(self.seed, tf.int64), count])
         )
         self.calls.value.assign_add(1)
-        kept = draws[replica * shape[0] : (replica + 1) * shape[0]] >= self.rate
+        kept = draws[first : first + shape[0]] >= self.rate
         return tf.where(kept, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
 
     def compute_output_spec(self, inputs, training=False):
@@ -243,23 +246,26 @@ def _normalise(inputs, gamma, beta, epsilon: float):
 
 
 def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
-    """As `_normalise`, with statistics and gradients averaged over the replicas of `context`.
+    """As `_normalise`, with statistics and gradients over the rows of all replicas of `context`.
 
     The fused kernel neither shares statistics nor differentiates through those it is given, so the
     gradient is put together here from the kernel's own sums:
 
         dx = gamma / sd * (dy - mean(dy) - xhat * mean(dy * xhat)),  xhat = (x - mean) / sd
 
-    (Ioffe and Szegedy 2015, arXiv:1502.03167), both means over all replicas. Every replica has
-    equally many rows.
+    (Ioffe and Szegedy 2015, arXiv:1502.03167), both means over all pixels of all replicas.
     """
-    mean_over_replicas = functools.partial(context.all_reduce, tf.distribute.ReduceOp.MEAN)
+    sum_over_replicas = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
         raw = _fused(x, tf.ones_like(gamma), tf.zeros_like(beta), epsilon=epsilon, training=True)
         own_square = _population_variance(raw, x) + tf.square(raw.batch_mean)
-        mean, square = mean_over_replicas([raw.batch_mean, own_square])
+        own_count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+        own = tf.stack([raw.batch_mean, own_square, tf.ones_like(gamma)])
+        # Statistics of no rows are NaN.
+        mean, square, count = tf.unstack(sum_over_replicas(tf.math.multiply_no_nan(own, own_count)))
+        mean, square, count = mean / count, square / count, count[0]
         variance = tf.maximum(square - tf.square(mean), 0)
         y = _fused(x, gamma, beta, mean, variance, epsilon=epsilon, training=False).y
 
@@ -274,8 +280,9 @@ def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
                 epsilon=epsilon,
                 is_training=False,
             )
-            count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
-            mean_dgamma, mean_dbeta = mean_over_replicas([dgamma / count, dbeta / count])
+            mean_dgamma, mean_dbeta = tf.unstack(
+                sum_over_replicas(tf.stack([dgamma, dbeta])) / count
+            )
             inverse = tf.math.rsqrt(variance + epsilon)
             slope = -gamma * tf.square(inverse) * mean_dgamma
             shift = -gamma * inverse * mean_dbeta - slope * mean
@@ -285,3 +292,19 @@ def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
         return (y, mean, variance), gradient
 
     return normalise(inputs, gamma, beta)
+
+
+def _rows_before_and_in_all(inputs):
+    """Returns how many rows of the global batch come before those of this replica, and how many it
+    has.
+    """
+    rows = tf.shape(inputs)[0]
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 0, rows
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    if inputs.shape[0] is not None:
+        return replica * rows, replicas * rows
+    of_each = tf.one_hot(replica, replicas) * tf.cast(rows, tf.float32)
+    of_each = tf.cast(context.all_reduce(tf.distribute.ReduceOp.SUM, of_each), tf.int32)
+    return tf.reduce_sum(of_each[:replica]), tf.reduce_sum(of_each)
