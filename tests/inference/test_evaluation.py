@@ -217,6 +217,19 @@ class TestObjects:
         assert result["scores"]["v_rand/chosen"] == curve[8]
         assert "chosen on training images" in describe_scores(result, CLASSES)
 
+    def test_output_that_is_not_finite_is_told_with_the_image(self, window, tmp_path):
+        def broken(image):
+            probabilities = window(image)
+            probabilities[3, 4] = np.nan
+            return probabilities
+
+        read = reader(0)
+        message = r"a\.png: The network's output is not finite in 1 of 256 pixels"
+        with pytest.raises(UserError, match=message):
+            score(broken, read, tmp_path)
+        with pytest.raises(UserError, match=message):
+            choose_thresholds(broken, list(read.arrays), read, "cell")
+
     def test_class_that_is_not_there_is_named(self):
         with pytest.raises(UserError, match="nucleus"):
             Evaluation(CLASSES, object_class="nucleus")

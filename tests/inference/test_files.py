@@ -11,11 +11,12 @@ import PIL.Image
 import pytest
 from brightness import make_brightness
 
+from unet_core.conventions import IGNORED
 from unet_core.data.layouts import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.inference import files
-from unet_core.inference.files import Wanted, predict_files
+from unet_core.inference.files import Wanted, predict_files, predicted_ids
 from unet_core.inference.predictor import Predictor
 
 
@@ -193,6 +194,57 @@ class TestPredictFiles:
             predictor, find_images(folder), tmp_path / "out", Wanted(), should_stop=lambda: True
         )
         assert "9.png" not in done.table
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+class TestPredictedIds:
+    def test_second_of_two_classes_needs_more_than_half(self):
+        found = predicted_ids(np.array([[[0.5, 0.5], [0.4, 0.6], [0.6, 0.4]]], np.float32))
+        np.testing.assert_array_equal(found, [[0, 1, 0]])
+        assert found.dtype == np.uint8
+
+    def test_largest_of_several_is_the_class_and_nan_is_none(self):
+        nan = np.nan
+        found = predicted_ids(np.array([[[0.2, 0.5, 0.3], [nan] * 3, [0.1, nan, 0.9]]], np.float32))
+        np.testing.assert_array_equal(found, [[1, IGNORED, IGNORED]])
+        found = predicted_ids(np.array([[[nan, nan], [0.4, 0.6]]], np.float32))
+        np.testing.assert_array_equal(found, [[IGNORED, 1]])
+
+
+def make_infinite():
+    """A network of an infinite weight: the grey value 0 gives 0 * inf = NaN, others infinity."""
+    trained = make_brightness()
+    head = trained.model.get_layer("head")
+    head.kernel.assign(np.full(head.kernel.shape, np.inf))
+    return trained
+
+
+class TestOutputThatIsNotFinite:
+    def test_image_is_a_failure_without_a_mask_and_the_others_are_done(self, tmp_path):
+        for name, grey in (("a", 7), ("b", 0), ("c", 8)):
+            cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((12, 17), grey, np.uint8))
+        sources = [Source(tmp_path / f"{name}.png") for name in "abc"]
+        wanted = Wanted(("mask", "overlay", "outlines", "probabilities"))
+        done = predict_files(Predictor(make_infinite()), sources, tmp_path / "out", wanted)
+        (failure,) = done.failures
+        assert failure.startswith(
+            f"{tmp_path / 'b.png'}: The network's output is not finite in 204"
+        )
+        assert (read(tmp_path / "out" / "a_predict.png") == 255).all()
+        assert {path.name[0] for path in (tmp_path / "out").iterdir()} == {"a", "c"}
+
+    def test_large_picture_whose_last_rows_fail_leaves_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 1000)
+        image = np.full((101, 67), 9, np.uint8)
+        image[100, 3] = 0
+        cv2.imwrite(str(tmp_path / "large.tif"), image)
+        done = predict_files(
+            Predictor(make_infinite(), window_px=32),
+            [Source(tmp_path / "large.tif")],
+            tmp_path / "out",
+            Wanted(("mask", "probabilities")),
+        )
+        assert "large.tif: The network's output is not finite in 1 of" in done.failures[0]
         assert list((tmp_path / "out").iterdir()) == []
 
 

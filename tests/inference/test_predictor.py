@@ -67,6 +67,29 @@ class TestPredictor:
         np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+class TestOutputThatIsNotFinite:
+    """An infinite weight of the head: the grey value 0 gives 0 * inf = NaN, others p = 1."""
+
+    @pytest.mark.parametrize("classes", ["0:a,255:b", "0:a,1:b,2:c"])
+    @pytest.mark.parametrize("tta", ["none", "flips"])
+    def test_predictor_says_so_and_in_how_many_pixels(self, image, classes, tta):
+        trained = make_brightness(classes=classes)
+        head = trained.model.get_layer("head")
+        head.kernel.assign(np.full(head.kernel.shape, np.inf))
+        predictor = Predictor(trained, tta=tta)
+        dark = np.zeros_like(image)
+        with pytest.raises(
+            UserError, match=r"^The network's output is not finite in 714 of 714 pi"
+        ):
+            predictor(dark)
+        if classes == "0:a,255:b":
+            light = np.maximum(image, 1)
+            assert (predictor(light)[..., 1] == 1).all()
+            light[3, 4] = light[20, 33] = 0
+            with pytest.raises(UserError, match=r"in 2 of 714 pixels.*--precision=float32"):
+                predictor(light)
+
+
 class TestWrongArguments:
     @pytest.mark.parametrize(
         ("shape", "dtype"),

@@ -390,6 +390,21 @@ class TestPredictVideo:
             run(source, tmp_path / "o", predict)
         assert names_in(tmp_path) == ["a.avi"]
 
+    def test_output_that_is_not_finite_is_told_with_its_frame_and_leaves_no_part(self, tmp_path):
+        numbers = itertools.count(1)
+
+        def predict(image):
+            probabilities = bright_is_cell(image)
+            if next(numbers) == 4:
+                probabilities[10, 20] = np.nan
+            return probabilities
+
+        source = write_cells(tmp_path / "a.avi")
+        message = r"a\.avi, frame 4: The network's output is not finite in 1 of 6144 pixels"
+        with pytest.raises(UserError, match=message):
+            run(source, tmp_path / "o", predict)
+        assert names_in(tmp_path) == ["a.avi"]
+
     def test_while_running_only_parts_are_there(self, tmp_path):
         seen = set()
 

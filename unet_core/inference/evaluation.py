@@ -25,6 +25,7 @@ from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.inference import instances
 from unet_core.inference.files import predicted_ids, write_mask
+from unet_core.inference.predictor import check_finite
 from unet_core.reports import pictures, plots, tables
 
 _WORST = 6
@@ -183,7 +184,9 @@ def choose_thresholds(
         if should_stop():
             return {}
         pair = read(sample)
-        probability = window(pair.image)[..., number]
+        probabilities = window(pair.image)
+        check_finite(probabilities, str(sample.image))
+        probability = probabilities[..., number]
         v_rand, v_info = scores.segment_curve(probability, pair.mask == number)
         curves[sample.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
     if not curves:
@@ -227,7 +230,8 @@ def score_samples(
         A dict for `scores.json`, see `Evaluation.result`. None if `should_stop()` became true.
 
     Raises:
-        UserError: If a sample cannot be read, or a picture cannot be written.
+        UserError: If a sample cannot be read, a picture cannot be written, or the network's output
+            is not finite.
     """
     classes = read.classes
     baseline = read.channels == 1 and read.dtype == np.uint8
@@ -243,6 +247,7 @@ def score_samples(
                 return None
             pair = read(sample)
             probabilities = window(pair.image)
+            check_finite(probabilities, str(sample.image))
             dice = evaluation.add(pair, probabilities)["dice/mean"]
             ids = predicted_ids(probabilities)
             write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)

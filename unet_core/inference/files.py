@@ -19,13 +19,14 @@ import cv2
 import numpy as np
 import tqdm
 
+from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.data.rows import Rows, TiffWriter, open_rows
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.inference import instances
-from unet_core.inference.predictor import Predictor
+from unet_core.inference.predictor import Predictor, check_finite
 from unet_core.reports import pictures, tables
 
 MOST_PIXELS_WHOLE = 2**26
@@ -159,11 +160,15 @@ def predict_files(
 
 def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
     """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second
-    needs more than 1/2.
+    needs more than 1/2. A pixel with NaN is of no class: `IGNORED`.
     """
     if probabilities.shape[-1] == 2:
-        return (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
-    return probabilities.argmax(-1).astype(np.uint8)
+        ids = (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
+    else:
+        ids = probabilities.argmax(-1).astype(np.uint8)
+    if np.isnan(probabilities.sum()):
+        ids[np.isnan(probabilities).any(-1)] = IGNORED
+    return ids
 
 
 def write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
@@ -197,6 +202,7 @@ class _Image:
         """Writes PNG files; returns False if stopped before."""
         image = self._read(0, self._rows.height)
         probabilities = self._predictor.window(image)
+        check_finite(probabilities)
         ids = predicted_ids(probabilities)
         self.summary.add(probabilities, ids)
         wanted = self._wanted
@@ -243,6 +249,7 @@ class _Image:
                     for writer in writers:
                         writer.abandon()
                     return False
+                check_finite(probabilities)
                 ids = predicted_ids(probabilities)
                 self.summary.add(probabilities, ids)
                 if mask:

@@ -64,7 +64,7 @@ class Predictor:
 
         Raises:
             UserError: If the image has another shape or dtype, or cannot be scaled: it holds NaN,
-                or floats out of range.
+                or floats out of range. If the network's output is not finite.
         """
         shape = list(np.shape(image))
         if len(shape) not in (2, 3) or 0 in shape or image.dtype.name not in WHITE:
@@ -72,7 +72,9 @@ class Predictor:
                 f"Expected an image [H, W] or [H, W, c] of {', '.join(WHITE)}. Received {shape} of "
                 f"{image.dtype}. Convert it with `astype`, to numbers in the range of that dtype."
             )
-        return self.window(self._scaling(images.to_channels(image, self.channels)))
+        probabilities = self.window(self._scaling(images.to_channels(image, self.channels)))
+        check_finite(probabilities)
+        return probabilities
 
     def reader(self, rows: Rows) -> Callable[[int, int], np.ndarray]:
         """Returns a function (first, last) -> those rows as the network expects them,
@@ -89,3 +91,22 @@ class Predictor:
         bands = (read(y, min(y + step, rows.height)) for y in range(0, rows.height, step))
         scale = self._scaling.fit(bands)
         return lambda first, last: scale(read(first, last))
+
+
+def check_finite(probabilities: np.ndarray, source: str = "") -> None:
+    """Refuses probabilities [H, W, C] that hold NaN, of which no class can be made; `source` is
+    what they are of, for the message.
+
+    Raises:
+        UserError: If they do.
+    """
+    # A sum is NaN if one of its terms is, and needs no memory of its own.
+    if np.isfinite(probabilities.sum()):
+        return
+    lost = np.count_nonzero(~np.isfinite(probabilities).all(-1))
+    raise UserError(
+        f"{source}{': ' if source else ''}The network's output is not finite in {lost} of "
+        f"{probabilities[..., 0].size} pixels, so these have no class. Its weights or what it "
+        "computes with them overflow: predict with --precision=float32 or with other --weights, or "
+        "train anew with a lower --learning_rate."
+    )

@@ -33,6 +33,7 @@ from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
 from unet_core.inference.files import predicted_ids
+from unet_core.inference.predictor import check_finite
 from unet_core.reports import pictures, tables
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -284,8 +285,8 @@ def predict_video(
 
     Raises:
         UserError: As `open_video`; if an output exists and `overwrite` is not set, or cannot be
-            written or is not whole when read back, of which nothing is left then; or if `outputs`
-            or `most_frames` is wrong.
+            written or is not whole when read back, or what `predict` returns is not finite, of
+            which nothing is left then; or if `outputs` or `most_frames` is wrong.
     """
     _check_request(outputs, most_frames)
     stem = pathlib.Path(output_path_stem)
@@ -323,7 +324,9 @@ def predict_video(
                 break
             times.append(clock())
             image = images.to_channels(frame, channels)
-            ids = predicted_ids(predict(image[..., 0] if channels == 1 else image))
+            probabilities = predict(image[..., 0] if channels == 1 else image)
+            check_finite(probabilities, f"{source}, frame {done + 1}")
+            ids = predicted_ids(probabilities)
             times.append(clock())
             drawn = None
             if show is not None or "overlay" in targets:
