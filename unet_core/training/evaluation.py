@@ -157,7 +157,7 @@ class Evaluation:
             return _in_64_bits(self._metrics(batch))
         with AddedLosses(self._model) as added:
             outputs = self._forward(batch)
-            loss, _ = read_loss(self._loss(outputs, batch))
+            loss, _ = read_loss(self._loss(outputs, batch), wide=True)
         total = loss.total_with(added.left())
         sums = _in_64_bits(self._metrics(outputs, batch)) if self._metrics else {}
         for name in sums:

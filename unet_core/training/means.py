@@ -58,8 +58,12 @@ class Sum(NamedTuple):
         return total
 
 
-def read_loss(result: Any) -> tuple[Sum, dict[str, Sum]]:
+def read_loss(result: Any, *, wide: bool = False) -> tuple[Sum, dict[str, Sum]]:
     """Returns the loss and the named values out of what a loss has returned.
+
+    Args:
+        result: What it has returned.
+        wide: Whether to sum in float64, as where nothing is differentiated.
 
     Raises:
         UserError: If it is not of one of the forms above.
@@ -78,12 +82,12 @@ def read_loss(result: Any) -> tuple[Sum, dict[str, Sum]]:
                 f"The loss has named a value {name!r}; names are texts other than "
                 f"{' and '.join(RESERVED)}."
             )
-    return _sum("The loss", result), {
-        name: _sum(f"The loss's value {name!r}", value) for name, value in named.items()
+    return _sum("The loss", result, wide), {
+        name: _sum(f"The loss's value {name!r}", value, wide) for name, value in named.items()
     }
 
 
-def _sum(what: str, result: Any) -> Sum:
+def _sum(what: str, result: Any, wide: bool) -> Sum:
     if isinstance(result, Mean):
         values, weights = (
             _as_float(what, result.values),
@@ -95,6 +99,8 @@ def _sum(what: str, result: Any) -> Sum:
                 f"{what} is a Mean whose values have shape {values.shape} and whose weights have "
                 f"shape {weights.shape}; the two must be equal."
             )
+        if wide:
+            values, weights = tf.cast(values, tf.float64), tf.cast(weights, tf.float64)
         # Where the weight is 0 the value does not matter, not even if it is not finite.
         values = tf.where(weights != 0, values, tf.zeros_like(values))
         return Sum(tf.reduce_sum(values * weights), tf.reduce_sum(weights), None, True)
@@ -106,6 +112,8 @@ def _sum(what: str, result: Any) -> Sum:
             "tf.reduce_mean(x, [1, 2]), or return Mean(values, weights) for what is divided by "
             "something else than the examples."
         )
+    if wide:
+        per_example = tf.cast(per_example, tf.float64)
     rows = per_example.shape[0]
     counted = tf.cast(tf.shape(per_example)[0], per_example.dtype)
     return Sum(tf.reduce_sum(per_example), counted, rows, False)
