@@ -242,20 +242,15 @@ class TestCrossEntropy:
     @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 5, 6)])
     def test_pixel_weights_of_a_shape_seen_late_are_refused_too(self, shape):
         masks, logits = problem()
-        specs = [
-            tf.TensorSpec([None] * 3, tf.uint8),
-            tf.TensorSpec([None, None, None, 1]),
-            tf.TensorSpec([None] * 3),
-        ]
-
-        @tf.function(input_signature=specs)
-        def loss(masks, logits, weights):
-            return losses.cross_entropy(masks, logits, pixel_weights=weights)
-
-        weights = np.ones(masks.shape, np.float32)
-        np.testing.assert_array_equal(
-            loss(masks, logits, weights), losses.cross_entropy(masks, logits)
+        ids, of_pixels = (tf.TensorSpec([None] * 3, dtype) for dtype in (tf.uint8, tf.float32))
+        loss = tf.function(
+            lambda masks, logits, weights: losses.cross_entropy(
+                masks, logits, pixel_weights=weights
+            ),
+            input_signature=[ids, tf.TensorSpec([None, None, None, 1]), of_pixels],
         )
+        expected = losses.cross_entropy(masks, logits)
+        np.testing.assert_allclose(loss(masks, logits, np.ones((4, 5, 6), np.float32)), expected)
         with pytest.raises(tf.errors.InvalidArgumentError, match="`pixel_weights` must have the"):
             loss(masks, logits, np.ones(shape, np.float32))
 
@@ -310,11 +305,6 @@ class TestFocal:
         wrong, sign = (0, 1) if logit > 0 else (1, -1)
         assert gradient[wrong] == pytest.approx(sign / 2, rel=1e-4)
         assert gradient[1 - wrong] == pytest.approx(0, abs=1e-6)
-
-    @pytest.mark.parametrize("gamma", [-1, float("nan"), float("inf")])
-    def test_gamma_that_is_negative_or_not_finite_is_refused(self, gamma):
-        with pytest.raises(ValueError, match=rf"`gamma` \({gamma}\) must be at least 0 and finite"):
-            losses.focal(*problem(), gamma=gamma)
 
 
 class TestOverlap:
@@ -373,17 +363,27 @@ class TestOverlap:
         # Which is not the mean over examples.
         assert abs(found[0] - tf.reduce_mean(losses.soft_dice(masks, logits))) > 1e-3
 
-    @pytest.mark.parametrize("loss", [losses.tversky, losses.soft_dice])
-    @pytest.mark.parametrize("smooth", [0, -1, float("nan"), float("inf")])
-    def test_smoothing_that_is_not_positive_and_finite_is_refused(self, loss, smooth):
-        with pytest.raises(ValueError, match=rf"`smooth` \({smooth}\) must be greater than 0"):
-            loss(*problem(), smooth=smooth)
 
-    @pytest.mark.parametrize("name", ["alpha", "beta"])
-    @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf")])
-    def test_tversky_weight_that_is_negative_or_not_finite_is_refused(self, name, weight):
-        with pytest.raises(ValueError, match=rf"`{name}` \({weight}\) must be at least 0"):
-            losses.tversky(*problem(), **{name: weight})
+class TestWrongSettings:
+    @pytest.mark.parametrize(
+        ("loss", "name", "rule"),
+        [
+            (losses.focal, "gamma", "at least 0"),
+            (losses.tversky, "alpha", "at least 0"),
+            (losses.tversky, "beta", "at least 0"),
+            (losses.tversky, "smooth", "greater than 0"),
+            (losses.soft_dice, "smooth", "greater than 0"),
+        ],
+    )
+    @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+    def test_number_that_is_negative_or_not_finite_is_refused(self, loss, name, rule, value):
+        with pytest.raises(ValueError, match=rf"`{name}` \({value}\) must be {rule} and finite"):
+            loss(*problem(), **{name: value})
+
+    @pytest.mark.parametrize("loss", [losses.tversky, losses.soft_dice])
+    def test_smoothing_of_zero_is_refused(self, loss):
+        with pytest.raises(ValueError, match=r"`smooth` \(0\) must be greater than 0"):
+            loss(*problem(), smooth=0)
 
     @pytest.mark.parametrize("loss", [losses.tversky, losses.soft_dice])
     @pytest.mark.parametrize("chosen", [[5], [0, 2], [-1], [0.5], []])
