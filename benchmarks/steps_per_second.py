@@ -88,8 +88,8 @@ def fit_round(
     model = make_network(args, row, keras_norm=keras_norm)
     model.compile(
         keras.optimizers.AdamW(1e-4),
-        # Keras would squeeze one of two shapes that differ in rank.
-        loss=lambda masks, logits: losses.cross_entropy(masks[..., 0], logits),
+        # Keras would squeeze one of two shapes that differ in rank, and makes floats of the ids.
+        loss=lambda masks, logits: losses.cross_entropy(tf.cast(masks[..., 0], tf.int32), logits),
         jit_compile=False,
         steps_per_execution=per_call,
     )

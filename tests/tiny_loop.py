@@ -35,7 +35,12 @@ def batches(start_step, context, *, rows=4, count=None, make=make_batch):
     signature = tuple(
         tf.TensorSpec([rows // replicas, *a.shape[1:]], tf.as_dtype(a.dtype)) for a in arrays
     )
-    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    if count is None:
+        dataset = dataset.apply(
+            tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        )
+    return dataset
 
 
 def make_loop(strategy=None, optimizer=None, loss=squared_error, **kwargs):

@@ -306,7 +306,7 @@ class TestRows:
             ([1.0], "list"),
             ((tf.ones([4]), tf.ones([4])), "dict"),
         ],
-        ids=str,
+        ids=["per pixel", "scalar", "whole numbers", "none", "list", "pair"],
     )
     def test_loss_that_has_none_is_refused(self, result, said):
         with pytest.raises(UserError, match=said):

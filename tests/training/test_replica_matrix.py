@@ -7,8 +7,8 @@ within rounding of zero passes its gradient in one run and not in the other, whi
 1e-5 to 1e-3 of a weight. In ten steps that happens to every sixth seed, with batch norm to every
 second, and to a permutation of the rows on one replica just as well. It does not to the seed here.
 
-The largest of five deviations is a bound that a sixth of the same kind exceeds one time in six; the
-seed of the 16-bit types keeps a third away from it.
+The largest of five deviations is one that a sixth of the same kind exceeds one time in six, on one
+processor or another; the bound of the 16-bit types is one and a half times that.
 """
 
 import dataclasses
@@ -179,10 +179,11 @@ class TestReplicas:
 
     @pytest.mark.parametrize("replicas", [2, 4])
     @pytest.mark.parametrize("name", HALF)
-    def test_half_precision_deviates_no_more_than_another_order_of_rows(self, name, replicas):
+    def test_half_precision_deviates_about_as_much_as_another_order_of_rows(self, name, replicas):
         one, *permuted = train(name, permutations=(None, *range(PERMUTATIONS)))
         (many,) = train(name, replicas)
-        check(name, replicas, deviation(many, one), max(deviation(p, one) for p in permuted))
+        largest = max(deviation(p, one) for p in permuted)
+        check(name, replicas, deviation(many, one), 1.5 * largest)
 
 
 class TestAccumulation:

@@ -256,20 +256,23 @@ def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
     (Ioffe and Szegedy 2015, arXiv:1502.03167), both means over all pixels of all replicas.
     """
     sum_over_replicas = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+    x, ones = tf.stop_gradient(inputs), tf.ones_like(gamma)
+    raw = _fused(x, ones, tf.zeros_like(ones), epsilon=epsilon, training=True)
+    own_square = _population_variance(raw, x) + tf.square(raw.batch_mean)
+    own_count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    own = tf.stop_gradient(tf.stack([raw.batch_mean, own_square, ones]))
+    # Statistics of no rows are NaN.
+    mean, square, count = tf.unstack(sum_over_replicas(tf.math.multiply_no_nan(own, own_count)))
+    mean, square, count = mean / count, square / count, count[0]
+    variance = tf.maximum(square - tf.square(mean), 0)
 
+    # What is shared is an argument: TensorFlow (2.21) walks from the results of such a function
+    # back to its arguments, through the graphs of all replicas if nothing stops it.
     @tf.custom_gradient
-    def normalise(x, gamma, beta):
-        raw = _fused(x, tf.ones_like(gamma), tf.zeros_like(beta), epsilon=epsilon, training=True)
-        own_square = _population_variance(raw, x) + tf.square(raw.batch_mean)
-        own_count = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
-        own = tf.stack([raw.batch_mean, own_square, tf.ones_like(gamma)])
-        # Statistics of no rows are NaN.
-        mean, square, count = tf.unstack(sum_over_replicas(tf.math.multiply_no_nan(own, own_count)))
-        mean, square, count = mean / count, square / count, count[0]
-        variance = tf.maximum(square - tf.square(mean), 0)
+    def normalise(x, gamma, beta, mean, variance, count):
         y = _fused(x, gamma, beta, mean, variance, epsilon=epsilon, training=False).y
 
-        def gradient(dy, *_):
+        def gradient(dy):
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=dy,
                 x=x,
@@ -287,11 +290,13 @@ def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
             slope = -gamma * tf.square(inverse) * mean_dgamma
             shift = -gamma * inverse * mean_dbeta - slope * mean
             correction = tf.cast(x, tf.float32) * slope + shift
-            return tf.cast(tf.cast(dx, tf.float32) + correction, x.dtype), dgamma, dbeta
+            dx = tf.cast(tf.cast(dx, tf.float32) + correction, x.dtype)
+            return dx, dgamma, dbeta, None, None, None
 
-        return (y, mean, variance), gradient
+        return y, gradient
 
-    return normalise(inputs, gamma, beta)
+    shared = (tf.stop_gradient(each) for each in (mean, variance, count))
+    return normalise(inputs, gamma, beta, *shared), mean, variance
 
 
 def _rows_before_and_in_all(inputs):

@@ -19,6 +19,7 @@ from unet_core.training.feed import (
 )
 from unet_core.training.means import RESERVED, noted, read_loss
 from unet_core.training.parts import Forward
+from unet_core.training.replicas import quick_all_reduce
 from unet_core.training.variables import AddedLosses
 
 
@@ -102,6 +103,8 @@ class Evaluation:
 
         Datasets that differ in sizes alone share one that knows none of those.
         """
+        if is_marked:
+            spec = tf.nest.map_structure(_with_any_rows, spec)
         for number, (known, function) in enumerate(self._functions):
             if _covers(known, spec):
                 return function
@@ -118,7 +121,7 @@ class Evaluation:
     def _step(self, element, *, is_marked):
         def replica_step(element):
             batch, present = unmarked(element, is_marked)
-            with noted(self._refused):
+            with noted(self._refused), quick_all_reduce():
                 return self._sums_if_present(batch, present)
 
         per_replica = self._strategy.run(replica_step, args=(element,))
@@ -186,6 +189,17 @@ def _in_64_bits(sums: Any) -> dict[str, tf.Tensor]:
         kind = tf.float64 if value.dtype.is_floating else tf.int64
         wide[name] = tf.cast(value, kind)
     return wide
+
+
+def _with_any_rows(spec: Any) -> Any:
+    """Returns the spec of what TensorFlow (2.21) gives a replica that has no batch left: where all
+    sizes are known, the first is 0.
+    """
+    if hasattr(spec, "_value_specs"):
+        return type(spec)(*map(_with_any_rows, spec._value_specs))
+    if isinstance(spec, tf.TensorSpec) and spec.shape.rank and spec.shape.is_fully_defined():
+        return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+    return spec
 
 
 def _covers(known: Any, spec: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -205,8 +206,13 @@ def unmarked(element: Any, is_marked: bool) -> tuple[Any, tf.Tensor | None]:
 
 
 def reason_of(error: tf.errors.OpError) -> str | None:
-    """Returns in one line what a Python generator behind a dataset has raised; None if none has."""
+    """Returns in one line what a Python generator behind a dataset has raised, or what an assertion
+    about a batch says; None if it is neither.
+    """
     message = error.message
+    if "assertion failed: [" in message:
+        said = message.partition("assertion failed: ")[2].partition("\n")[0]
+        return " ".join(re.findall(r"\[([^]]*)\]", said))
     if "generator" not in message and "PyFunc" not in message:
         return None
     lines = [line.strip() for line in message.splitlines() if line.strip()]

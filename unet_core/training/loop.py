@@ -14,7 +14,6 @@ more parts, and their losses take batches of any structure:
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training import optimizers
+from unet_core.training.calls import Calls, Result
 from unet_core.training.evaluation import Evaluation
 from unet_core.training.feed import DatasetFn, Feed, reason_of
 from unet_core.training.parts import (
@@ -36,22 +36,18 @@ from unet_core.training.parts import (
     check_number,
     inputs_of,
 )
-from unet_core.training.report import NonFiniteError, Report, Stopwatch
+from unet_core.training.replicas import ReplicaWise
+from unet_core.training.report import NonFiniteError, Report, Stopwatch, make_report
 from unet_core.training.schedules import Schedule
-from unet_core.training.step import SKIPS_AT_SCALE_1, Step, next_element
+from unet_core.training.step import SKIPS_AT_SCALE_1, Step
 from unet_core.training.update import NO_ROWS, Update
 from unet_core.training.variables import (
     copies_of,
-    draws_for_one_replica,
     layers_of,
     of_tensorflow,
-    replica_wise_statistics,
     variables_of,
 )
 from unet_core.training.workers import Workers
-
-# What a compiled call returns before the figures of the parts and the sums.
-_HEAD = ("steps", "failed", "exhausted", "wait", "examples", "loss_scale", "skipped", "stuck")
 
 
 class Loop:
@@ -159,21 +155,23 @@ class Loop:
             self._step,
             micro_batches=micro_batches,
             loss_scaling=loss_scaling,
+            refused=self._refused,
+        )
+        self._calls = Calls(
+            self._one_step,
+            self.strategy,
+            parts=len(parts),
+            micro_batches=micro_batches,
+            loss_scaling=loss_scaling,
         )
         self._loss_scaling = loss_scaling
-        # Sums since the last report that was due; how many there are is known once it is traced.
-        self._window = tf.Variable(
-            0.0, dtype=tf.float64, shape=tf.TensorShape(None), trainable=False
-        )
         self._window_is_new = True
         self._watch = Stopwatch()
         self._steps_per_call = 1
-        self._inside_averages = self._has_warned = False
-        self._statistics: list[Any] = []
-        self._traces = 0
+        self._inside_averages = False
+        self._replica_wise = ReplicaWise(self.strategy, [part.model for part in parts.values()])
         self.resumed_at = 0
         self._restores = 0
-        self._compile()
         if not self._is_short_form or _is_built(self.model):
             self._prepare(None)
         for update in self._updates:
@@ -218,10 +216,9 @@ class Loop:
     @property
     def traces(self) -> dict[str, int]:
         """How often each compiled function has been traced so far."""
-        now = self._run_steps.experimental_get_tracing_count()
         return {
-            "train": self._traces + now,
-            "update": self._run_batch.experimental_get_tracing_count(),
+            "train": self._calls.traces_of_steps,
+            "update": self._calls.traces_of_batch,
             "evaluate": self._evaluation.traces,
         }
 
@@ -319,12 +316,12 @@ class Loop:
         self._prepare(None)
         step = self.step
         with self._own_errors(step):
-            result = self._run_batch(batch).numpy()
+            result = self._calls.batch(batch)
         self._check_finite(result, step)
         self._watch.start_over()
         watch = Stopwatch()
-        sums = result[len(_HEAD) + 2 * len(self._updates) :]
-        return self._report(step + 1, True, False, False, result, sums, watch)
+        how = {"step": step + 1, "due": True, "stopping": False, "exhausted": False}
+        return make_report(result, self._names, watch, **how)
 
     def evaluate(
         self,
@@ -372,12 +369,13 @@ class Loop:
     @property
     def window(self) -> list[float]:
         """The sums since the last report that was due."""
-        return [] if self._window_is_new else self._window.numpy().ravel().tolist()
+        return [] if self._window_is_new else self._calls.window
 
     @window.setter
     def window(self, sums: Sequence[float]) -> None:
-        self._window.assign(np.asarray(sums, np.float64) if len(sums) else 0.0)
-        self._window_is_new = not len(sums)
+        self._window_is_new = not sums
+        if sums:
+            self._calls.window = sums
 
     def note_restore(self) -> None:
         """Notes that all state is that of another step now."""
@@ -420,17 +418,22 @@ class Loop:
                 count = min(pause - step, self._steps_per_call)
                 before = time.perf_counter()
                 with self._own_errors(step):
-                    plan = tf.constant([count, int(self._window_is_new)], tf.int64)
-                    how = {"is_marked": feed.is_marked, "static": feed.is_static}
-                    result = self._run_steps(iterator, plan, **how).numpy()
-                done = int(result[0])
+                    result = self._calls.steps(
+                        iterator,
+                        count,
+                        new_window=self._window_is_new,
+                        is_marked=feed.is_marked,
+                        static=feed.is_static,
+                    )
+                done = result.steps
                 if done:
                     self._window_is_new = False
                 step += done
                 feed.advance(done)
-                self._watch.add(time.perf_counter() - before, done, *result[3:5])
+                seconds = time.perf_counter() - before
+                self._watch.add(seconds, done, result.wait, result.examples)
                 self._check_finite(result, step)
-                exhausted = bool(result[2]) or feed.is_used_up
+                exhausted = result.exhausted or feed.is_used_up
                 # Workers run equally many steps per call, or their sums would not find one another.
                 wishes = self._workers.gather(
                     [self._watch.steps_in(self._seconds_per_call), int(should_stop())]
@@ -440,20 +443,19 @@ class Loop:
                 ended = stopping or exhausted
                 if (step == pause or ended) and step != reported:
                     due = step % intervals[0] == 0
-                    sums = result[len(_HEAD) + 2 * len(self._updates) :]
-                    report = self._report(
-                        step,
-                        due,
-                        stopping,
-                        exhausted and step < until_step,
+                    report = make_report(
                         result,
-                        sums,
+                        self._names,
                         self._watch,
+                        step=step,
+                        due=due,
+                        stopping=stopping,
+                        exhausted=exhausted and step < until_step,
                     )
                     self._watch.start_window()
                     # Before the caller may save: a checkpoint holds the window as it goes on.
                     self._window_is_new = self._window_is_new or due
-                    self._average_statistics()
+                    self._replica_wise.average_statistics()
                     reported = step
                     yield report
                     if self._restores != restored or self.step != step:
@@ -490,11 +492,10 @@ class Loop:
         if element_spec is not None and self._is_short_form and not _is_built(self.model):
             self._build(element_spec)
         if any([update.refresh() for update in self._updates]):
-            self._traces = self.traces["train"]
-            self._compile()
+            self._calls.forget()
             self._watch.start_over()
             self._steps_per_call = 1
-            self._look_at_layers()
+            self._replica_wise.refresh()
         if self.step == 0:
             for update in self._updates:
                 update.reset_averages()
@@ -507,63 +508,6 @@ class Loop:
         )
         with self.strategy.scope():
             Forward(self.model, training=False).call(inputs)
-
-    def _compile(self) -> None:
-        # A partial has no code object, by which TensorFlow (2.21) counts the traces of all loops
-        # together and warns of retracing.
-        self._run_steps = tf.function(functools.partial(self._steps))
-        self._run_batch = tf.function(functools.partial(self._one_batch), reduce_retracing=True)
-
-    def _look_at_layers(self) -> None:
-        if self.strategy.num_replicas_in_sync == 1:
-            return
-        layers = [layer for part in self.parts.values() for layer in layers_of(part.model)]
-        self._statistics = [
-            variable
-            for part in self.parts.values()
-            for variable in replica_wise_statistics(part.model)
-        ]
-        differing = [
-            layer
-            for layer in layers
-            if draws_for_one_replica(layer)
-            or (isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized)
-        ]
-        if differing and not self._has_warned:
-            self._has_warned = True
-            names = ", ".join(layer.name for layer in differing[:4])
-            more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-            warnings.warn(
-                f"The layers {names}{more} act on the rows of one replica, so "
-                f"{self.strategy.num_replicas_in_sync} replicas do not train exactly what one "
-                "does: BatchNormalization normalises by its own rows (its moving statistics are "
-                "averaged), Dropout and noise are the same on all. `FusedBatchNorm` and "
-                "`RowDropout` of unet_core.models.layers are exact.",
-                stacklevel=4,
-            )
-
-    def _average_statistics(self) -> None:
-        """Averages over replicas the moving statistics that each makes of its own rows.
-
-        They are linear in what is averaged and only inference reads them, so it need not be done
-        at every step.
-        """
-        if self._statistics:
-            self._run_average_statistics()
-
-    @tf.function
-    def _run_average_statistics(self):
-        def average():
-            context = tf.distribute.get_replica_context()
-            values = [tf.identity(of_tensorflow(v)) for v in self._statistics]
-            return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
-
-        means = self.strategy.run(average)
-        for variable, mean in zip(self._statistics, means, strict=True):
-            copies = copies_of(self.strategy, variable)
-            values = self.strategy.experimental_local_results(mean)
-            for copy, value in zip(copies, values, strict=True):
-                copy.assign(value)
 
     def _exchange_weights(self) -> None:
         def exchange(variable, average):
@@ -615,126 +559,17 @@ class Loop:
                 raise refusal.with_traceback(None) from refusal.__cause__
             raise
 
-    def _check_finite(self, result: np.ndarray, step: int) -> None:
-        failed, stuck = int(result[1]), int(result[7])
-        if failed >= 0 and not self._loss_scaling:
-            part = self._updates[failed].name if len(self._updates) > 1 else None
+    @property
+    def _names(self) -> list[list[str]]:
+        """Of each part its own name, then those of the values its loss has named."""
+        return [[update.name, *update.names] for update in self._updates]
+
+    def _check_finite(self, result: Result, step: int) -> None:
+        if result.failed >= 0 and not self._loss_scaling:
+            part = self._updates[result.failed].name if len(self._updates) > 1 else None
             raise NonFiniteError(step, part=part)
-        if stuck >= SKIPS_AT_SCALE_1:
-            raise NonFiniteError(step - 1, skipped=stuck - 1)
-
-    def _report(self, step, due, stopping, exhausted, result, sums, watch) -> Report:
-        figures = result[len(_HEAD) : len(_HEAD) + 2 * len(self._updates)].reshape(-1, 2)
-        losses, means, place = {}, {}, 0
-        for update in self._updates:
-            for number, name in enumerate([update.name, *update.names]):
-                total, weight = sums[place : place + 2]
-                place += 2
-                mean = float(total / weight) if weight else float("nan")
-                (means if number else losses)[name] = mean
-        if len(self._updates) > 1:
-            means = losses | means
-        rates = {u.name: float(rate) for u, (rate, _) in zip(self._updates, figures, strict=True)}
-        norms = {u.name: float(norm) for u, (_, norm) in zip(self._updates, figures, strict=True)}
-        first = self._updates[0].name
-        return Report(
-            step=step,
-            due=due,
-            stopping=stopping,
-            exhausted=exhausted,
-            loss=losses[first],
-            means=means,
-            rate=rates[first],
-            gradient_norm=norms[first],
-            rates=rates,
-            gradient_norms=norms,
-            loss_scale=float(result[5]),
-            skipped_steps=int(result[6]),
-            **watch.figures(),
-        )
-
-    # What follows runs in the graph.
-
-    def _steps(self, iterator, plan, *, is_marked, static):
-        """Runs up to `plan[0]` steps on the device; leaves early when data end or a step is not
-        finite. `plan[1]` is 1 if the sums of the window begin anew.
-        """
-        count, next_of = plan[0], functools.partial(next_element, iterator)
-        parts = len(self._updates)
-
-        def more(done, failed, exhausted, stuck, *_):
-            goes_on = (failed < 0) | self._loss_scaling
-            return (done < count) & goes_on & ~exhausted & (stuck < SKIPS_AT_SCALE_1)
-
-        def one(done, failed, exhausted, stuck, wait, examples, figures, window):
-            after = figures[0, 1]
-            if self._micro_batches == 1:
-                item, ready, wait = next_of(wait, after)
-
-                def train():
-                    return self._one_step.on_batch(
-                        item.get_value(), is_marked=is_marked, static=static
-                    )
-
-            else:
-                ready, wait, train = self._one_step.on_micro_batches(
-                    next_of, wait, after, is_marked=is_marked, static=static
-                )
-
-            def step():
-                outcome = train()
-                counted = (outcome.failed < 0) | self._loss_scaling
-                return (
-                    done + tf.cast(counted, tf.int64),
-                    outcome.failed,
-                    tf.identity(self._one_step.skipped_at_scale_1),
-                    examples + outcome.sums[1],
-                    outcome.figures,
-                    window + outcome.sums,
-                )
-
-            unchanged = (done, failed, stuck, examples, figures, window)
-            done, failed, stuck, examples, figures, window = tf.cond(ready, step, lambda: unchanged)
-            return done, failed, ~ready, stuck, wait, examples, figures, window
-
-        # Before a step is traced it is not known how many sums there are: 0 of any number.
-        window = self._window * tf.cast(1 - plan[1], tf.float64)
-        start = (
-            tf.constant(0, tf.int64),
-            tf.constant(-1),
-            tf.constant(False),
-            tf.identity(self._one_step.skipped_at_scale_1),
-            tf.constant(0.0, tf.float64),
-            tf.constant(0.0, tf.float64),
-            tf.zeros([parts, 2]),
-            window,
-        )
-        shapes = (*(value.shape for value in start[:-1]), tf.TensorShape(None))
-        done, failed, exhausted, stuck, wait, examples, figures, window = tf.while_loop(
-            more, one, start, shape_invariants=shapes, parallel_iterations=1
-        )
-        self._window.assign(window)
-        return self._packed(done, failed, exhausted, stuck, wait, examples, figures, window)
-
-    def _one_batch(self, batch):
-        outcome = self._one_step.on_batch(
-            batch, is_marked=False, static=self.strategy.num_replicas_in_sync == 1
-        )
-        zero, stuck = tf.constant(0.0), self._one_step.skipped_at_scale_1
-        return self._packed(
-            zero, outcome.failed, zero, stuck, zero, zero, outcome.figures, outcome.sums
-        )
-
-    def _packed(self, done, failed, exhausted, stuck, wait, examples, figures, sums):
-        """Returns all in one float64 tensor, in the order of `_HEAD`, figures, sums: one transfer
-        to the host.
-        """
-        step = self._one_step
-        head = (done, failed, exhausted, wait, examples, step.loss_scale, step.skipped, stuck)
-        with tf.control_dependencies([done, failed]):
-            head = tf.stack([tf.cast(tf.identity(value), tf.float64) for value in head])
-        flat = tf.reshape(tf.cast(figures, tf.float64), [-1])
-        return tf.concat([head, flat, tf.reshape(sums, [-1])], 0)
+        if result.stuck >= SKIPS_AT_SCALE_1:
+            raise NonFiniteError(step - 1, skipped=result.stuck - 1)
 
 
 def _checked_parts(

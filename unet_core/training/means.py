@@ -36,7 +36,7 @@ class Sum(NamedTuple):
 
     Attributes:
         total: Scalar, float32 or float64.
-        weight: Scalar of the same type.
+        weight: Scalar, float64: there may be more pixels than float32 can count.
         static_weight: The weight, if it is known while tracing.
         is_weighted: Whether it is that of a `Mean` and not a number of rows.
     """
@@ -54,7 +54,7 @@ class Sum(NamedTuple):
         """
         total = self.total
         for loss in added:
-            total += tf.cast(tf.reduce_sum(loss), total.dtype) * self.weight
+            total += tf.cast(tf.reduce_sum(loss), total.dtype) * tf.cast(self.weight, total.dtype)
         return total
 
 
@@ -103,7 +103,8 @@ def _sum(what: str, result: Any, wide: bool) -> Sum:
             values, weights = tf.cast(values, tf.float64), tf.cast(weights, tf.float64)
         # Where the weight is 0 the value does not matter, not even if it is not finite.
         values = tf.where(weights != 0, values, tf.zeros_like(values))
-        return Sum(tf.reduce_sum(values * weights), tf.reduce_sum(weights), None, True)
+        weight = tf.reduce_sum(tf.cast(weights, tf.float64))
+        return Sum(tf.reduce_sum(values * weights), weight, None, True)
     per_example = _as_float(what, result)
     if per_example.shape.rank != 1:
         raise UserError(
@@ -115,7 +116,7 @@ def _sum(what: str, result: Any, wide: bool) -> Sum:
     if wide:
         per_example = tf.cast(per_example, tf.float64)
     rows = per_example.shape[0]
-    counted = tf.cast(tf.shape(per_example)[0], per_example.dtype)
+    counted = tf.cast(tf.shape(per_example)[0], tf.float64)
     return Sum(tf.reduce_sum(per_example), counted, rows, False)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class NonFiniteError(ArithmeticError):
@@ -112,3 +113,38 @@ class Stopwatch:
             "examples_per_sec": float(self._examples / self._seconds),
             "data_wait_share": float(self._wait / self._seconds),
         }
+
+
+def make_report(
+    result: Any, names: Sequence[Sequence[str]], watch: Stopwatch, **of_the_loop: Any
+) -> Report:
+    """Returns the report of a call.
+
+    Args:
+        result: A `Result` of it.
+        names: Of each part its own name, then those of the values its loss has named.
+        watch: What has timed it.
+        of_the_loop: step, due, stopping, exhausted.
+    """
+    losses, means, place = {}, {}, 0
+    for part, *named in names:
+        for name in (part, *named):
+            total, weight = result.sums[place : place + 2]
+            place += 2
+            mean = float(total / weight) if weight else float("nan")
+            (losses if name is part else means)[name] = mean
+    parts = [part for part, *_ in names]
+    rates = dict(zip(parts, result.figures[:, 0].tolist(), strict=True))
+    norms = dict(zip(parts, result.figures[:, 1].tolist(), strict=True))
+    return Report(
+        **of_the_loop,
+        loss=losses[parts[0]],
+        means=losses | means if len(parts) > 1 else means,
+        rate=rates[parts[0]],
+        gradient_norm=norms[parts[0]],
+        rates=rates,
+        gradient_norms=norms,
+        loss_scale=result.loss_scale,
+        skipped_steps=result.skipped,
+        **watch.figures(),
+    )

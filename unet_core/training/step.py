@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from unet_core.errors import UserError
 from unet_core.training.feed import unmarked
+from unet_core.training.means import noted
+from unet_core.training.replicas import quick_all_reduce
 from unet_core.training.update import Update
 from unet_core.training.variables import copies_of, of_tensorflow, variables_of
 
@@ -47,6 +50,7 @@ class Step:
         step: Counts the global batches.
         micro_batches: Batches to one global batch.
         loss_scaling: Whether to scale the loss for float16.
+        refused: Takes what is refused while tracing.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class Step:
         *,
         micro_batches: int,
         loss_scaling: bool,
+        refused: list[UserError],
     ):
+        self._refused = refused
         self._updates = updates
         self._strategy = strategy
         self._step = step
@@ -75,7 +81,8 @@ class Step:
         def train(update: Update, rate, ok):
             def run(element, rate, loss_scale, ok):
                 batch, present = unmarked(element, is_marked)
-                return update.whole(batch, present, rate, loss_scale, ok, static=static)
+                with quick_all_reduce():
+                    return update.whole(batch, present, rate, loss_scale, ok, static=static)
 
             scale = tf.identity(self.loss_scale)
             return self._strategy.run(run, args=(element, rate, scale, ok))
@@ -108,7 +115,8 @@ class Step:
             def add():
                 def run(element, loss_scale, first):
                     batch, present = unmarked(element, is_marked)
-                    return update.add(batch, present, loss_scale, first, static=static)
+                    with quick_all_reduce():
+                        return update.add(batch, present, loss_scale, first, static=static)
 
                 args = (item.get_value(), tf.identity(self.loss_scale), number == 0)
                 added = self._strategy.run(run, args=args)
@@ -148,6 +156,8 @@ class Step:
             failed = tf.where((failed < 0) & ~finite, number, failed)
             sums.append(part_sums)
             figures.append(tf.stack([rate, norm]))
+        with noted(self._refused):
+            self._check_names()
         ok = failed < 0
         with tf.control_dependencies([failed]):
             tf.cond(ok, lambda: tf.constant(True), put_back)
@@ -156,6 +166,16 @@ class Step:
                 tf.cond(ok, self._note_good_step, self._note_skip)
         all_sums = tf.where(ok, tf.concat(sums, 0), 0)
         return Outcome(failed, all_sums, tf.stack(figures))
+
+    @tf.autograph.experimental.do_not_convert
+    def _check_names(self) -> None:
+        names = [name for update in self._updates for name in (update.name, *update.names)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError(
+                f"Two values to report have the name {twice[0]!r}: parts and the values that "
+                "their losses name need names of their own."
+            )
 
     def _train_one(self, train, update, rate, ok):
         results = train(update, rate, ok)

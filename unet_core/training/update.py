@@ -217,7 +217,9 @@ class Update:
                     raise UserError(
                         f"The model or the loss{self._of} reduces over replicas (such as "
                         "synchronised batch normalisation), which XLA cannot compile on several "
-                        "replicas. Leave `jit_compile` out."
+                        "replicas. Leave `jit_compile` out; dropout by rows alone can be compiled "
+                        "if the dataset says that it is endless, so that all replicas have "
+                        "equally many."
                     ) from shared
             with tf.control_dependencies([tf.debugging.Assert(present, [NO_ROWS])]):
                 batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
