@@ -142,7 +142,7 @@ class TestTwoWorkers:
         both = [finish(process) for process in start_two(tmp_path / "two", *args)]
         assert [code for code, _ in both] == [0, 0], both
         one, two = variables(tmp_path / "one", steps), variables(tmp_path / "two", steps)
-        kinds = ("model/", "loop/average", "optimizer/_trainable_variables")
+        kinds = ("parts/model/model/", "loop/average", "parts/model/optimizer/")
         names = [name for name in one if name.startswith(kinds)]
         assert len(names) > 40
         deviation = max(np.abs(one[name] - two[name]).max() for name in names)

@@ -38,12 +38,14 @@ class Sum(NamedTuple):
         total: Scalar, float32 or float64.
         weight: Scalar, float64: there may be more pixels than float32 can count.
         static_weight: The weight, if it is known while tracing.
+        rows: Scalar, float64: how many rows it is of, the size of the first axis.
         is_weighted: Whether it is that of a `Mean` and not a number of rows.
     """
 
     total: tf.Tensor
     weight: tf.Tensor
     static_weight: int | None
+    rows: tf.Tensor
     is_weighted: bool
 
     def total_with(self, added: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -52,9 +54,13 @@ class Sum(NamedTuple):
         Each counts by this replica's share of the weight: a mean over its rows then makes that of
         the global batch, and a regulariser, which is the same everywhere, counts once.
         """
-        total = self.total
+        return self.total + self.sum_of(added) * tf.cast(self.weight, self.total.dtype)
+
+    def sum_of(self, added: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Returns the sum of losses, of the type of the total."""
+        total = tf.zeros([], self.total.dtype)
         for loss in added:
-            total += tf.cast(tf.reduce_sum(loss), total.dtype) * tf.cast(self.weight, total.dtype)
+            total += tf.cast(tf.reduce_sum(loss), total.dtype)
         return total
 
 
@@ -104,7 +110,9 @@ def _sum(what: str, result: Any, wide: bool) -> Sum:
         # Where the weight is 0 the value does not matter, not even if it is not finite.
         values = tf.where(weights != 0, values, tf.zeros_like(values))
         weight = tf.reduce_sum(tf.cast(weights, tf.float64))
-        return Sum(tf.reduce_sum(values * weights), weight, None, True)
+        rows = tf.shape(values)[0] if values.shape.rank else 1
+        total = tf.reduce_sum(values * weights)
+        return Sum(total, weight, None, tf.cast(rows, tf.float64), True)
     per_example = _as_float(what, result)
     if per_example.shape.rank != 1:
         raise UserError(
@@ -117,7 +125,7 @@ def _sum(what: str, result: Any, wide: bool) -> Sum:
         per_example = tf.cast(per_example, tf.float64)
     rows = per_example.shape[0]
     counted = tf.cast(tf.shape(per_example)[0], tf.float64)
-    return Sum(tf.reduce_sum(per_example), counted, rows, False)
+    return Sum(tf.reduce_sum(per_example), counted, rows, counted, False)
 
 
 def _as_float(what: str, value: Any, *, exact: bool = True) -> tf.Tensor:

@@ -142,4 +142,5 @@ class ReplicaWise:
 
 
 def _normalises_alone(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
+    is_norm = isinstance(layer, keras.layers.BatchNormalization)
+    return is_norm and layer.trainable and not layer.synchronized

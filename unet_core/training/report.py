@@ -128,11 +128,12 @@ def make_report(
     """
     losses, means, place = {}, {}, 0
     for part, *named in names:
-        for name in (part, *named):
-            total, weight = result.sums[place : place + 2]
+        loss, weight, added, rows = result.sums[place : place + 4]
+        losses[part] = _ratio(loss, weight) + (_ratio(added, rows) if rows else 0.0)
+        place += 4
+        for name in named:
+            means[name] = _ratio(*result.sums[place : place + 2])
             place += 2
-            mean = float(total / weight) if weight else float("nan")
-            (losses if name is part else means)[name] = mean
     parts = [part for part, *_ in names]
     rates = dict(zip(parts, result.figures[:, 0].tolist(), strict=True))
     norms = dict(zip(parts, result.figures[:, 1].tolist(), strict=True))
@@ -148,3 +149,7 @@ def make_report(
         skipped_steps=result.skipped,
         **watch.figures(),
     )
+
+
+def _ratio(total: float, weight: float) -> float:
+    return float(total / weight) if weight else float("nan")

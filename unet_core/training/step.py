@@ -17,7 +17,7 @@ from unet_core.errors import UserError
 from unet_core.training.feed import unmarked
 from unet_core.training.means import noted
 from unet_core.training.replicas import quick_all_reduce
-from unet_core.training.update import Update
+from unet_core.training.update import SUMS, Update
 from unet_core.training.variables import copies_of, of_tensorflow, variables_of
 
 _LOSS_SCALE_START = 2.0**15
@@ -31,8 +31,9 @@ class Outcome(NamedTuple):
 
     Attributes:
         failed: Number of the part whose loss or gradient is not finite, -1 if all are.
-        sums: [n] float64: for each part its loss and the weight it divides by, then the named
-            values and theirs; of the global batch, 0 for a part that was left out.
+        sums: [n] float64: for each part its loss and the weight that divides it, the losses of the
+            model times rows and the rows, then the named values and their weights; of the global
+            batch, 0 for a part that was left out.
         figures: [parts, 2] float32: rate and gradient norm of each.
     """
 
@@ -134,7 +135,7 @@ class Step:
         )
 
         def train(update: Update, rate, ok):
-            known = tf.ensure_shape(sums, [2 + 2 * len(update.names)])
+            known = tf.ensure_shape(sums, [SUMS + 2 * len(update.names)])
             scale = tf.identity(self.loss_scale)
             return self._strategy.run(update.summed, args=(known, rate, scale, ok))
 
@@ -182,7 +183,7 @@ class Step:
         return tuple(self._strategy.experimental_local_results(value)[0] for value in results)
 
     def _leave_out(self, update):
-        sums = tf.zeros([2 + 2 * len(update.names)], tf.float64)
+        sums = tf.zeros([SUMS + 2 * len(update.names)], tf.float64)
         return sums, tf.constant(True), tf.constant(0.0)
 
     def _rate(self, update: Update):

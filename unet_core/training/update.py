@@ -34,6 +34,11 @@ NO_ROWS = (
 )
 Gradient = tf.Tensor | tf.IndexedSlices
 
+# How many sums of the loss there are before those of the named values, and the places of the
+# weights by which the two groups of gradients divide.
+SUMS = 4
+_WEIGHTS = (1, 3)
+
 # Of all loops of this process: one may train what the loss of another depends on.
 _updates: weakref.WeakSet[Update] = weakref.WeakSet()
 
@@ -76,6 +81,7 @@ class Update:
         self._step = step
         self._loss_scaling = loss_scaling
         self._micro_batches = micro_batches
+        self._batches = strategy.num_replicas_in_sync * micro_batches
         self._jit_compile = jit_compile
         self._forward = forward
         self._refused = refused
@@ -123,13 +129,15 @@ class Update:
                 self._add_averages(trained)
             # What one replica has summed up of the global batch so far; not needed between steps.
             self._gradient_sums = [
-                _own_of_replica(v.shape, v.dtype)
+                _own_of_replica(v.shape, tf.float32 if v.dtype.size < 4 else v.dtype)
                 for v in map(of_tensorflow, trained)
                 if self._micro_batches > 1
             ]
         self._decays = [optimizers.decay_of(self.part.optimizer, v) for v in trained]
         self._constraints = [getattr(v, "constraint", None) for v in trained]
         self._connected: list[bool] | None = None
+        # What is found while tracing.
+        self._groups, self._divided, self._may_divide = 1, False, False
         self._compiled = tf.function(self._differentiate, jit_compile=True)
         if self._forward is not None:
             self._forward.forget()
@@ -165,36 +173,52 @@ class Update:
             ok: Whether the parts before this one could be updated.
             static: Whether all replicas have batches of the shapes known while tracing.
         """
-        gradients, sums, rows = self._gradients(batch, present, loss_scale, static)
-        sums = _sum_over_replicas(sums)
-        return self._reduce_and_update(gradients, sums, rate, loss_scale, ok, self._divisor(rows))
+        gradients, own = self._gradients(batch, present, loss_scale, static)
+        sums = _sum_over_replicas(own)
+        if not self._divided:
+            alone = self._strategy.num_replicas_in_sync == 1
+            shares = [
+                None if alone else tf.math.divide_no_nan(own[place], sums[place]) * self._batches
+                for place in _WEIGHTS[: self._groups]
+            ]
+            gradients = self._sum_of_groups(gradients, shares)
+        return self._reduce_and_update(gradients, sums, rate, loss_scale, ok)
 
     def add(self, batch, present, loss_scale, first, *, static: bool):
         """Adds the gradients of one micro-batch to those of this replica; returns its sums."""
-        gradients, sums, rows = self._gradients(batch, present, loss_scale, static)
-        self._added_divisor = self._divisor(rows)
+        gradients, sums = self._gradients(batch, present, loss_scale, static)
+        if self._groups > 1:
+            with noted(self._refused):
+                raise UserError(
+                    "The loss is a `Mean` and the model adds losses of its own (regularisers, "
+                    "`add_loss`), which divide by other numbers: `micro_batches` cannot sum the "
+                    "two. Leave it out, or take `model.losses` into the loss."
+                )
         for total, gradient in zip(self._connected_of(self._gradient_sums), gradients, strict=True):
-            gradient = tf.convert_to_tensor(gradient)
+            gradient = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
+            if not self._divided:
+                gradient *= tf.cast(sums[_WEIGHTS[0]] * self._batches, gradient.dtype)
             total.assign(tf.where(first, gradient, total + gradient))
         return sums
 
     def summed(self, sums, rate, loss_scale, ok):
         """Updates by what has been added; `sums` are those of all replicas."""
         gradients = [tf.convert_to_tensor(v) for v in self._connected_of(self._gradient_sums)]
-        return self._reduce_and_update(gradients, sums, rate, loss_scale, ok, self._added_divisor)
+        if not self._divided:
+            share = tf.math.divide_no_nan(tf.constant(1.0, tf.float64), sums[_WEIGHTS[0]])
+            gradients = [_scaled(gradient, share) for gradient in gradients]
+        return self._reduce_and_update(gradients, sums, rate, loss_scale, ok)
 
     def _gradients(self, batch, present, loss_scale, static):
-        """Returns (gradients of the variables that have one, sums, rows of the loss if known)."""
-        # A compiled function may be one of an earlier trace, with other rows.
-        self._may_divide = static and not self._jit_compile
+        """Returns what `_differentiate` does, zeros if there is no batch."""
+        # A compiled function may be one of an earlier trace, with other rows. A replica that may
+        # have no rows makes their number unknown.
+        self._may_divide = static and present is None and not self._jit_compile
         differentiate = self._compiled if self._jit_compile else self._differentiate
         try:
             if present is None:
-                return *differentiate(batch, loss_scale), self._rows
-            gradients, sums = tf.cond(
-                present, lambda: _dense(differentiate(batch, loss_scale)), self._nothing
-            )
-            return gradients, sums, None
+                return differentiate(batch, loss_scale)
+            return tf.cond(present, lambda: _dense(differentiate(batch, loss_scale)), self._nothing)
         except RuntimeError as error:
             if "merge_call" not in str(error):
                 raise
@@ -208,7 +232,7 @@ class Update:
             if self._forward is None:
                 raise error
             self._forward.jit_compile, self._forward.present = self._jit_compile, present
-            gradients, sums = self._differentiate(batch, loss_scale)
+            return self._differentiate(batch, loss_scale)
         except RuntimeError as shared:
             if "merge_call" not in str(shared):
                 raise
@@ -225,53 +249,96 @@ class Update:
                 batch = tf.nest.map_structure(tf.identity, batch, expand_composites=True)
             if self._forward is not None:
                 self._forward.present = None
-            gradients, sums = self._differentiate(batch, loss_scale)
+            return self._differentiate(batch, loss_scale)
         finally:
             if self._forward is not None:
                 self._forward.jit_compile, self._forward.present = False, None
-        return gradients, sums, self._rows if present is None else None
 
     def _differentiate(self, batch, loss_scale):
-        """Returns (gradients, sums): of the scaled loss, divided by the rows of the global batch if
-        they are known; float64 [loss, its weight, named value, its weight, ...].
+        """Returns (gradients, sums) of this replica's scaled loss.
+
+        The gradients are those of the mean over the global batch if its rows are known while
+        tracing (`_divided`), else over this replica's batch, divided by the number of batches in a
+        global one: 16-bit gradients are then about as large. A loss that divides by weights, beside
+        losses of the model, which divide by rows, has two groups of them (`_groups`). The sums are
+        float64 [loss, its weight, losses of the model times rows, rows, named value, its weight,
+        ...].
         """
         with noted(self._refused):
             return self._loss_and_gradients(batch, loss_scale)
 
     def _loss_and_gradients(self, batch, loss_scale):
-        with tf.GradientTape() as tape:
-            with AddedLosses(self.part.model) as added:
+        with tf.GradientTape(persistent=True) as tape:
+            with AddedLosses(self.part.model) as added_losses:
                 loss, named = read_loss(self.part.loss(batch))
-            total = loss.total_with(added.left())
-            self._rows = loss.static_weight if self._may_divide else None
-            scaled = total / (self._divisor(self._rows) or 1.0) * tf.cast(loss_scale, total.dtype)
+            left = added_losses.left()
+            added = loss.sum_of(left)
+            self._groups = 2 if left and loss.is_weighted else 1
+            divisor = self._divisor(loss.static_weight)
+            self._divided = divisor is not None
+            scale = tf.cast(loss_scale, loss.total.dtype)
+            if divisor is None and self._batches > 1:
+                scale /= self._batches
+            if self._groups > 1:
+                own = tf.math.divide_no_nan(loss.total, tf.cast(loss.weight, scale.dtype))
+                targets = [own * scale, added * scale]
+            else:
+                total = (
+                    loss.total + added * tf.cast(loss.weight, scale.dtype) if left else loss.total
+                )
+                if divisor is None:
+                    mean = tf.math.divide_no_nan(total, tf.cast(loss.weight, scale.dtype))
+                else:
+                    mean = total / divisor
+                targets = [mean * scale]
         self._check_watched(tape.watched_variables())
-        gradients = tape.gradient(scaled, self.variables)
-        self._note_connected([gradient is not None for gradient in gradients])
+        groups = [tape.gradient(target, self.variables) for target in targets]
+        del tape
+        connected = [any(g is not None for g in each) for each in zip(*groups, strict=True)]
+        self._note_connected(connected)
         self.names = list(named)
-        sums = [total, loss.weight]
+        sums = [loss.total, loss.weight, tf.cast(added, tf.float64) * loss.rows, loss.rows]
         for value in named.values():
             sums += [value.total, value.weight]
         sums = tf.stack([tf.cast(value, tf.float64) for value in sums])
-        gradients = [self._as_taken(g) for g in gradients if g is not None]
+        variables = self._connected_of(self.variables)
+        gradients = [
+            tf.zeros_like(variable) if gradient is None else self._as_taken(gradient)
+            for group in groups
+            for variable, gradient in zip(variables, self._connected_of(group), strict=True)
+        ]
         return gradients, sums
 
     def _nothing(self):
         """Returns what `_differentiate` does for a replica without rows."""
         gradients = [tf.zeros_like(v) for v in self._connected_of(self.variables)]
-        return gradients, tf.zeros([2 + 2 * len(self.names)], tf.float64)
+        return gradients * self._groups, tf.zeros([SUMS + 2 * len(self.names)], tf.float64)
+
+    def _sum_of_groups(self, gradients, shares):
+        """Returns one gradient of each variable, each group multiplied by its share."""
+        size = len(gradients) // len(shares)
+        groups = [gradients[n * size : (n + 1) * size] for n in range(len(shares))]
+        groups = [
+            group if share is None else [_scaled(gradient, share) for gradient in group]
+            for group, share in zip(groups, shares, strict=True)
+        ]
+        if len(groups) == 1:
+            return groups[0]
+        return [
+            tf.add_n(list(map(tf.convert_to_tensor, each))) for each in zip(*groups, strict=True)
+        ]
 
     def _divisor(self, rows: int | None) -> float | None:
         """Returns the rows of a global batch, if those of a replica's batch are known."""
-        if not rows:
+        if not rows or not self._may_divide:
             return None
-        return float(rows * self._strategy.num_replicas_in_sync * self._micro_batches)
+        return float(rows * self._batches)
 
     def _as_taken(self, gradient: Gradient) -> Gradient:
         keeps = self._micro_batches == 1 and optimizers.takes_slices(self.part.optimizer)
         return gradient if keeps else tf.convert_to_tensor(gradient)
 
-    def _reduce_and_update(self, gradients, sums, rate, loss_scale, ok, divisor):
+    def _reduce_and_update(self, gradients, sums, rate, loss_scale, ok):
         """Returns (sums of the global batch, whether loss and gradient are finite, the gradient's
         global norm).
         """
@@ -280,16 +347,12 @@ class Update:
         # Everything below sees the reduced gradient, so an inf of any replica is seen by all.
         scaled_norm = _global_norm(gradients)
         factor = 1 / tf.cast(loss_scale, scaled_norm.dtype)
-        if divisor is None:
-            # Replicas may have different numbers of rows, so the global batch had to be counted.
-            weight = tf.cast(sums[1], factor.dtype)
-            factor = tf.math.divide_no_nan(factor, weight)
-        finite = tf.math.is_finite(scaled_norm) & tf.math.is_finite(sums[0])
+        finite = tf.math.is_finite(scaled_norm) & tf.math.is_finite(sums[0] + sums[2])
         norm = scaled_norm * factor
         clip_norm = self.part.clip_norm
         if clip_norm is not None:
             factor *= tf.cast(clip_norm, norm.dtype) / tf.maximum(norm, clip_norm)
-        if clip_norm is not None or self._loss_scaling or divisor is None:
+        if clip_norm is not None or self._loss_scaling:
             gradients = [_scaled(gradient, factor) for gradient in gradients]
         context.merge_call(self._apply, args=(gradients, finite & ok, rate))
         return sums, finite, tf.cast(norm, tf.float32)
