@@ -152,11 +152,12 @@ class Calls:
         count, next_of = plan[0], functools.partial(next_element, iterator)
 
         def more(done, failed, exhausted, stuck, *_):
-            goes_on = (failed < 0) | self._loss_scaling
-            return (done < count) & goes_on & ~exhausted & (stuck < SKIPS_AT_SCALE_1)
+            goes_on = tf.constant(True) if self._loss_scaling else failed < 0
+            goes_on = (done < count) & goes_on & ~exhausted
+            return goes_on & (stuck < SKIPS_AT_SCALE_1) if self._loss_scaling else goes_on
 
         def one(done, failed, exhausted, stuck, wait, examples, figures, window):
-            after = figures[0, 1]
+            after = figures[1]
             if self._micro_batches == 1:
                 item, ready, wait = next_of(wait, after)
 
@@ -170,11 +171,11 @@ class Calls:
 
             def step():
                 outcome = train()
-                counted = (outcome.failed < 0) | self._loss_scaling
+                counted = 1 if self._loss_scaling else tf.cast(outcome.failed < 0, tf.int64)
                 return (
-                    done + tf.cast(counted, tf.int64),
+                    done + counted,
                     outcome.failed,
-                    tf.identity(self._step.skipped_at_scale_1),
+                    self._stuck(),
                     examples + outcome.sums[1],
                     outcome.figures,
                     window + outcome.sums,
@@ -190,10 +191,10 @@ class Calls:
             tf.constant(0, tf.int64),
             tf.constant(-1),
             tf.constant(False),
-            tf.identity(self._step.skipped_at_scale_1),
+            self._stuck(),
             tf.constant(0.0, tf.float64),
             tf.constant(0.0, tf.float64),
-            tf.zeros([self._parts, 2]),
+            tf.zeros([2 * self._parts]),
             window,
         )
         shapes = (*(value.shape for value in start[:-1]), tf.TensorShape(None))
@@ -202,6 +203,12 @@ class Calls:
         )
         self._window.assign(window)
         return self._packed(done, failed, exhausted, stuck, wait, examples, figures, window)
+
+    def _stuck(self):
+        """Returns the updates skipped in a row at the smallest loss scale."""
+        if self._loss_scaling:
+            return tf.identity(self._step.skipped_at_scale_1)
+        return tf.constant(0, tf.int64)
 
     def _one_batch(self, batch):
         outcome = self._step.on_batch(
@@ -220,5 +227,4 @@ class Calls:
         head = (done, failed, exhausted, wait, examples, step.loss_scale, step.skipped, stuck)
         with tf.control_dependencies([done, failed]):
             head = tf.stack([tf.cast(tf.identity(value), tf.float64) for value in head])
-        flat = tf.reshape(tf.cast(figures, tf.float64), [-1])
-        return tf.concat([head, flat, tf.reshape(sums, [-1])], 0)
+        return tf.concat([head, tf.cast(figures, tf.float64), tf.reshape(sums, [-1])], 0)

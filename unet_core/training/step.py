@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         sums: [n] float64: for each part its loss and the weight that divides it, the losses of the
             model times rows and the rows, then the named values and their weights; of the global
             batch, 0 for a part that was left out.
-        figures: [parts, 2] float32: rate and gradient norm of each.
+        figures: [2 parts] float32: rate and gradient norm of each.
     """
 
     failed: tf.Tensor
@@ -144,29 +144,34 @@ class Step:
     def _all_parts(self, train: Callable) -> Outcome:
         put_back = self._remember()
         sums, figures = [], []
-        failed = tf.constant(-1)
+        failed = ok = None
         for number, update in enumerate(self._updates):
             rate = tf.cast(self._rate(update), tf.float32)
-            results = functools.partial(self._train_one, train, update, rate, failed < 0)
+            results = functools.partial(self._train_one, train, update, rate, ok)
             if update.part.every > 1:
                 due = self._step % update.part.every == 0
                 skipped = functools.partial(self._leave_out, update)
                 part_sums, finite, norm = tf.cond(due, results, skipped)
             else:
                 part_sums, finite, norm = results()
-            failed = tf.where((failed < 0) & ~finite, number, failed)
+            if number == 0:
+                failed, ok = tf.where(finite, -1, 0), finite
+            else:
+                failed, ok = tf.where(ok & ~finite, number, failed), ok & finite
             sums.append(part_sums)
-            figures.append(tf.stack([rate, norm]))
+            figures += [rate, norm]
         with noted(self._refused):
             self._check_names()
-        ok = failed < 0
-        with tf.control_dependencies([failed]):
-            tf.cond(ok, lambda: tf.constant(True), put_back)
-            self._step.assign_add(tf.cast(ok | self._loss_scaling, tf.int64))
+        with tf.control_dependencies([ok]):
+            if put_back is not None:
+                tf.cond(ok, lambda: tf.constant(True), put_back)
             if self._loss_scaling:
+                self._step.assign_add(1)
                 tf.cond(ok, self._note_good_step, self._note_skip)
-        all_sums = tf.where(ok, tf.concat(sums, 0), 0)
-        return Outcome(failed, all_sums, tf.stack(figures))
+            else:
+                self._step.assign_add(tf.cast(ok, tf.int64))
+        all_sums = sums[0] if len(sums) == 1 else tf.concat(sums, 0)
+        return Outcome(failed, tf.where(ok, all_sums, 0), tf.stack(figures))
 
     @tf.autograph.experimental.do_not_convert
     def _check_names(self) -> None:
@@ -191,10 +196,10 @@ class Step:
             return update.part.optimizer.learning_rate
         return update.part.schedule(self._step)
 
-    def _remember(self) -> Callable:
+    def _remember(self) -> Callable | None:
         """Returns what puts back every variable that this step may change although it is not
         applied: those that the models write themselves, and with several parts all of the parts
-        before the last.
+        before the last. None if there are none.
         """
         changing = {}
         for update in self._updates:
@@ -207,6 +212,8 @@ class Step:
             optimizer = update.part.optimizer
             for variable in (*update.variables, *optimizer.variables, *update.averages.values()):
                 changing[_key(variable)] = variable
+        if not changing:
+            return None
         copies = [c for v in changing.values() for c in copies_of(self._strategy, v)]
         before = []
         for copy in copies:

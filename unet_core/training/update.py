@@ -137,7 +137,8 @@ class Update:
         self._constraints = [getattr(v, "constraint", None) for v in trained]
         self._connected: list[bool] | None = None
         # What is found while tracing.
-        self._groups, self._divided, self._may_divide = 1, False, False
+        self._groups = 1
+        self._divided = self._may_divide = self._adds = False
         self._compiled = tf.function(self._differentiate, jit_compile=True)
         if self._forward is not None:
             self._forward.forget()
@@ -170,7 +171,7 @@ class Update:
             present: Whether there is one; None if there always is.
             rate: Learning rate.
             loss_scale: Factor on the loss.
-            ok: Whether the parts before this one could be updated.
+            ok: Whether the parts before this one could be updated; None for the first.
             static: Whether all replicas have batches of the shapes known while tracing.
         """
         gradients, own = self._gradients(batch, present, loss_scale, static)
@@ -272,7 +273,8 @@ class Update:
             with AddedLosses(self.part.model) as added_losses:
                 loss, named = read_loss(self.part.loss(batch))
             left = added_losses.left()
-            added = loss.sum_of(left)
+            self._adds = bool(left)
+            added = loss.sum_of(left) if left else 0
             self._groups = 2 if left and loss.is_weighted else 1
             divisor = self._divisor(loss.static_weight)
             self._divided = divisor is not None
@@ -297,7 +299,9 @@ class Update:
         connected = [any(g is not None for g in each) for each in zip(*groups, strict=True)]
         self._note_connected(connected)
         self.names = list(named)
-        sums = [loss.total, loss.weight, tf.cast(added, tf.float64) * loss.rows, loss.rows]
+        sums = [loss.total, loss.weight, 0, 0]
+        if left:
+            sums[2:] = [tf.cast(added, tf.float64) * loss.rows, loss.rows]
         for value in named.values():
             sums += [value.total, value.weight]
         sums = tf.stack([tf.cast(value, tf.float64) for value in sums])
@@ -347,14 +351,16 @@ class Update:
         # Everything below sees the reduced gradient, so an inf of any replica is seen by all.
         scaled_norm = _global_norm(gradients)
         factor = 1 / tf.cast(loss_scale, scaled_norm.dtype)
-        finite = tf.math.is_finite(scaled_norm) & tf.math.is_finite(sums[0] + sums[2])
+        loss = sums[0] + sums[2] if self._adds else sums[0]
+        finite = tf.math.is_finite(scaled_norm) & tf.math.is_finite(loss)
         norm = scaled_norm * factor
         clip_norm = self.part.clip_norm
         if clip_norm is not None:
             factor *= tf.cast(clip_norm, norm.dtype) / tf.maximum(norm, clip_norm)
         if clip_norm is not None or self._loss_scaling:
             gradients = [_scaled(gradient, factor) for gradient in gradients]
-        context.merge_call(self._apply, args=(gradients, finite & ok, rate))
+        applies = finite if ok is None else finite & ok
+        context.merge_call(self._apply, args=(gradients, applies, rate))
         return sums, finite, tf.cast(norm, tf.float32)
 
     def _apply(self, strategy, gradients, applies, rate):
