@@ -280,3 +280,29 @@ class TestEvaluation:
         for rows in range(4, 12):
             loop.evaluate(tf.data.Dataset.from_tensors(make_batch(0, rows)))
         assert loop.traces["evaluate"] == 2
+
+
+class TestSharedLosses:
+    @pytest.mark.parametrize("known", ["finite", "endless"])
+    @pytest.mark.parametrize("rows", [5, 7])
+    def test_of_uneven_rows_are_differentiated_through_the_sum(self, mirrored, known, rows):
+        """A batch-wise loss of 3 + 2 or 4 + 3 rows: each row has the loss of the whole batch."""
+
+        def loss(outputs, batch):
+            sums = tf.stack([tf.reduce_sum(outputs * batch[1]), tf.reduce_sum(outputs**2)])
+            context = tf.distribute.get_replica_context()
+            if context.num_replicas_in_sync > 1:
+                sums = context.all_reduce("SUM", sums)
+            return tf.fill([tf.shape(outputs)[0]], sums[0] / (1.0 + sums[1]))
+
+        x, y = make_batch(0, rows)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(rows)
+        if known == "endless":
+            data = data.repeat()
+        found = []
+        for replicas in (1, 2):
+            loop = make_loop(mirrored(replicas), loss=loss, loss_scaling=True)
+            run(loop, data, 1)
+            found.append(weights(loop))
+        assert not np.allclose(found[0], [0.1, 0.2, 0.3])
+        np.testing.assert_allclose(found[1], found[0], atol=1e-6)

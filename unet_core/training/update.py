@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training import optimizers
-from unet_core.training.means import noted, read_loss
+from unet_core.training.means import Sum, noted, read_loss
 from unet_core.training.parts import Forward, Part
 from unet_core.training.variables import (
     AddedLosses,
@@ -138,7 +138,7 @@ class Update:
         self._connected: list[bool] | None = None
         # What is found while tracing.
         self._groups = 1
-        self._divided = self._may_divide = self._adds = False
+        self._divided = self._may_divide = self._adds = self._apart = False
         self._compiled = tf.function(self._differentiate, jit_compile=True)
         if self._forward is not None:
             self._forward.forget()
@@ -174,20 +174,20 @@ class Update:
             ok: Whether the parts before this one could be updated; None for the first.
             static: Whether all replicas have batches of the shapes known while tracing.
         """
-        gradients, own = self._gradients(batch, present, loss_scale, static)
+        gradients, own, divisors = self._gradients(batch, present, loss_scale, static)
         sums = _sum_over_replicas(own)
-        if not self._divided:
-            alone = self._strategy.num_replicas_in_sync == 1
+        shares = [None] * self._groups
+        if not self._divided and self._apart:
             shares = [
-                None if alone else tf.math.divide_no_nan(own[place], sums[place]) * self._batches
-                for place in _WEIGHTS[: self._groups]
+                tf.math.divide_no_nan(divisors[number], sums[place])
+                for number, place in enumerate(_WEIGHTS[: self._groups])
             ]
-            gradients = self._sum_of_groups(gradients, shares)
+        gradients = self._sum_of_groups(gradients, shares)
         return self._reduce_and_update(gradients, sums, rate, loss_scale, ok)
 
     def add(self, batch, present, loss_scale, first, *, static: bool):
         """Adds the gradients of one micro-batch to those of this replica; returns its sums."""
-        gradients, sums = self._gradients(batch, present, loss_scale, static)
+        gradients, sums, divisors = self._gradients(batch, present, loss_scale, static)
         if self._groups > 1:
             with noted(self._refused):
                 raise UserError(
@@ -198,7 +198,7 @@ class Update:
         for total, gradient in zip(self._connected_of(self._gradient_sums), gradients, strict=True):
             gradient = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
             if not self._divided:
-                gradient *= tf.cast(sums[_WEIGHTS[0]] * self._batches, gradient.dtype)
+                gradient *= tf.cast(divisors[0], gradient.dtype)
             total.assign(tf.where(first, gradient, total + gradient))
         return sums
 
@@ -215,6 +215,8 @@ class Update:
         # A compiled function may be one of an earlier trace, with other rows. A replica that may
         # have no rows makes their number unknown.
         self._may_divide = static and present is None and not self._jit_compile
+        several = self._strategy.num_replicas_in_sync > 1
+        self._apart = several and (present is not None or self._jit_compile)
         differentiate = self._compiled if self._jit_compile else self._differentiate
         try:
             if present is None:
@@ -229,6 +231,7 @@ class Update:
         """As `_gradients`, for what reduces over replicas, which cannot be inside XLA or a
         condition; the model of the short form may be.
         """
+        self._apart = False
         try:
             if self._forward is None:
                 raise error
@@ -256,14 +259,16 @@ class Update:
                 self._forward.jit_compile, self._forward.present = False, None
 
     def _differentiate(self, batch, loss_scale):
-        """Returns (gradients, sums) of this replica's scaled loss.
+        """Returns (gradients, sums, divisors) of this replica's scaled loss.
 
-        The gradients are those of the mean over the global batch if its rows are known while
-        tracing (`_divided`), else over this replica's batch, divided by the number of batches in a
-        global one: 16-bit gradients are then about as large. A loss that divides by weights, beside
-        losses of the model, which divide by rows, has two groups of them (`_groups`). The sums are
-        float64 [loss, its weight, losses of the model times rows, rows, named value, its weight,
-        ...].
+        The loss is divided before it is differentiated, or 16-bit gradients would overflow: by the
+        rows of the global batch if they are known while tracing (`_divided`), else by what is
+        counted in the batches of all replicas, or, where replicas cannot ask one another
+        (`_apart`), in that of this one, times the number of batches in a global one.
+
+        A loss that divides by weights, beside losses of the model, which divide by rows, has two
+        groups of gradients (`_groups`). The sums are float64 [loss, its weight, losses of the model
+        times rows, rows, named value, its weight, ...]; the divisors those of each group.
         """
         with noted(self._refused):
             return self._loss_and_gradients(batch, loss_scale)
@@ -278,21 +283,22 @@ class Update:
             self._groups = 2 if left and loss.is_weighted else 1
             divisor = self._divisor(loss.static_weight)
             self._divided = divisor is not None
-            scale = tf.cast(loss_scale, loss.total.dtype)
-            if divisor is None and self._batches > 1:
-                scale /= self._batches
-            if self._groups > 1:
-                own = tf.math.divide_no_nan(loss.total, tf.cast(loss.weight, scale.dtype))
-                targets = [own * scale, added * scale]
+            dtype = loss.total.dtype
+            scale = tf.cast(loss_scale, dtype)
+            totals = [loss.total]
+            if left:
+                of_rows = added * tf.cast(loss.rows, dtype)
+                totals = [loss.total, of_rows] if self._groups > 1 else [loss.total + of_rows]
+            divisors = tf.zeros([2], tf.float64)
+            if self._divided:
+                means = [totals[0] / divisor]
             else:
-                total = (
-                    loss.total + added * tf.cast(loss.weight, scale.dtype) if left else loss.total
-                )
-                if divisor is None:
-                    mean = tf.math.divide_no_nan(total, tf.cast(loss.weight, scale.dtype))
-                else:
-                    mean = total / divisor
-                targets = [mean * scale]
+                divisors = self._counted(loss)
+                means = [
+                    tf.math.divide_no_nan(total, tf.cast(divisors[number], dtype))
+                    for number, total in enumerate(totals)
+                ]
+            targets = [mean * scale for mean in means]
         self._check_watched(tape.watched_variables())
         groups = [tape.gradient(target, self.variables) for target in targets]
         del tape
@@ -311,12 +317,20 @@ class Update:
             for group in groups
             for variable, gradient in zip(variables, self._connected_of(group), strict=True)
         ]
-        return gradients, sums
+        return gradients, sums, divisors
+
+    def _counted(self, loss: Sum) -> tf.Tensor:
+        """Returns what the groups of gradients are divided by, before they are summed."""
+        counted = tf.stack([loss.weight, loss.rows])
+        if self._apart:
+            return counted * self._batches
+        return _sum_over_replicas(counted) * self._micro_batches
 
     def _nothing(self):
         """Returns what `_differentiate` does for a replica without rows."""
         gradients = [tf.zeros_like(v) for v in self._connected_of(self.variables)]
-        return gradients * self._groups, tf.zeros([SUMS + 2 * len(self.names)], tf.float64)
+        sums = tf.zeros([SUMS + 2 * len(self.names)], tf.float64)
+        return gradients * self._groups, sums, tf.zeros([2], tf.float64)
 
     def _sum_of_groups(self, gradients, shares):
         """Returns one gradient of each variable, each group multiplied by its share."""
@@ -515,8 +529,8 @@ def _scaled(gradient: Gradient, factor: tf.Tensor) -> Gradient:
 
 
 def _dense(result):
-    gradients, sums = result
-    return [tf.convert_to_tensor(gradient) for gradient in gradients], sums
+    gradients, *others = result
+    return [tf.convert_to_tensor(gradient) for gradient in gradients], *others
 
 
 def _sum_over_replicas(values):
