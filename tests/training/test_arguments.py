@@ -83,6 +83,22 @@ class TestLoop:
         with pytest.raises(UserError, match="scope"):
             Loop(model, optimizer, loss=squared_error, strategy=strategy if given else None)
 
+    def test_model_of_keras_2_is_refused(self):
+        old = type("Model", (tf.Module,), {"__module__": "tf_keras.src.engine.training"})
+        with pytest.raises(UserError, match="Keras 3 model"):
+            Loop(old(), keras.optimizers.SGD(0.1), loss=squared_error)
+
+    def test_model_is_not_its_own_teacher(self):
+        model = make_loop().model
+        with pytest.raises(UserError, match="another model"):
+            Part(
+                model,
+                keras.optimizers.SGD(0.1),
+                lambda batch: batch,
+                ema_decay=0.9,
+                average_into=model,
+            )
+
     def test_schedules_of_loop_and_optimizer_together_are_refused(self):
         def optimizer():
             return keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(1.0, 10))

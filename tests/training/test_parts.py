@@ -419,6 +419,28 @@ class TestUpdate:
         with pytest.raises(UserError, match="each of the 2 replicas"):
             loop.update(make_batch(0))
 
+    @pytest.mark.parametrize("kind", ["ragged", "sparse", "none"])
+    def test_takes_parts_of_every_kind(self, kind):
+        x, y = make_batch(0)
+        part = {
+            "ragged": tf.RaggedTensor.from_row_lengths(tf.range(6.0), [1, 2, 0, 3]),
+            "sparse": tf.sparse.eye(4),
+            "none": None,
+        }[kind]
+        one, other = make_loop(), make_loop()
+        one.update((x, y, part))
+        run(other, batches, 1)
+        np.testing.assert_array_equal(weights(one), weights(other))
+
+    def test_sees_that_a_layer_has_been_frozen(self):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+        loop = Loop(model, keras.optimizers.SGD(0.1), loss=squared_error)
+        loop.update(make_batch(0))
+        model.layers[0].trainable = False
+        before = model.layers[0].kernel.numpy()
+        loop.update(make_batch(1))
+        np.testing.assert_array_equal(model.layers[0].kernel.numpy(), before)
+
     def test_nan_names_the_step(self):
         loop = make_loop()
         loop.update(make_batch(0))

@@ -116,7 +116,9 @@ class Calls:
         return self._read(self._run_steps(iterator, plan, is_marked=is_marked, static=static))
 
     def batch(self, batch: Any) -> Result:
-        """Makes one step on a batch in hand; the sums are those of the batch."""
+        """Makes one step on a batch in hand; the sums are those of the batch, and `steps` are those
+        of the loop.
+        """
         return self._read(self._run_batch(batch))
 
     def _compile(self) -> None:
@@ -214,9 +216,11 @@ class Calls:
         outcome = self._step.on_batch(
             batch, is_marked=False, static=self._strategy.num_replicas_in_sync == 1
         )
-        zero, stuck = tf.constant(0.0), self._step.skipped_at_scale_1
+        zero, stuck = tf.constant(0.0), self._stuck()
+        with tf.control_dependencies([outcome.failed, outcome.sums]):
+            step = tf.identity(self._step.step)
         return self._packed(
-            zero, outcome.failed, zero, stuck, zero, zero, outcome.figures, outcome.sums
+            step, outcome.failed, zero, stuck, zero, zero, outcome.figures, outcome.sums
         )
 
     def _packed(self, done, failed, exhausted, stuck, wait, examples, figures, sums):

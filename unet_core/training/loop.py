@@ -168,6 +168,7 @@ class Loop:
         self._window_is_new = True
         self._watch = Stopwatch()
         self._steps_per_call = 1
+        self._has_begun = False
         self._inside_averages = False
         self._replica_wise = ReplicaWise(self.strategy, [part.model for part in parts.values()])
         self.resumed_at = 0
@@ -310,18 +311,18 @@ class Loop:
             )
         self._check_free()
         if not any(shared):
-            batch = tf.nest.map_structure(tf.convert_to_tensor, batch)
-        if not self._updates[0].trained:
-            self._build(tf.nest.map_structure(tf.type_spec_from_value, batch))
-        self._prepare(None)
-        step = self.step
-        with self._own_errors(step):
+            batch = tf.nest.map_structure(_as_tensor, batch)
+        if not (self._has_begun and all(update.is_as_seen() for update in self._updates)):
+            if not self._updates[0].trained:
+                self._build(tf.nest.map_structure(tf.type_spec_from_value, batch))
+            self._prepare(None)
+            self._has_begun = True
+        with self._own_errors(None):
             result = self._calls.batch(batch)
-        self._check_finite(result, step)
+        self._check_finite(result, result.steps)
         self._watch.start_over()
-        watch = Stopwatch()
-        how = {"step": step + 1, "due": True, "stopping": False, "exhausted": False}
-        return make_report(result, self._names, watch, **how)
+        how = {"step": result.steps, "due": True, "stopping": False, "exhausted": False}
+        return make_report(result, self._names, Stopwatch(), **how)
 
     def evaluate(
         self,
@@ -570,6 +571,13 @@ class Loop:
             raise NonFiniteError(step, part=part)
         if result.stuck >= SKIPS_AT_SCALE_1:
             raise NonFiniteError(step - 1, skipped=result.stuck - 1)
+
+
+def _as_tensor(value: Any) -> Any:
+    """Returns a tensor of an array or number; composite tensors and None as they are."""
+    if value is None or tf.is_tensor(value):
+        return value
+    return tf.convert_to_tensor(value)
 
 
 def _checked_parts(

@@ -62,8 +62,8 @@ def check(optimizer: Any) -> None:
     for setting, instead in _OWN_OF_THE_LOOP.items():
         if getattr(optimizer, setting, None) and name not in _INSTEAD:
             raise UserError(
-                f"The optimizer has `{setting}` set ({getattr(optimizer, setting)}), which Keras "
-                f"applies on each replica before the sum; give `{instead}` to the loop instead."
+                f"The optimizer has `{setting}` set ({getattr(optimizer, setting)}), which is the "
+                f"loop's to do, once for all replicas; give `{instead}` to the loop instead."
             )
     overridden = [
         method

@@ -73,6 +73,8 @@ class Part:
             check_model(average_into)
             if ema_decay is None:
                 raise UserError("`average_into` needs `ema_decay`, such as 0.999.")
+            if average_into is model:
+                raise UserError("`average_into` must be another model than the one it averages.")
             _check_alike(model, average_into)
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             raise UserError(f"`name` must be a text without slashes. Received {name!r}.")
@@ -168,9 +170,9 @@ def check_callable(name: str, value: Any, form: str, arguments: int) -> None:
         shown = repr(value) if isinstance(value, str) else getattr(value, "__name__", kind)
         raise UserError(
             f"`{name}` must be a function {form}. Received {shown}, Keras' own, which takes "
-            "targets and outputs and may average by itself: write a function that calls it for "
-            "one value per example, such as lambda outputs, batch: "
-            "keras.losses.mean_squared_error(batch[1], outputs)."
+            "targets and outputs and may average by itself: write a function that calls it, for "
+            "a loss such as lambda outputs, batch: keras.losses.mean_squared_error(batch[1], "
+            "outputs), and for metrics one that returns a dict of sums."
         )
     if not callable(value):
         raise UserError(f"`{name}` must be a function {form}. Received {value!r:.60}, a {kind}.")

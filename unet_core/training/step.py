@@ -67,7 +67,7 @@ class Step:
         self._refused = refused
         self._updates = updates
         self._strategy = strategy
-        self._step = step
+        self.step = step
         self._micro_batches = micro_batches
         self._loss_scaling = loss_scaling
         make = functools.partial(tf.Variable, trainable=False)
@@ -149,7 +149,7 @@ class Step:
             rate = tf.cast(self._rate(update), tf.float32)
             results = functools.partial(self._train_one, train, update, rate, ok)
             if update.part.every > 1:
-                due = self._step % update.part.every == 0
+                due = self.step % update.part.every == 0
                 skipped = functools.partial(self._leave_out, update)
                 part_sums, finite, norm = tf.cond(due, results, skipped)
             else:
@@ -166,10 +166,10 @@ class Step:
             if put_back is not None:
                 tf.cond(ok, lambda: tf.constant(True), put_back)
             if self._loss_scaling:
-                self._step.assign_add(1)
+                self.step.assign_add(1)
                 tf.cond(ok, self._note_good_step, self._note_skip)
             else:
-                self._step.assign_add(tf.cast(ok, tf.int64))
+                self.step.assign_add(tf.cast(ok, tf.int64))
         all_sums = sums[0] if len(sums) == 1 else tf.concat(sums, 0)
         return Outcome(failed, tf.where(ok, all_sums, 0), tf.stack(figures))
 
@@ -194,7 +194,7 @@ class Step:
     def _rate(self, update: Update):
         if update.part.schedule is None:
             return update.part.optimizer.learning_rate
-        return update.part.schedule(self._step)
+        return update.part.schedule(self.step)
 
     def _remember(self) -> Callable | None:
         """Returns what puts back every variable that this step may change although it is not

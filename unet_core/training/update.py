@@ -87,6 +87,8 @@ class Update:
         self._refused = refused
         self._gradient_sums: list[tf.Variable] = []
         self._signature: list[Any] = []
+        self._seen: list[Any] = []
+        self._flags: list[bool] = []
         self._check_scope(variables_of(part.model), "model")
         self._check_scope(part.optimizer.variables, "optimizer")
         _updates.add(self)
@@ -143,7 +145,15 @@ class Update:
         if self._forward is not None:
             self._forward.forget()
         self.trained, self._signature = trained, signature
+        self._seen = [*layers, *variables_of(self.part.model)]
+        self._flags = [each.trainable for each in self._seen]
         return True
+
+    def is_as_seen(self) -> bool:
+        """Returns whether all that `refresh` has seen is trainable, or not, as it was then. This is
+        quicker than to look at the whole model again.
+        """
+        return self._flags == [each.trainable for each in self._seen]
 
     def average_of(self, variable: Any) -> tf.Variable | None:
         """Returns the moving average of `variable`, None if there is none."""

@@ -23,7 +23,9 @@ def check_model(model: Model) -> None:
     """Raises UserError unless `model` is something whose variables can be known."""
     if isinstance(model, (list, tuple)) and model and all(map(_is_variable, model)):
         return
-    if not isinstance(model, (keras.layers.Layer, tf.Module)) or _is_variable(model):
+    # A model of Keras 2 is a tf.Module too, but what it adds to a loss would be lost.
+    is_old = any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__)
+    if is_old or not isinstance(model, (keras.layers.Layer, tf.Module)) or _is_variable(model):
         kind = f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}"
         raise UserError(
             "A model must be a Keras 3 model or layer, a tf.Module, or a list of variables, so "
