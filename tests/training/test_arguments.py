@@ -86,7 +86,7 @@ class TestLoop:
     def test_model_of_keras_2_is_refused(self):
         old = type("Model", (tf.Module,), {"__module__": "tf_keras.src.engine.training"})
         with pytest.raises(UserError, match="Keras 3 model"):
-            Loop(old(), keras.optimizers.SGD(0.1), loss=squared_error)
+            Part(old(), keras.optimizers.SGD(0.1), lambda batch: batch)
 
     def test_model_is_not_its_own_teacher(self):
         model = make_loop().model
