@@ -121,9 +121,9 @@ class TestKill:
     ):
         moment = random.Random(str(tmp_path))
         kills = [
-            ("unet_core.training.loop:Loop", "_report", 1),  # before the first save
-            ("unet_core.training.checkpoints", "_flush", 2),  # inside a save
-            ("unet_core.training.loop:Loop", "_evaluation_step", 1),  # in an evaluation
+            ("unet_core.training.loop", "make_report", 1),  # before the first save
+            ("unet_core.files", "flush", 2),  # inside a save
+            ("unet_core.training.evaluation:Evaluation", "_step", 1),  # in an evaluation
             ("unet_core.data.stream:SampleStream", "write", moment.randint(1, 40)),
             ("unet_core.reports.history:History", "append", moment.randint(1, 3)),
         ]

@@ -425,7 +425,9 @@ class TestRun:
         config["settings"]["base_filters"] = 3
         (run / "config.json").write_text(json.dumps(config))
         result = door("--mode=predict", f"--run_dir={run}", f"--input={slices / 'test'}")
-        check_refused(result, "another network", "[3, 3, 1, 2] there", "[3, 3, 1, 3] here")
+        check_refused(
+            result, "another network", "[3, 3, 1, 2] float32 there", "[3, 3, 1, 3] float32 here"
+        )
 
     def test_predict_takes_network_and_classes_from_the_run(self, finished, slices, door, tmp_path):
         run, _ = finished
