@@ -366,6 +366,31 @@ class TestAddedLosses:
         for kernel_found in found:
             np.testing.assert_allclose(kernel_found, kernel - 0.1 * gradient, rtol=1e-5)
 
+    @pytest.mark.parametrize("kind", ["kernel", "activity"])
+    def test_beside_layers_that_replicas_share(self, mirrored, kind):
+        """Replicas take turns in such layers: regularisers are right, losses of calls refused."""
+        found = []
+        for replicas in (1, 2):
+            strategy = mirrored(replicas)
+            with strategy.scope():
+                penalty = {f"{kind}_regularizer": keras.regularizers.L2(0.5)}
+                layers = [
+                    keras.layers.Dense(2, kernel_initializer="ones", **penalty),
+                    keras.layers.BatchNormalization(synchronized=True),
+                    keras.layers.Dense(1, kernel_initializer="ones", **penalty),
+                ]
+                model = keras.Sequential([keras.Input((3,)), *layers])
+                optimizer = keras.optimizers.SGD(0.05)
+            loop = Loop(model, optimizer, loss=squared_error, strategy=strategy)
+            if kind == "activity" and replicas == 2:
+                with pytest.raises(UserError, match="Compute them in the loss"):
+                    run(loop, batches, 1)
+                return
+            (report,) = run(loop, batches, 3)
+            found.append([*model.get_weights(), report.loss])
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
     def test_evaluation_has_them_for_every_example(self):
         layer = keras.layers.Dense(1, use_bias=False, kernel_regularizer=keras.regularizers.L2(1.0))
         model = keras.Sequential([keras.Input((3,)), layer])

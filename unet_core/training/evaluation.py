@@ -19,7 +19,7 @@ from unet_core.training.feed import (
 )
 from unet_core.training.means import RESERVED, noted, read_loss
 from unet_core.training.parts import Forward
-from unet_core.training.replicas import quick_all_reduce
+from unet_core.training.replicas import check_losses_of_calls, quick_all_reduce, reductions
 from unet_core.training.variables import AddedLosses
 
 
@@ -50,6 +50,7 @@ class Evaluation:
         self._loss = loss
         self._metrics = metrics
         self._forward = Forward(model, training=False) if model is not None else None
+        self._added_losses = AddedLosses(model)
         self._functions: list[tuple[Any, Callable]] = []
         self._replaced_traces = 0
 
@@ -158,9 +159,11 @@ class Evaluation:
         """Returns all sums of one batch, int64 or float64."""
         if self._forward is None:
             return _in_64_bits(self._metrics(batch))
-        with AddedLosses(self._model) as added:
+        added, before = self._added_losses, reductions()
+        with added:
             outputs = self._forward(batch)
             loss, _ = read_loss(self._loss(outputs, batch), wide=True)
+        check_losses_of_calls(added, before)
         total = loss.total_with(added.left())
         sums = _in_64_bits(self._metrics(outputs, batch)) if self._metrics else {}
         for name in sums:

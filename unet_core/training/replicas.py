@@ -11,7 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from unet_core.errors import UserError
 from unet_core.training.variables import (
+    AddedLosses,
     copies_of,
     draws_for_one_replica,
     layers_of,
@@ -32,11 +34,32 @@ def quick_all_reduce() -> Iterator[None]:
     if context is None or not _merges(context.strategy) or "all_reduce" in vars(context):
         yield
         return
+    context.reductions = 0
     context.all_reduce = functools.partial(_all_reduce, context, context.all_reduce)
     try:
         yield
     finally:
         del context.all_reduce
+
+
+def reductions() -> int:
+    """Returns how often the current replica context has reduced in `quick_all_reduce`."""
+    return getattr(tf.distribute.get_replica_context(), "reductions", 0)
+
+
+def check_losses_of_calls(added: AddedLosses, reductions_before: int) -> None:
+    """Raises UserError if layers have added losses while replicas took turns.
+
+    Keras (3.15) keeps them in the layers, for all replicas together: where a reduction hands over
+    to another replica in between, they would be mixed up.
+    """
+    if reductions() > reductions_before and added.of_calls():
+        raise UserError(
+            "Layers of the model add losses when they are called (`add_loss`, activity "
+            "regularisers), and the model or the loss reduces over replicas (synchronised batch "
+            "normalisation, a batch-wise loss): Keras would mix up those of several replicas. "
+            "Compute them in the loss, or train on one replica."
+        )
 
 
 def _merges(strategy: tf.distribute.Strategy) -> bool:
@@ -46,6 +69,7 @@ def _merges(strategy: tf.distribute.Strategy) -> bool:
 
 def _all_reduce(context, in_general, reduce_op, value, options=None):
     """As `ReplicaContext.all_reduce`, with its gradient: the reduction of the gradients."""
+    context.reductions += 1
     flat = tf.nest.flatten(value)
     if options is not None or not all(map(_is_dense, flat)):
         return in_general(reduce_op, value, options)

@@ -15,6 +15,7 @@ from unet_core.errors import UserError
 from unet_core.training import optimizers
 from unet_core.training.means import Sum, noted, read_loss
 from unet_core.training.parts import Forward, Part
+from unet_core.training.replicas import check_losses_of_calls, reductions
 from unet_core.training.variables import (
     AddedLosses,
     key_of,
@@ -141,6 +142,7 @@ class Update:
         # What is found while tracing.
         self._groups = 1
         self._divided = self._may_divide = self._adds = self._apart = False
+        self._added_losses = AddedLosses(self.part.model)
         self._compiled = tf.function(self._differentiate, jit_compile=True)
         if self._forward is not None:
             self._forward.forget()
@@ -285,9 +287,11 @@ class Update:
 
     def _loss_and_gradients(self, batch, loss_scale):
         with tf.GradientTape(persistent=True) as tape:
-            with AddedLosses(self.part.model) as added_losses:
+            before = reductions()
+            with self._added_losses:
                 loss, named = read_loss(self.part.loss(batch))
-            left = added_losses.left()
+            check_losses_of_calls(self._added_losses, before)
+            left = self._added_losses.left()
             self._adds = bool(left)
             added = loss.sum_of(left) if left else 0
             self._groups = 2 if left and loss.is_weighted else 1

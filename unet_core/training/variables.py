@@ -93,7 +93,8 @@ class AddedLosses(Sequence):
     those of its last call). A context, in which the loss is computed.
 
     Some losses add `model.losses` themselves, as custom loops must. So in the context this stands
-    in for them, and knows whether they have been asked for.
+    in for them, and knows whether they have been asked for. The replicas of a strategy share one:
+    they compute the same loss in turn, so that what one asks for all do.
 
     Args:
         model: Any model.
@@ -120,6 +121,10 @@ class AddedLosses(Sequence):
         """Returns those that the loss has not added itself; call it after the context."""
         return [] if self._asked_for else self._all()
 
+    def of_calls(self) -> bool:
+        """Returns whether layers have added losses when they were called."""
+        return any(layer._get_own_losses() for layer in layers_of(self._model))
+
     def __len__(self) -> int:
         return len(self._taken())
 
@@ -132,17 +137,18 @@ class AddedLosses(Sequence):
 
     def _taken(self) -> list[tf.Tensor]:
         self._asked_for = True
-        self._model._losses_override = []
-        try:
-            return self._all()
-        finally:
-            self._model._losses_override = self
+        return self._all()
 
     def _all(self) -> list[tf.Tensor]:
-        if self._is_layer:
+        if not self._is_layer:
+            regularised = [v for v in variables_of(self._model) if getattr(v, "regularizer", None)]
+            return [tf.convert_to_tensor(v.regularizer(v)) for v in regularised]
+        # Another replica may be in the context just now.
+        standing_in, self._model._losses_override = self._model._losses_override, []
+        try:
             return [tf.convert_to_tensor(loss) for loss in self._model.losses]
-        regularised = [v for v in variables_of(self._model) if getattr(v, "regularizer", None)]
-        return [tf.convert_to_tensor(v.regularizer(v)) for v in regularised]
+        finally:
+            self._model._losses_override = standing_in
 
 
 def layers_of(model: Model) -> list[keras.layers.Layer]:
