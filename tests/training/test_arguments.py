@@ -198,7 +198,7 @@ class TestProcess:
             loop.evaluate(tf.data.Dataset.from_tensors(ARRAYS))
         assert "retracing" not in caplog.text
 
-    def test_first_call_of_one_step_is_made_once_in_a_loop(self):
+    def test_calls_of_one_step_are_made_at_the_beginning_of_a_loop_only(self):
         loop = make_loop()
         calls = []
         feed = loop.feed(batches)
@@ -206,8 +206,9 @@ class TestProcess:
         feed.advance = lambda steps: (calls.append(steps), advance(steps))
         for until in (1000, 1500, 2000):
             list(loop.train(feed, until_step=until, report_every_steps=500))
-        assert calls.count(1) <= 1 + 1000 // 999
-        assert calls[-1] > 1
+        # The first compiles, the second is timed; later calls of `train` know how long steps take.
+        assert calls[:2] == [1, 1]
+        assert 1 not in calls[2:]
 
     @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
     @pytest.mark.parametrize(

@@ -110,7 +110,6 @@ class TestSlices:
                     layer = keras.layers.Embedding(5, 2, embeddings_initializer=start)
                     layers = [layer]
                 else:
-                    one_hot = keras.layers.CategoryEncoding(5, output_mode="one_hot")
                     layer = keras.layers.Dense(2, use_bias=False, kernel_initializer=start)
                     one_hot = keras.layers.Lambda(lambda ids: tf.one_hot(ids, 5))
                     layers = [one_hot, layer]

@@ -342,7 +342,7 @@ class TestAddedLosses:
         assert report.loss == pytest.approx(float(np.mean((x @ kernel - y) ** 2)) + 0.07, rel=1e-5)
 
     def test_mean_over_uneven_rows_counts_by_their_share(self, mirrored):
-        """Five rows on two replicas, 3 + 2 and 2 + 1 by micro-batch of their own."""
+        """Five rows on two replicas: 3 + 2."""
 
         class Penalty(keras.layers.Layer):
             def call(self, inputs):
