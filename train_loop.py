@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
-from unet_core import process
 from unet_core.config import RunConfig, binding_settings
 from unet_core.errors import UserError
+from unet_core.runs import process
 
 if TYPE_CHECKING:
-    from unet_core.dataset import DataSet
     from unet_core.run_directory import RunDirectory
+    from unet_core.runs.dataset import DataSet
 
 FLAGS = flags.FLAGS
 
 
 def main(_: Sequence[str]) -> int:
     """Runs what the flags ask for and returns the exit code."""
-    stopped = process.Stopped()
+    stopped = process.StopRequest()
     try:
         config = RunConfig(
             **{field.name: _flag_value(field) for field in dataclasses.fields(RunConfig)}
@@ -76,7 +76,7 @@ def main(_: Sequence[str]) -> int:
         return 128 + (stopped.signal or signal.SIGINT)
 
 
-def train(config: RunConfig, stopped: process.Stopped) -> None:
+def train(config: RunConfig, stopped: process.StopRequest) -> None:
     """Trains, or goes on with, one run or one for each fold."""
     if config.fold != "all":
         _train(config, stopped)
@@ -90,22 +90,23 @@ def train(config: RunConfig, stopped: process.Stopped) -> None:
     _write_fold_table(config)
 
 
-def _train(config: RunConfig, stopped: process.Stopped) -> None:
+def _train(config: RunConfig, stopped: process.StopRequest) -> None:
     """Trains, or goes on with a run; scores the held-out images; predicts the test images."""
     import tensorflow as tf
 
-    from unet_core import assembly, dataset, training
+    from unet_core import assembly, training
     from unet_core.data import pipeline, stream
-    from unet_core.reports.read_outs import ReadOuts, score_names, scores_of
-    from unet_core.reports.screen import progress_bar
+    from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
     from unet_core.run_directory import RunDirectory
+    from unet_core.runs import dataset
+    from unet_core.runs.progress import progress_bar
     from unet_core.training import devices
 
     # Everything that can be wrong is found before the run folder is touched.
     run = RunDirectory(_required(config, "run_dir"))
     classes = dataset.make_classes(config)
     assembly.make_loss(config, classes)
-    drawing = dataset.make_drawing(config, assembly.make_recipe(config))
+    drawing = dataset.make_sampling(config, assembly.make_recipe(config))
     if config.monitor not in score_names(classes):
         raise UserError(
             f"`monitor` ({config.monitor!r}) must be one of {', '.join(score_names(classes))}."
@@ -215,7 +216,7 @@ def _train(config: RunConfig, stopped: process.Stopped) -> None:
             stack.enter_context(contextlib.closing(reports))
             if workers.is_chief:
                 read_outs = stack.enter_context(
-                    ReadOuts(run, config, classes, held_out=bool(held_out), resumed_at=start)
+                    TrainingLogger(run, config, classes, held_out=bool(held_out), resumed_at=start)
                 )
                 if not start:
                     read_outs.write_description(config, model)
@@ -273,7 +274,7 @@ def _train(config: RunConfig, stopped: process.Stopped) -> None:
             print(f"Trained to step {loop.step}; worker 0 scores and predicts.")
 
 
-def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
+def evaluate(config: RunConfig, stopped: process.StopRequest) -> None:
     """Scores the network of a run, or of each fold, on the images it held out; or that of a run on
     all images of another data folder.
     """
@@ -289,10 +290,10 @@ def evaluate(config: RunConfig, stopped: process.Stopped) -> None:
     _write_fold_table(config)
 
 
-def _evaluate(config: RunConfig, stopped: process.Stopped) -> None:
-    from unet_core import dataset
-    from unet_core.reports.screen import progress_bar
+def _evaluate(config: RunConfig, stopped: process.StopRequest) -> None:
     from unet_core.run_directory import RunDirectory
+    from unet_core.runs import dataset
+    from unet_core.runs.progress import progress_bar
 
     run = RunDirectory(_required(config, "run_dir"))
     trained = _open_trained(config, run.path, stopped)
@@ -320,12 +321,12 @@ def _evaluate(config: RunConfig, stopped: process.Stopped) -> None:
         _score(config, run, output_dir, trained, samples, data.read, stopped)
 
 
-def predict(config: RunConfig, stopped: process.Stopped) -> None:
+def predict(config: RunConfig, stopped: process.StopRequest) -> None:
     """Writes masks for images without truth, for a video or for what a camera sees."""
-    from unet_core import dataset
     from unet_core.data import layouts
-    from unet_core.inference import video
+    from unet_core.outputs import video
     from unet_core.run_directory import RunDirectory
+    from unet_core.runs import dataset
 
     run = RunDirectory(_required(config, "run_dir"))
     trained = _open_trained(config, run.path, stopped)
@@ -349,9 +350,9 @@ def predict(config: RunConfig, stopped: process.Stopped) -> None:
         )
 
 
-def export(config: RunConfig, stopped: process.Stopped) -> None:
+def export(config: RunConfig, stopped: process.StopRequest) -> None:
     """Writes the network in forms that other programs read."""
-    from unet_core.inference.export import export as write_export
+    from unet_core.export.export import export as write_export
     from unet_core.run_directory import RunDirectory
 
     run = RunDirectory(_required(config, "run_dir"))
@@ -369,12 +370,13 @@ def export(config: RunConfig, stopped: process.Stopped) -> None:
     print(f"Exported step {trained.step} as {', '.join(config.formats)} to {output_dir}.")
 
 
-def check_data(config: RunConfig, _: process.Stopped) -> None:
+def check_data(config: RunConfig, _: process.StopRequest) -> None:
     """Shows what a data folder holds and lists every problem."""
-    from unet_core import assembly, dataset
+    from unet_core import assembly
     from unet_core.data import splits, survey
-    from unet_core.reports.screen import progress_bar
     from unet_core.run_directory import RunDirectory
+    from unet_core.runs import dataset
+    from unet_core.runs.progress import progress_bar
 
     data_dir = _required(config, "data_dir")
     run = RunDirectory(config.run_dir) if config.run_dir else None
@@ -384,7 +386,7 @@ def check_data(config: RunConfig, _: process.Stopped) -> None:
     print(data.describe(pixels.values))
     problems = [*data.problems, *pixels.problems]
     if not problems:
-        drawing = dataset.make_drawing(config, assembly.make_recipe(config))
+        drawing = dataset.make_sampling(config, assembly.make_recipe(config))
         for fold in _folds(config) if config.fold == "all" else [config]:
             training_samples, held_out = dataclasses.replace(data, config=fold).split()
             progress = progress_bar("Looking for leaks")
@@ -402,12 +404,12 @@ def check_data(config: RunConfig, _: process.Stopped) -> None:
     print("No problems found.")
 
 
-def convert_labelme(config: RunConfig, _: process.Stopped) -> None:
+def convert_labelme(config: RunConfig, _: process.StopRequest) -> None:
     """Makes a VOC folder of labelme's JSON files."""
-    from unet_core import dataset
     from unet_core.conventions import IGNORED
     from unet_core.data import labelme, layouts
-    from unet_core.reports.screen import progress_bar
+    from unet_core.runs import dataset
+    from unet_core.runs.progress import progress_bar
 
     names = dataset.make_classes(config).names
     output_dir = _required(config, "output_dir")
@@ -446,7 +448,7 @@ def _resolve(
     config: RunConfig, run: RunDirectory, data: DataSet, training_samples, data_fingerprint: str
 ) -> tuple[RunConfig, str]:
     """Returns the config with nothing left to choose, and why its precision is what it is."""
-    from unet_core import dataset
+    from unet_core.runs import dataset
     from unet_core.training import devices
 
     precision, reason = config.precision, "as asked"
@@ -464,7 +466,7 @@ def _resolve(
         # Stored whole, so that the run can be used from any folder.
         data_dir=os.path.abspath(config.data_dir),
     )
-    return run.agree(config, data_fingerprint), reason
+    return run.resolve_for_resume(config, data_fingerprint), reason
 
 
 def _folds(config: RunConfig) -> list[RunConfig]:
@@ -500,7 +502,7 @@ def _write_fold_table(config: RunConfig) -> None:
     print(f"folds.csv, folds.json and worst.png are in {output_dir}.")
 
 
-def _open_trained(config: RunConfig, path: pathlib.Path, stopped: process.Stopped) -> Any:
+def _open_trained(config: RunConfig, path: pathlib.Path, stopped: process.StopRequest) -> Any:
     """Returns the network to score, predict with or export."""
     from unet_core.inference.trained import open_trained
 
@@ -510,9 +512,10 @@ def _open_trained(config: RunConfig, path: pathlib.Path, stopped: process.Stoppe
 
 def _finish(config, run, loop, samples, read, stopped) -> None:
     """Scores held-out images and predicts test images, unless that was done at this step."""
-    from unet_core import dataset, training
+    from unet_core import training
     from unet_core.data import layouts
     from unet_core.inference.trained import Trained
+    from unet_core.runs import dataset
 
     if run.is_finished(loop.step):
         print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
@@ -555,8 +558,8 @@ def _object_class(config: RunConfig, trained: Any) -> str:
 
 
 def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
-    from unet_core.inference.evaluation import describe_scores, score_samples
-    from unet_core.reports.screen import progress_bar
+    from unet_core.reports.evaluation import describe_scores, score_samples
+    from unet_core.runs.progress import progress_bar
 
     training_samples, held_out = samples
     result = score_samples(
@@ -579,16 +582,18 @@ def _score(config, run, output_dir, trained, samples, read, stopped) -> None:
 
 def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) -> Sequence[str]:
     """Writes predictions and returns a sentence for each image that could not be predicted."""
-    from unet_core.inference.files import Wanted, predict_files
-    from unet_core.reports.screen import pixel_bar
+    from unet_core.outputs.files import PredictionOutputs, predict_files
+    from unet_core.runs.progress import pixel_bar
 
-    wanted = {field.name: getattr(config, field.name) for field in dataclasses.fields(Wanted)}
+    wanted = {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(PredictionOutputs)
+    }
     wanted["object_class"] = _object_class(config, trained)
     done = predict_files(
         _make_predictor(config, trained),
         sources,
         output_dir,
-        Wanted(**wanted),
+        PredictionOutputs(**wanted),
         overwrite=overwrite,
         progress=pixel_bar("Predicting"),
         should_stop=stopped,
@@ -604,8 +609,8 @@ def _predict(config, trained, sources, output_dir, stopped, *, overwrite: bool) 
 
 
 def _predict_video(config, trained, source, output_dir, stopped) -> None:
-    from unet_core.inference import video
-    from unet_core.reports.screen import progress_bar
+    from unet_core.outputs import video
+    from unet_core.runs.progress import progress_bar
 
     if config.instances != "none" or config.mask_format != "values":
         raise UserError(
@@ -634,7 +639,7 @@ def _predict_video(config, trained, source, output_dir, stopped) -> None:
 def _write_synthetic_data(config: RunConfig) -> None:
     if config.synthetic_data and config.data_dir and not os.path.lexists(config.data_dir):
         from unet_core.data import synthetic
-        from unet_core.reports.screen import progress_bar
+        from unet_core.runs.progress import progress_bar
 
         print(f"{config.data_dir} does not exist: writing synthetic membrane slices there.")
         synthetic.write_dataset(config.data_dir, progress=progress_bar("Drawing slices"))
@@ -645,7 +650,7 @@ def _write_preview(config: RunConfig, data: DataSet, samples, drawing) -> None:
         return
     from unet_core.data import images
     from unet_core.data.stream import draw_pairs
-    from unet_core.reports.preview import contact_sheet
+    from unet_core.drawing.preview import contact_sheet
 
     path = pathlib.Path(config.preview) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)

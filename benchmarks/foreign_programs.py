@@ -36,7 +36,7 @@ import keras
 import tensorflow as tf
 from rounds import machine, median_ratio
 
-from unet_core.reports import tables
+from unet_core.drawing import tables
 
 FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "programs"
 

@@ -35,10 +35,10 @@ import tensorflow as tf
 from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core.data.intensities import Scaling
-from unet_core.inference import onnx_file
+from unet_core.drawing import tables
+from unet_core.export import onnx_file
 from unet_core.inference.network import make_inference_network
 from unet_core.models.unet import make_unet
-from unet_core.reports import tables
 
 OURS = "unet_core bfloat16"
 REFERENCE = "unet_core float32"

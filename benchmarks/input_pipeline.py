@@ -38,11 +38,11 @@ from unet_core.data import pipeline
 from unet_core.data.augment import FILL_MODES, Augmenter, Recipe
 from unet_core.data.reader import Pair
 from unet_core.data.samples import Sample, Source
-from unet_core.data.stream import Drawing, SampleStream
+from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.data.synthetic import Volume
-from unet_core.dataset import DataSet
+from unet_core.drawing import tables
 from unet_core.models.unet import make_unet
-from unet_core.reports import tables
+from unet_core.runs.dataset import DataSet
 
 # That of membrane.flags.
 RECIPE = Recipe(
@@ -91,8 +91,8 @@ def load_pairs(data_dir: str | None) -> list[Pair]:
     return [Pair(str(z), image, mask // 255) for z, (image, mask) in enumerate(drawn)]
 
 
-def drawing_of(recipe: Recipe, size: int) -> Drawing:
-    return Drawing(seed=0, crop_size=size, recipe=recipe)
+def drawing_of(recipe: Recipe, size: int) -> SamplingConfig:
+    return SamplingConfig(seed=0, crop_size=size, recipe=recipe)
 
 
 def through_tf_data(

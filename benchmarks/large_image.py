@@ -26,9 +26,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import cv2
 import numpy as np
 
-from unet_core.data.rows import TiffWriter
 from unet_core.data.samples import Source
-from unet_core.reports import tables
+from unet_core.data.tiff_bands import TiffWriter
+from unet_core.drawing import tables
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,12 +72,13 @@ def draw(path: pathlib.Path, size: int) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Predicts `large.tif` in the folder and prints what it took."""
-    from unet_core import assembly, dataset, process
+    from unet_core import assembly
     from unet_core.config import RunConfig
-    from unet_core.inference.files import Wanted, predict_files
     from unet_core.inference.predictor import Predictor
     from unet_core.inference.trained import Trained
-    from unet_core.reports.screen import pixel_bar
+    from unet_core.outputs.files import PredictionOutputs, predict_files
+    from unet_core.runs import dataset, process
+    from unet_core.runs.progress import pixel_bar
     from unet_core.training import devices
 
     process.import_libraries()
@@ -90,7 +91,7 @@ def predict(args: argparse.Namespace) -> None:
     folder = pathlib.Path(args.folder)
     sources = [Source(folder / "large.tif")]
     done = predict_files(
-        predictor, sources, folder / "out", Wanted(), progress=pixel_bar("Predicting")
+        predictor, sources, folder / "out", PredictionOutputs(), progress=pixel_bar("Predicting")
     )
     seconds = time.perf_counter() - start
     rows = [

@@ -25,9 +25,9 @@ import numpy as np
 
 from unet_core.config import RunConfig
 from unet_core.data.augment import Recipe
-from unet_core.data.stream import Drawing, SampleStream
-from unet_core.dataset import DataSet
-from unet_core.reports import tables
+from unet_core.data.stream import SampleStream, SamplingConfig
+from unet_core.drawing import tables
+from unet_core.runs.dataset import DataSet
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         training, _ = data.split()
         seconds = time.perf_counter() - start
         rows = [["start", f"{seconds:.1f} s, {memory_mb() - before:.0f} MB"]]
-        drawing = Drawing(seed=0, crop_size=64, recipe=Recipe(flips=True))
+        drawing = SamplingConfig(seed=0, crop_size=64, recipe=Recipe(flips=True))
         stream = SampleStream(training, data.read, drawing)
         image, mask = np.empty((2, 64, 64), np.uint8)
         start = time.perf_counter()

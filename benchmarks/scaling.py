@@ -48,8 +48,8 @@ import tensorflow as tf
 from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
+from unet_core.drawing import tables
 from unet_core.models.unet import make_unet
-from unet_core.reports import tables
 from unet_core.training import devices
 
 REDUCTIONS = 10  # In one call, so that calling costs nothing.

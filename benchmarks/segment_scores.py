@@ -25,7 +25,7 @@ from rounds import machine
 
 from unet_core import scores
 from unet_core.data.synthetic import Volume
-from unet_core.reports import tables
+from unet_core.drawing import tables
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -30,9 +30,9 @@ import tensorflow as tf
 from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
+from unet_core.drawing import tables
 from unet_core.models import unet
 from unet_core.models.layers import FusedBatchNorm
-from unet_core.reports import tables
 
 ROWS = ("float32", "float32+norm", "bfloat16", "bfloat16+norm", "tiny-unet", "tiny-pixel")
 XLA_ROWS = ("float32+xla", "bfloat16+xla")

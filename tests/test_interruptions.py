@@ -125,7 +125,7 @@ class TestKill:
             ("unet_core.files", "flush", 2),  # inside a save
             ("unet_core.training.evaluation:Evaluation", "_step", 1),  # in an evaluation
             ("unet_core.data.stream:SampleStream", "write", moment.randint(1, 40)),
-            ("unet_core.reports.history:History", "append", moment.randint(1, 3)),
+            ("unet_core.training.history:History", "append", moment.randint(1, 3)),
         ]
         run_dir = tmp_path / "run"
         for owner, name, count in kills:
@@ -142,7 +142,7 @@ class TestKill:
         from tensorboard.backend.event_processing import event_accumulator
 
         run_dir = tmp_path / "run"
-        command = ("-c", KILLED, str(ROOT), "unet_core.reports.history:History", "append", "5")
+        command = ("-c", KILLED, str(ROOT), "unet_core.training.history:History", "append", "5")
         finish(start(data_dir, run_dir, command=command))
         finish(start(data_dir, run_dir))
         events = event_accumulator.EventAccumulator(str(run_dir / "events"), {"tensors": 0})

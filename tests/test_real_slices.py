@@ -8,7 +8,7 @@ import pytest
 
 from unet_core import scores
 from unet_core.config import RunConfig
-from unet_core.dataset import DataSet
+from unet_core.runs.dataset import DataSet
 
 
 @pytest.fixture(scope="module")

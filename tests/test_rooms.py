@@ -46,7 +46,8 @@ class TestRooms:
 
 class TestImport:
     def test_package_does_not_import_tensorflow(self):
-        code = "import sys, unet_core.config, unet_core.process; print('tensorflow' in sys.modules)"
+        imported = "sys, unet_core.config, unet_core.runs.process"
+        code = f"import {imported}; print('tensorflow' in sys.modules)"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )

@@ -26,7 +26,7 @@ def run(tmp_path):
     """The folder of a run that was begun with CONFIG on data with the fingerprint "abc"."""
     directory = RunDirectory(tmp_path / "run")
     with directory.locked():
-        directory.store(directory.agree(CONFIG, "abc"), "abc")
+        directory.store(directory.resolve_for_resume(CONFIG, "abc"), "abc")
     return directory
 
 
@@ -69,30 +69,32 @@ class TestConstructor:
 class TestAgree:
     def test_new_folder_takes_the_config_and_lays_the_schedule_out_for_its_steps(self, tmp_path):
         directory = RunDirectory(tmp_path / "run")
-        agreed = directory.agree(CONFIG, "abc")
+        agreed = directory.resolve_for_resume(CONFIG, "abc")
         assert agreed == dataclasses.replace(CONFIG, schedule_steps=500)
         assert not (tmp_path / "run").exists()
 
     def test_new_folder_keeps_a_schedule_that_was_asked_for(self, tmp_path):
         config = dataclasses.replace(CONFIG, schedule_steps=70)
-        assert RunDirectory(tmp_path).agree(config, "abc").schedule_steps == 70
+        assert RunDirectory(tmp_path).resolve_for_resume(config, "abc").schedule_steps == 70
 
     def test_equal_settings_go_on(self, run):
-        assert run.agree(CONFIG, "abc") == dataclasses.replace(CONFIG, schedule_steps=500)
+        assert run.resolve_for_resume(CONFIG, "abc") == dataclasses.replace(
+            CONFIG, schedule_steps=500
+        )
 
     def test_schedule_stays_laid_out_for_the_first_steps(self, run):
-        agreed = run.agree(dataclasses.replace(CONFIG, train_steps=900), "abc")
+        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, train_steps=900), "abc")
         assert agreed.train_steps == 900
         assert agreed.schedule_steps == 500
 
     def test_automatic_precision_is_the_one_resolved_then(self, run):
-        agreed = run.agree(dataclasses.replace(CONFIG, precision="auto"), "abc")
+        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, precision="auto"), "abc")
         assert agreed.precision == "bfloat16"
 
     def test_every_differing_setting_is_named_with_both_values(self, run):
         other = dataclasses.replace(CONFIG, seed=7, flips=True, precision="float32")
         with pytest.raises(UserError) as error:
-            run.agree(other, "abc")
+            run.resolve_for_resume(other, "abc")
         message = str(error.value)
         assert message.startswith(f"{run.path}: holds a run with other settings: ")
         for part in (
@@ -106,7 +108,7 @@ class TestAgree:
 
     def test_other_data_are_named(self, run):
         with pytest.raises(UserError, match="the training data"):
-            run.agree(CONFIG, "abd")
+            run.resolve_for_resume(CONFIG, "abd")
 
     @pytest.mark.parametrize(
         "setting",
@@ -128,7 +130,7 @@ class TestAgree:
         ids=lambda setting: next(iter(setting)),
     )
     def test_paths_intervals_and_devices_may_change(self, run, setting):
-        agreed = run.agree(dataclasses.replace(CONFIG, **setting), "abc")
+        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, **setting), "abc")
         assert agreed == dataclasses.replace(CONFIG, schedule_steps=500, **setting)
 
 

@@ -2,7 +2,7 @@
 same run.
 
 run = RunDirectory(path)
-config = run.agree(config, data_fingerprint)
+config = run.resolve_for_resume(config, data_fingerprint)
 with run.locked():
     run.store(config, data_fingerprint)
 """
@@ -92,7 +92,7 @@ class RunDirectory:
         """Returns whether a run has begun in this folder."""
         return self._config.exists()
 
-    def agree(self, config: RunConfig, data_fingerprint: str) -> RunConfig:
+    def resolve_for_resume(self, config: RunConfig, data_fingerprint: str) -> RunConfig:
         """Returns the config to run with; touches nothing.
 
         A folder that already holds a run goes on with it: what was resolved then (precision, the
@@ -130,7 +130,7 @@ class RunDirectory:
         return config
 
     def store(self, config: RunConfig, data_fingerprint: str) -> None:
-        """Stores the config that `agree` has returned."""
+        """Stores the config that `resolve_for_resume` has returned."""
         stored = {"settings": dataclasses.asdict(config), "data": data_fingerprint}
         write_whole(self._config, (json.dumps(stored, indent=1) + "\n").encode())
 

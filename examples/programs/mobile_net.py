@@ -14,8 +14,8 @@ from unet_core import losses, training
 from unet_core.config import RunConfig
 from unet_core.data import pipeline, synthetic
 from unet_core.data.augment import Recipe
-from unet_core.data.stream import Drawing
-from unet_core.dataset import DataSet
+from unet_core.data.stream import SamplingConfig
+from unet_core.runs.dataset import DataSet
 
 CROP = 96
 
@@ -25,7 +25,7 @@ def make_dataset(folder):
     synthetic.write_dataset(f"{folder}/slices", train_slices=8, test_slices=0, size=192)
     data = DataSet.open(RunConfig(data_dir=f"{folder}/slices"), progress=lambda title: iter)
     recipe = Recipe(rotation_degrees=180, flips=True, noise=0.06)
-    drawing = Drawing(seed=0, crop_size=CROP, recipe=recipe)
+    drawing = SamplingConfig(seed=0, crop_size=CROP, recipe=recipe)
     return functools.partial(
         pipeline.make_train_dataset, data.samples, data.read, drawing, global_batch_size=4
     )

@@ -7,8 +7,8 @@ import pytest
 from unet_core.config import RunConfig
 from unet_core.data import layouts, synthetic
 from unet_core.data.samples import Source
-from unet_core.dataset import DataSet
 from unet_core.errors import UserError
+from unet_core.runs.dataset import DataSet
 
 SIZE = 48
 PICTURE = np.zeros((4, 5), np.uint8)

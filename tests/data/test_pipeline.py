@@ -3,11 +3,11 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from array_samples import ArrayReader, named, random_reader
+from helpers.array_samples import ArrayReader, named, random_reader
 
 from unet_core.data import pipeline
 from unet_core.data.augment import Recipe
-from unet_core.data.stream import Drawing, SampleStream
+from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.errors import UserError
 
 RECIPE = Recipe(rotation_degrees=45, flips=True, elastic_px=2.0, noise=0.1, noise_share=0.5)
@@ -15,14 +15,14 @@ CROP = 16
 READ = random_reader([(24, 24)] * 5)
 
 
-def make_drawing(seed=7):
-    return Drawing(seed=seed, crop_size=CROP, recipe=RECIPE)
+def make_sampling(seed=7):
+    return SamplingConfig(seed=seed, crop_size=CROP, recipe=RECIPE)
 
 
 def make_dataset(start_step=0, of=None, seed=7, read=READ, **kwargs):
     settings = {"generators": 2, "global_batch_size": 4, **kwargs}
     return pipeline.make_train_dataset(
-        list(read.arrays), read, make_drawing(seed), start_step, of or context(), **settings
+        list(read.arrays), read, make_sampling(seed), start_step, of or context(), **settings
     )
 
 
@@ -106,7 +106,7 @@ class TestShares:
 
 class TestTrainBatches:
     def test_row_of_a_batch_is_the_sample_at_its_place_in_the_stream(self):
-        stream = SampleStream(list(READ.arrays), READ, make_drawing())
+        stream = SampleStream(list(READ.arrays), READ, make_sampling())
         expected = np.empty((2, CROP, CROP), np.uint8)
         # Chunks hold 32 steps: batch 35 comes of the second generator.
         for step, (images, masks) in enumerate(elements(36)):

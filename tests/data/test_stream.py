@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from array_samples import ArrayReader, named, random_reader
+from helpers.array_samples import ArrayReader, named, random_reader
 
 from unet_core.data.augment import Recipe
 from unet_core.data.stream import (
-    Drawing,
     SampleStream,
+    SamplingConfig,
     check_crop_size,
     draw_pairs,
     names_of_batch,
@@ -15,13 +15,13 @@ from unet_core.errors import UserError
 RECIPE = Recipe(rotation_degrees=45, flips=True, elastic_px=2.0, noise=0.1, noise_share=0.5)
 
 
-def make_drawing(seed=0, recipe=RECIPE, **kwargs):
-    return Drawing(seed=seed, crop_size=16, recipe=recipe, **kwargs)
+def make_sampling(seed=0, recipe=RECIPE, **kwargs):
+    return SamplingConfig(seed=seed, crop_size=16, recipe=recipe, **kwargs)
 
 
 def make_stream(seed=0, count=5, recipe=RECIPE, **kwargs):
     read = random_reader([(24, 24)] * count)
-    return SampleStream(list(read.arrays), read, make_drawing(seed, recipe, **kwargs))
+    return SampleStream(list(read.arrays), read, make_sampling(seed, recipe, **kwargs))
 
 
 def pair_at(stream, index):
@@ -32,7 +32,7 @@ def pair_at(stream, index):
 
 def names_of_epoch(epoch, count, seed=0, samples=None, **kwargs):
     samples = samples or list(random_reader([(24, 24)] * count).arrays)
-    return names_of_batch(samples, make_drawing(seed, **kwargs), step=epoch, size=len(samples))
+    return names_of_batch(samples, make_sampling(seed, **kwargs), step=epoch, size=len(samples))
 
 
 class TestSampleStream:
@@ -56,7 +56,7 @@ class TestSampleStream:
     def test_identity_recipe_writes_a_crop_of_the_sample(self):
         read = random_reader([(16, 16)] * 5)
         samples = list(read.arrays)
-        stream = SampleStream(samples, read, make_drawing(recipe=Recipe()))
+        stream = SampleStream(samples, read, make_sampling(recipe=Recipe()))
         by_name = {sample.name: arrays for sample, arrays in read.arrays.items()}
         for epoch in range(2):
             for position, name in enumerate(names_of_epoch(epoch, 5, samples=samples)):
@@ -70,7 +70,7 @@ class TestSampleStream:
         mask[60, 3] = 1
         read = ArrayReader({named("a"): (image, mask)})
         settings = dict(foreground_share=0.5, foreground_classes=(1,))
-        stream = SampleStream(list(read.arrays), read, make_drawing(recipe=Recipe(), **settings))
+        stream = SampleStream(list(read.arrays), read, make_sampling(recipe=Recipe(), **settings))
         found = [pair_at(stream, index)[1].any() for index in range(200)]
         forced = [index for index in range(200) if found[index]]
         assert 100 <= len(forced) <= 130
@@ -78,13 +78,13 @@ class TestSampleStream:
     def test_image_without_the_class_gives_any_crop(self):
         read = ArrayReader({named("a"): np.zeros((2, 64, 64), np.uint8)})
         settings = dict(foreground_share=1.0, foreground_classes=(1,))
-        stream = SampleStream(list(read.arrays), read, make_drawing(**settings))
+        stream = SampleStream(list(read.arrays), read, make_sampling(**settings))
         assert not pair_at(stream, 0)[1].any()
 
     def test_weights_move_with_the_mask(self):
         read = random_reader([(16, 16)], make_weights=lambda mask: 1 + 3 * mask.astype(np.float32))
         recipe = Recipe(flips=True)
-        stream = SampleStream(list(read.arrays), read, make_drawing(recipe=recipe))
+        stream = SampleStream(list(read.arrays), read, make_sampling(recipe=recipe))
         for index in range(8):
             image, mask = np.empty((2, 16, 16), np.uint8)
             weights = np.empty((16, 16), np.float32)
@@ -117,7 +117,7 @@ class TestOrder:
 class TestDrawPairs:
     def test_crops_are_those_of_the_stream(self):
         read = random_reader([(24, 24)] * 5)
-        pairs = draw_pairs(list(read.arrays), read, make_drawing(), count=3)
+        pairs = draw_pairs(list(read.arrays), read, make_sampling(), count=3)
         stream = make_stream()
         for index, (image, mask) in enumerate(pairs):
             np.testing.assert_array_equal((image, mask), pair_at(stream, index))

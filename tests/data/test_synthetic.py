@@ -4,8 +4,8 @@ import pytest
 from unet_core import scores
 from unet_core.config import RunConfig
 from unet_core.data import images, synthetic
-from unet_core.dataset import DataSet
 from unet_core.errors import UserError
+from unet_core.runs.dataset import DataSet
 
 SIZE, SEED = 256, 2012
 SLICES = (0, 1, 2, 9)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from brightness import make_brightness
+from helpers.brightness import make_brightness
 
-from unet_core.data import images, rows
+from unet_core.data import images, tiff_bands
 from unet_core.errors import UserError
 from unet_core.inference.predictor import Predictor
 
@@ -61,7 +61,7 @@ class TestPredictor:
         images.write_png(tmp_path / "a.png", image)
         predictor = Predictor(make_brightness(intensities=intensities))
         whole = predictor(image)
-        with rows.open_rows(tmp_path / "a.png") as opened:
+        with tiff_bands.open_rows(tmp_path / "a.png") as opened:
             bands = predictor.window.bands(predictor.reader(opened), *image.shape)
             found = np.concatenate([probabilities for _, probabilities in bands])
         np.testing.assert_allclose(found, whole, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 
 from unet_core.inference import sliding_window
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.models.unet import make_unet, surroundings
+from unet_core.models.unet import make_unet, tile_geometry
 
 # The smallest window that is larger than twice the halo and a stride: 94 px, rounded up to 96, on
 # each side for four levels.
@@ -37,8 +37,8 @@ class TestWindowsAreOnePass:
         model = make_unet(classes=2, base_filters=4)
         image = image_of(301, 417)
         expected = in_one_pass(model, image)
-        around = sliding_window.unet.Surroundings(halo=48, stride=16, cut=0)
-        monkeypatch.setattr(sliding_window.unet, "surroundings", lambda _: around)
+        around = sliding_window.unet.TileGeometry(halo=48, stride=16, cut=0)
+        monkeypatch.setattr(sliding_window.unet, "tile_geometry", lambda _: around)
         found = SlidingWindow(model, window_px=160)(image)
         assert np.abs(found - expected).max() > 1e-4
 
@@ -55,7 +55,7 @@ class TestWindowsAreOnePass:
     def test_averages_over_copies_are_equal_too(self, tta):
         model = make_unet(classes=3, channels=3, base_filters=4, depth=2)
         # Halo of two levels: 22 px, rounded up to 24.
-        assert surroundings(model).halo == 22
+        assert tile_geometry(model).halo == 22
         image = image_of(75, 101, 3)
         found = SlidingWindow(model, tta=tta, window_px=52)(image)
         np.testing.assert_allclose(found, in_one_pass(model, image, tta=tta), atol=1e-4)
@@ -104,15 +104,15 @@ class TestSmallWindows:
         model = make_unet(classes=2, base_filters=8, seed=3)
         image = cv2.GaussianBlur(image_of(720, 720), (0, 0), 3)
         image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
-        axis = sliding_window._Axis.over(720, 96, surroundings(model))
+        axis = sliding_window._Axis.over(720, 96, tile_geometry(model))
         assert axis.starts[1] - axis.starts[0] == 48
         found = SlidingWindow(model, window_px=96)(image)[..., 1]
         assert self.seam(found, axis, 16) == pytest.approx(1, abs=0.05)
 
         # Windows side by side, each pixel from one of them: their zero borders show.
-        around = sliding_window.unet.Surroundings(halo=0, stride=16, cut=0)
+        around = sliding_window.unet.TileGeometry(halo=0, stride=16, cut=0)
         axis = sliding_window._Axis.over(720, 96, around)
-        monkeypatch.setattr(sliding_window.unet, "surroundings", lambda _: around)
+        monkeypatch.setattr(sliding_window.unet, "tile_geometry", lambda _: around)
         abutting = SlidingWindow(model, window_px=96)(image)[..., 1]
         edges = np.array(axis.starts[1:]) - 1
         elsewhere = np.setdiff1d(np.arange(15, 719, 16), edges)
@@ -120,7 +120,7 @@ class TestSmallWindows:
         assert abs(found[edges].mean() / found[elsewhere].mean() - 1) > 0.1
 
     def test_weights_cover_every_pixel(self):
-        around = sliding_window.unet.Surroundings(halo=94, stride=16, cut=0)
+        around = sliding_window.unet.TileGeometry(halo=94, stride=16, cut=0)
         for length in (1, 15, 64, 333):
             for px in (1, 32, 100, 207):
                 axis = sliding_window._Axis.over(length, px, around)
@@ -131,7 +131,7 @@ class TestAxis:
     @pytest.mark.parametrize("cut", [0, 92])
     @pytest.mark.parametrize("px", [0, 208, 300, 572])
     def test_insides_lie_side_by_side_at_multiples_of_the_stride(self, px, cut):
-        around = sliding_window.unet.Surroundings(halo=0 if cut else 94, stride=16, cut=cut)
+        around = sliding_window.unet.TileGeometry(halo=0 if cut else 94, stride=16, cut=cut)
         axis = sliding_window._Axis.over(1000, px, around)
         np.testing.assert_array_equal(axis.total_weights(), 1)
         margin = cut or 96
@@ -143,7 +143,7 @@ class TestAxis:
             assert axis.size % 16 == 0
 
     def test_paper_window_of_572_gives_384_of_its_388_pixels(self):
-        around = sliding_window.unet.Surroundings(halo=0, stride=16, cut=92)
+        around = sliding_window.unet.TileGeometry(halo=0, stride=16, cut=92)
         axis = sliding_window._Axis.over(2000, 572, around)
         assert axis.size == 572
         assert np.diff(axis.starts).tolist() == [384] * (len(axis.starts) - 1)

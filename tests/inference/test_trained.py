@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from brightness import make_brightness
+from helpers.brightness import make_brightness
 
 from unet_core.errors import UserError
 from unet_core.inference import trained

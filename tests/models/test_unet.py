@@ -6,7 +6,7 @@ import tensorflow as tf
 from unet_core.errors import UserError
 from unet_core.inference.network import make_inference_network
 from unet_core.models.layers import padding_for
-from unet_core.models.unet import Surroundings, make_unet, surroundings
+from unet_core.models.unet import TileGeometry, make_unet, tile_geometry
 
 
 def picture(height, width, *, rows=1, channels=1, seed=0):
@@ -240,7 +240,7 @@ def reach_of_the_outside(model, tile, around):
     """Returns how many pixels deep an image of `tile` pixels a side feels a change right around it,
     by the network without padding and cropping layers; up and left, down and right.
     """
-    found, inside = surroundings(model), slice(around, around + tile)
+    found, inside = tile_geometry(model), slice(around, around + tile)
     bare = make_inference_network(model, bare=True)
     changed = np.zeros(tile, bool)
     for seed in range(3):
@@ -261,19 +261,19 @@ class TestSurroundings:
         # Transposed: 2, 1+2, 2+2, 2+2, 2+2 on the way down (halved and rounded up between), then
         # 2*4+2 = 10, 22, 46, 94. Doubling and a 2x2 convolution: 2*4+1+2 = 11, 25, 53, 109.
         for kwargs, expected in (
-            (dict(), Surroundings(halo=94, stride=16, cut=0)),
-            (dict(decoder="upsample"), Surroundings(halo=109, stride=16, cut=0)),
-            (dict(padding="valid"), Surroundings(halo=0, stride=16, cut=92)),
+            (dict(), TileGeometry(halo=94, stride=16, cut=0)),
+            (dict(decoder="upsample"), TileGeometry(halo=109, stride=16, cut=0)),
+            (dict(padding="valid"), TileGeometry(halo=0, stride=16, cut=92)),
             # 1, 3, 7, 15: doubled four times and one more.
-            (dict(padding="valid", decoder="upsample"), Surroundings(halo=15, stride=16, cut=92)),
+            (dict(padding="valid", decoder="upsample"), TileGeometry(halo=15, stride=16, cut=92)),
         ):
-            assert surroundings(make_small(depth=4, **kwargs)) == expected
+            assert tile_geometry(make_small(depth=4, **kwargs)) == expected
 
     @pytest.mark.parametrize("depth", [1, 2, 3])
     @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
     def test_halo_is_how_far_the_outside_reaches_into_a_tile(self, depth, decoder):
         model = make_unet(classes=2, depth=depth, base_filters=4, decoder=decoder)
-        found = surroundings(model)
+        found = tile_geometry(model)
         tile = found.stride * -(-(2 * found.halo + 16) // found.stride)
         reach = reach_of_the_outside(model, tile, 64)
         assert max(reach) == found.halo
@@ -281,7 +281,7 @@ class TestSurroundings:
     @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
     def test_valid_network_takes_off_the_cut_and_feels_zeros_no_deeper_than_the_halo(self, decoder):
         model = make_unet(classes=2, depth=2, base_filters=4, padding="valid", decoder=decoder)
-        found, bare = surroundings(model), make_inference_network(model, bare=True)
+        found, bare = tile_geometry(model), make_inference_network(model, bare=True)
         big = picture(128, 128)
         whole = bare(big).numpy()[0]
         assert whole.shape[0] == 128 - 2 * found.cut
@@ -296,7 +296,7 @@ class TestSurroundings:
     @pytest.mark.parametrize("padding", ["same", "valid"])
     def test_padding_leads_to_a_size_the_bare_network_takes(self, depth, padding):
         model = make_small(depth=depth, padding=padding)
-        bare, found = make_inference_network(model, bare=True), surroundings(model)
+        bare, found = make_inference_network(model, bare=True), tile_geometry(model)
         for margin in (0, found.stride, 5):
             before, after = found.padding(margin)
             assert before == margin + found.cut
@@ -309,4 +309,4 @@ class TestSurroundings:
         inputs = keras.Input((None, None, 1))
         model = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
         with pytest.raises(ValueError, match="MirrorPad"):
-            surroundings(model)
+            tile_geometry(model)

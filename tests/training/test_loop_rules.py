@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_loop import batches, make_batch, make_loop, run, weights
+from helpers.tiny_loop import batches, make_batch, make_loop, run, weights
 
 from unet_core import losses, training
 from unet_core.models.unet import make_unet

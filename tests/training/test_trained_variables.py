@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_loop import batches, make_batch, make_loop, run, squared_error, weights
+from helpers.tiny_loop import batches, make_batch, make_loop, run, squared_error, weights
 
 from unet_core import training
 from unet_core.errors import UserError

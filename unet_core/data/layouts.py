@@ -36,7 +36,7 @@ _PREDICTED = re.compile(r"_(predict|overlay|outlines|instances|probability(_.*)?
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SampleListing:
     """The samples of a data folder, and every problem with their names, as complete sentences."""
 
     samples: tuple[Sample, ...]
@@ -51,7 +51,7 @@ def find_samples(
     mask_folder: str = "label",
     mask_suffix: str = "",
     group_pattern: str = "",
-) -> Found:
+) -> SampleListing:
     """Returns the samples of `data_dir`.
 
     Args:
@@ -80,7 +80,7 @@ def find_samples(
         samples = _folders(data_dir, image_folder, mask_folder.split(","), mask_suffix, problems)
     if group_pattern:
         samples = _grouped(samples, group_pattern, problems)
-    return Found(tuple(samples), tuple(problems))
+    return SampleListing(tuple(samples), tuple(problems))
 
 
 def find_images(path: str | os.PathLike) -> list[Source]:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
-from unet_core.data.stream import Drawing, SampleStream
+from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.errors import UserError
 
 _CHUNK_BYTES = 8 << 20
@@ -30,7 +30,7 @@ _CHUNK_BYTES = 8 << 20
 def make_train_dataset(
     samples: Sequence[Sample],
     read: Reader,
-    drawing: Drawing,
+    drawing: SamplingConfig,
     start_step: int,
     context: tf.distribute.InputContext,
     *,
@@ -163,7 +163,7 @@ def _chunks(
     *,
     samples: Sequence[Sample],
     read: Reader,
-    drawing: Drawing,
+    drawing: SamplingConfig,
     start_step: int,
     steps_per_chunk: int,
     generators: int,

@@ -22,7 +22,7 @@ _EPOCHS = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing:
+class SamplingConfig:
     """How samples are drawn.
 
     Attributes:
@@ -55,7 +55,7 @@ class SampleStream:
         drawing: How they are drawn.
     """
 
-    def __init__(self, samples: Sequence[Sample], read: Reader, drawing: Drawing):
+    def __init__(self, samples: Sequence[Sample], read: Reader, drawing: SamplingConfig):
         self._order = _Order(samples, drawing)
         self._read = read
         self._drawing = drawing
@@ -96,7 +96,7 @@ class SampleStream:
 
 
 def names_of_batch(
-    samples: Sequence[Sample], drawing: Drawing, *, step: int, size: int
+    samples: Sequence[Sample], drawing: SamplingConfig, *, step: int, size: int
 ) -> list[str]:
     """Returns the names of the samples that global batch `step` of `size` examples is drawn from,
     row by row.
@@ -106,7 +106,7 @@ def names_of_batch(
 
 
 def draw_pairs(
-    samples: Sequence[Sample], read: Reader, drawing: Drawing, *, count: int
+    samples: Sequence[Sample], read: Reader, drawing: SamplingConfig, *, count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns the first `count` crops of the stream, images and masks as `SampleStream.write`
     writes them.
@@ -147,7 +147,7 @@ def check_crop_size(shapes: Mapping[Sample, tuple[int, int]], crop_size: int) ->
 class _Order:
     """In which order samples come; keeps that of the epoch asked for last."""
 
-    def __init__(self, samples: Sequence[Sample], drawing: Drawing):
+    def __init__(self, samples: Sequence[Sample], drawing: SamplingConfig):
         self._samples = samples
         self._drawing = drawing
         self._epoch = -1

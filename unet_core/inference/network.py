@@ -50,7 +50,7 @@ def make_inference_network(
         precision: "float32", "bfloat16" or "float16"; as `model` if None.
         bare: Leave out the layers that pad the image and crop the logits. With "same" convolutions
             height and width must then be multiples of the stride, and with "valid" ones the logits
-            are smaller than the image (see `unet_core.models.unet.surroundings`).
+            are smaller than the image (see `unet_core.models.unet.tile_geometry`).
 
     Returns:
         A model of [B, H, W, C] pixel values to float32 logits [B, H, W, K]; its variables are its

@@ -13,7 +13,7 @@ import numpy as np
 
 from unet_core.data import images
 from unet_core.data.intensities import WHITE, Scaling
-from unet_core.data.rows import Rows
+from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained, open_trained

@@ -68,7 +68,7 @@ class SlidingWindow:
             raise UserError(f"`tta` ({tta!r}) must be one of {', '.join(_COPIES)}.")
         self._copies = _COPIES[tta]
         self._window_px = window_px
-        self._around = unet.surroundings(model)
+        self._around = unet.tile_geometry(model)
         self._channels = model.input_shape[-1]
         self._network = make_inference_network(model, precision=precision, bare=True)
         self._runs: dict[np.dtype, Callable] = {}
@@ -176,7 +176,7 @@ class _Axis:
     weights: np.ndarray
 
     @classmethod
-    def over(cls, length: int, window_px: int, around: unet.Surroundings) -> _Axis:
+    def over(cls, length: int, window_px: int, around: unet.TileGeometry) -> _Axis:
         """Lays windows of about `window_px` over `length` pixels; 0 is one for all of them."""
         stride = around.stride
         before, after = around.padding(_up(around.halo, stride))

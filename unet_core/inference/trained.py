@@ -13,11 +13,12 @@ import pathlib
 
 import keras
 
-from unet_core import assembly, dataset, training
+from unet_core import assembly, training
 from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory, config_of
+from unet_core.runs import dataset
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"

@@ -137,7 +137,7 @@ def make_unet(
 
 
 @dataclasses.dataclass(frozen=True)
-class Surroundings:
+class TileGeometry:
     """What a tile needs around it so that a U-Net without padding and cropping layers sees the
     whole image in it, in pixels.
 
@@ -163,7 +163,7 @@ class Surroundings:
         return before, before + (wanted - 2 * before) % self.stride
 
 
-def surroundings(model: keras.Model) -> Surroundings:
+def tile_geometry(model: keras.Model) -> TileGeometry:
     """Returns the surroundings of a network of `make_unet`.
 
     Raises:
@@ -179,7 +179,7 @@ def surroundings(model: keras.Model) -> Surroundings:
     # The 2x2 convolution after doubling pads one zero below and right, whatever the others do.
     doubled = any(isinstance(layer, keras.layers.UpSampling2D) for layer in model.layers)
     if pads[0].valid:
-        return Surroundings(
+        return TileGeometry(
             halo=stride - 1 if doubled else 0, stride=stride, cut=4 * (stride - 1) + 2 * stride
         )
     # Each level's two 3x3 convolutions carry the zeros two pixels further in.
@@ -189,4 +189,4 @@ def surroundings(model: keras.Model) -> Surroundings:
     halo += 2
     for _ in range(depth):
         halo = 2 * halo + doubled + 2
-    return Surroundings(halo=halo, stride=stride, cut=0)
+    return TileGeometry(halo=halo, stride=stride, cut=0)

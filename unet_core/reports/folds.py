@@ -15,9 +15,9 @@ import numpy as np
 
 from unet_core import metrics, scores
 from unet_core.data import images
+from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import without_nan, write_whole
-from unet_core.reports import pictures, tables
 
 _SHOWN = ("dice/", "iou/mean", "accuracy", "v_rand", "v_info", "unet_medical_dice", "boundary_f1/")
 _WORST = 3

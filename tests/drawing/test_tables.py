@@ -1,7 +1,7 @@
 import numpy as np
 
 from unet_core import metrics
-from unet_core.reports import tables
+from unet_core.drawing import tables
 
 
 class TestTable:

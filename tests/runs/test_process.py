@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from unet_core.process import Stopped, stop_signals
+from unet_core.runs.process import StopRequest, stop_signals
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTICE = "\nStopping: finishing the current call and saving.\n"
 # Shows its progress until it is asked to stop, then "saves"; the exit code is that of train_loop.
 PROGRAM = """
 import pathlib, sys, time
-from unet_core.process import Stopped, stop_signals
-folder, stopped = pathlib.Path(sys.argv[1]), Stopped()
+from unet_core.runs.process import StopRequest, stop_signals
+folder, stopped = pathlib.Path(sys.argv[1]), StopRequest()
 with stop_signals(stopped):
     stopped.listen()  # as after TensorFlow
     (folder / "ready").touch()
@@ -104,8 +104,8 @@ class TestStopSignals:
     def test_notice_that_cannot_be_shown_is_no_error(self, name):
         program = """
 import os, signal, sys
-from unet_core.process import Stopped
-stopped = Stopped()
+from unet_core.runs.process import StopRequest
+stopped = StopRequest()
 stopped.listen()
 reader, writer = os.pipe()
 os.close(reader)
@@ -121,8 +121,8 @@ print("asked" if stopped() else "not asked")
     def test_second_interrupt_stops_at_once(self, tmp_path):
         program = """
 import signal
-from unet_core.process import Stopped
-stopped = Stopped()
+from unet_core.runs.process import StopRequest
+stopped = StopRequest()
 stopped.listen()
 signal.raise_signal(signal.SIGUSR1)
 try:
@@ -138,14 +138,14 @@ except KeyboardInterrupt:
     def test_handlers_of_before_are_back_afterwards(self):
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
         before = [signal.getsignal(number) for number in numbers]
-        with stop_signals(Stopped()):
+        with stop_signals(StopRequest()):
             assert all(signal.getsignal(n) != b for n, b in zip(numbers, before, strict=True))
         assert [signal.getsignal(number) for number in numbers] == before
 
     def test_handler_that_is_not_of_python_is_no_error_afterwards(self, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(signal, "getsignal", lambda number: None)
-            with stop_signals(Stopped()):
+            with stop_signals(StopRequest()):
                 pass
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
         signal.signal(signal.SIGINT, signal.default_int_handler)

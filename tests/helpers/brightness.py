@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from unet_core import assembly, dataset
+from unet_core import assembly
 from unet_core.config import RunConfig
 from unet_core.inference.trained import Trained
+from unet_core.runs import dataset
 
 
 def make_brightness(**settings) -> Trained:

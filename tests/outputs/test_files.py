@@ -9,15 +9,16 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
-from brightness import make_brightness
+from helpers.brightness import make_brightness
 
 from unet_core.conventions import IGNORED
 from unet_core.data.layouts import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-from unet_core.inference import files
-from unet_core.inference.files import Wanted, predict_files, predicted_ids
+from unet_core.inference.masks import predicted_ids
 from unet_core.inference.predictor import Predictor
+from unet_core.outputs import files
+from unet_core.outputs.files import PredictionOutputs, predict_files
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def read(path):
 
 class TestPredictFiles:
     def test_writes_masks_and_probabilities_of_native_size(self, predictor, folder, tmp_path):
-        wanted = Wanted(outputs=("mask", "probabilities"))
+        wanted = PredictionOutputs(outputs=("mask", "probabilities"))
         done = predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
         image = read(folder / "9.png")
         mask = read(tmp_path / "out" / "9_predict.png")
@@ -62,7 +63,7 @@ class TestPredictFiles:
         expected = read(folder / "9.png") > 100
         for mask_format, mode in (("index", "L"), ("palette", "P")):
             out = tmp_path / mask_format
-            predict_files(predictor, sources, out, Wanted(mask_format=mask_format))
+            predict_files(predictor, sources, out, PredictionOutputs(mask_format=mask_format))
             with PIL.Image.open(out / "9_predict.png") as mask:
                 assert mask.mode == mode
                 np.testing.assert_array_equal(np.asarray(mask), expected)
@@ -70,7 +71,7 @@ class TestPredictFiles:
     def test_names_of_classes_lead_to_no_other_folder(self, folder, tmp_path):
         predictor = Predictor(make_brightness(classes="0:a,1:left/right,2:left_right,3:../up"))
         sources = [Source(folder / "9.png")]
-        wanted = Wanted(outputs=("probabilities",))
+        wanted = PredictionOutputs(outputs=("probabilities",))
         predict_files(predictor, sources, tmp_path / "out", wanted)
         assert {path.name for path in (tmp_path / "out").iterdir()} == {
             "9_probability_a.png",
@@ -85,7 +86,7 @@ class TestPredictFiles:
         pages = [np.full((8, 9), value, np.uint8) for value in (20, 200)]
         cv2.imwritemulti(str(tmp_path / "s.tif"), pages)
         sources = find_images(tmp_path / "s.tif")
-        done = predict_files(predictor, sources, tmp_path / "out", Wanted())
+        done = predict_files(predictor, sources, tmp_path / "out", PredictionOutputs())
         for page, value in enumerate((0, 255)):
             assert (read(tmp_path / "out" / f"s_{page:03d}_predict.png") == value).all()
         assert "s_001" in done.table
@@ -99,13 +100,15 @@ class TestPredictFiles:
             "read_header",
             lambda path, **kwargs: calls.append(path) or read_header(path, **kwargs),
         )
-        predict_files(predictor, sources, tmp_path / "out", Wanted())
+        predict_files(predictor, sources, tmp_path / "out", PredictionOutputs())
         assert calls == [tmp_path / "s.tif"]
 
     def test_names_that_would_collide_are_told_apart(self, predictor, folder, tmp_path):
         image = read(folder / "9.png")
         cv2.imwrite(str(folder / "9.tif"), 255 - image)
-        predict_files(predictor, find_images(folder), tmp_path / "out", Wanted(outputs=("mask",)))
+        predict_files(
+            predictor, find_images(folder), tmp_path / "out", PredictionOutputs(outputs=("mask",))
+        )
         names = {path.name for path in (tmp_path / "out").iterdir()}
         assert names == {"10_predict.png", "9_png_predict.png", "9_tif_predict.png"}
         np.testing.assert_array_equal(
@@ -116,7 +119,9 @@ class TestPredictFiles:
     def test_overlay_colours_the_rarer_class_only_as_strongly_as_asked(
         self, predictor, folder, tmp_path, alpha
     ):
-        predict_files(predictor, [Source(folder / "9.png")], tmp_path / "out", Wanted(alpha=alpha))
+        predict_files(
+            predictor, [Source(folder / "9.png")], tmp_path / "out", PredictionOutputs(alpha=alpha)
+        )
         image = read(folder / "9.png")
         overlay = read(tmp_path / "out" / "9_overlay.png").astype(float)
         grey = image[..., None].astype(float)
@@ -130,7 +135,10 @@ class TestPredictFiles:
         image[5:15, 5:15] = 50
         cv2.imwrite(str(tmp_path / "a.png"), image)
         predict_files(
-            predictor, [Source(tmp_path / "a.png")], tmp_path / "out", Wanted(("outlines",))
+            predictor,
+            [Source(tmp_path / "a.png")],
+            tmp_path / "out",
+            PredictionOutputs(("outlines",)),
         )
         outlined = read(tmp_path / "out" / "a_outlines.png")
         changed = (outlined != image[..., None]).any(-1)
@@ -143,7 +151,7 @@ class TestPredictFiles:
         image = np.zeros((20, 40), np.uint8)
         image[2:8, 2:8] = image[2:8, 20:30] = image[12:18, 5:9] = 220
         cv2.imwrite(str(tmp_path / "a.png"), image)
-        wanted = Wanted(("mask",), instances="components", object_class="cell")
+        wanted = PredictionOutputs(("mask",), instances="components", object_class="cell")
         predict_files(predictor, [Source(tmp_path / "a.png")], tmp_path / "out", wanted)
         labels = read(tmp_path / "out" / "a_instances.png")
         assert labels.dtype == np.uint16
@@ -154,7 +162,7 @@ class TestPredictFiles:
 
     def test_objects_need_a_class_that_is_there(self, predictor, folder, tmp_path):
         for name, message in (("", "needs --object_class, one of membrane, cell"), ("x", "x")):
-            wanted = Wanted(instances="components", object_class=name)
+            wanted = PredictionOutputs(instances="components", object_class=name)
             with pytest.raises(UserError, match=message):
                 predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
         assert not (tmp_path / "out").exists()
@@ -164,7 +172,7 @@ class TestPredictFiles:
     ):
         for name in ("5.png", "6.tif"):
             (folder / name).write_bytes(b"no picture")
-        done = predict_files(predictor, find_images(folder), tmp_path / "out", Wanted())
+        done = predict_files(predictor, find_images(folder), tmp_path / "out", PredictionOutputs())
         assert len(done.failures) == 2
         for name, failure in zip(("5.png", "6.tif"), done.failures, strict=True):
             assert f"{name}: cannot be decoded" in failure
@@ -175,23 +183,31 @@ class TestPredictFiles:
         out.mkdir()
         (out / "9_overlay.png").write_bytes(b"mine")
         with pytest.raises(UserError, match=r"9_overlay\.png: there already\. Give --overwrite"):
-            predict_files(predictor, find_images(folder), out, Wanted())
+            predict_files(predictor, find_images(folder), out, PredictionOutputs())
         assert {path.name for path in out.iterdir()} == {"9_overlay.png"}
-        predict_files(predictor, find_images(folder), out, Wanted(), overwrite=True)
+        predict_files(predictor, find_images(folder), out, PredictionOutputs(), overwrite=True)
         assert read(out / "9_overlay.png").shape == (12, 17, 3)
 
     def test_constant_prediction_is_a_warning_that_names_the_class(self, predictor, tmp_path):
         cv2.imwrite(str(tmp_path / "flat.png"), np.full((8, 8), 3, np.uint8))
-        done = predict_files(predictor, [Source(tmp_path / "flat.png")], tmp_path / "out", Wanted())
+        done = predict_files(
+            predictor, [Source(tmp_path / "flat.png")], tmp_path / "out", PredictionOutputs()
+        )
         assert "flat.png: the prediction is constant, membrane everywhere" in done.warnings[0]
 
     def test_file_in_place_of_the_folder_is_one_message(self, predictor, folder):
         with pytest.raises(UserError, match="cannot be written"):
-            predict_files(predictor, [Source(folder / "9.png")], folder / "10.png", Wanted())
+            predict_files(
+                predictor, [Source(folder / "9.png")], folder / "10.png", PredictionOutputs()
+            )
 
     def test_stop_request_ends_between_images(self, predictor, folder, tmp_path):
         done = predict_files(
-            predictor, find_images(folder), tmp_path / "out", Wanted(), should_stop=lambda: True
+            predictor,
+            find_images(folder),
+            tmp_path / "out",
+            PredictionOutputs(),
+            should_stop=lambda: True,
         )
         assert "9.png" not in done.table
         assert list((tmp_path / "out").iterdir()) == []
@@ -224,7 +240,7 @@ class TestOutputThatIsNotFinite:
         for name, grey in (("a", 7), ("b", 0), ("c", 8)):
             cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((12, 17), grey, np.uint8))
         sources = [Source(tmp_path / f"{name}.png") for name in "abc"]
-        wanted = Wanted(("mask", "overlay", "outlines", "probabilities"))
+        wanted = PredictionOutputs(("mask", "overlay", "outlines", "probabilities"))
         done = predict_files(Predictor(make_infinite()), sources, tmp_path / "out", wanted)
         (failure,) = done.failures
         assert failure.startswith(
@@ -242,7 +258,7 @@ class TestOutputThatIsNotFinite:
             Predictor(make_infinite(), window_px=32),
             [Source(tmp_path / "large.tif")],
             tmp_path / "out",
-            Wanted(("mask", "probabilities")),
+            PredictionOutputs(("mask", "probabilities")),
         )
         assert "large.tif: The network's output is not finite in 1 of" in done.failures[0]
         assert list((tmp_path / "out").iterdir()) == []
@@ -264,7 +280,7 @@ class TestBands:
     @pytest.mark.parametrize("mask_format", ["values", "index", "palette"])
     def test_masks_and_probabilities_are_those_of_the_whole(self, large, tmp_path, mask_format):
         image, sources = large
-        wanted = Wanted(("mask", "probabilities"), mask_format=mask_format)
+        wanted = PredictionOutputs(("mask", "probabilities"), mask_format=mask_format)
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
         with PIL.Image.open(tmp_path / "out" / "large_predict.tif") as mask:
             assert mask.mode == ("P" if mask_format == "palette" else "L")
@@ -282,7 +298,7 @@ class TestBands:
     def test_overlay_is_reduced(self, large, tmp_path, monkeypatch):
         monkeypatch.setattr(files, "_LARGEST_OVERLAY", 40)
         _, sources = large
-        predict_files(self.predictor(), sources, tmp_path / "out", Wanted(("overlay",)))
+        predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs(("overlay",)))
         # 101 rows by a factor of 3: rows 0, 3 ... 99.
         assert read(tmp_path / "out" / "large_overlay.png").shape == (34, 23, 3)
 
@@ -290,7 +306,11 @@ class TestBands:
         _, sources = large
         asked = iter([False, False, False, True])
         predict_files(
-            self.predictor(), sources, tmp_path / "out", Wanted(), should_stop=lambda: next(asked)
+            self.predictor(),
+            sources,
+            tmp_path / "out",
+            PredictionOutputs(),
+            should_stop=lambda: next(asked),
         )
         assert list((tmp_path / "out").iterdir()) == []
 
@@ -304,13 +324,13 @@ class TestBands:
 
         monkeypatch.setattr(files._Reduced, "add", fail)
         with pytest.raises(UserError, match="No space left on device"):
-            predict_files(self.predictor(), sources, tmp_path / "out", Wanted())
+            predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs())
         assert [path.name for path in written] == ["large_predict.tif.part"]
         assert list((tmp_path / "out").iterdir()) == []
 
     def test_objects_are_refused(self, large, tmp_path):
         _, sources = large
-        wanted = Wanted(instances="components", object_class="cell")
+        wanted = PredictionOutputs(instances="components", object_class="cell")
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
         assert "objects are numbered in pictures of up to" in done.failures[0]
 
@@ -329,7 +349,7 @@ class TestUnwritable:
                 noise = rng.integers(0, 256, (250, 250)).astype(np.uint8)
                 cv2.imwrite(str(tmp_path / f"{number}.png"), noise)
             sources = [Source(tmp_path / f"{number}.png") for number in range(3)]
-            wanted = Wanted(("mask", "probabilities"))
+            wanted = PredictionOutputs(("mask", "probabilities"))
             with pytest.raises(UserError, match=r"No space left.*make room or choose another"):
                 predict_files(predictor, sources, disk, wanted)
             left = sorted(path.name for path in disk.iterdir())
@@ -344,18 +364,19 @@ class TestUnwritable:
         code = """
 import os, pathlib, sys
 sys.path[:0] = sys.argv[1:3]
-from brightness import make_brightness
+from helpers.brightness import make_brightness
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-from unet_core.inference.files import Wanted, predict_files
+from unet_core.outputs.files import PredictionOutputs, predict_files
 from unet_core.inference.predictor import Predictor
 predictor = Predictor(make_brightness())
 # Whatever is loaded late is loaded now: the user to come may not be allowed to read it.
-predict_files(predictor, [Source(pathlib.Path(sys.argv[4], "a.png"))], sys.argv[5], Wanted())
+source = Source(pathlib.Path(sys.argv[4], "a.png"))
+predict_files(predictor, [source], sys.argv[5], PredictionOutputs())
 os.setuid(int(sys.argv[3]))
 folder = pathlib.Path(sys.argv[4])
 try:
-    predict_files(predictor, [Source(folder / "a.png")], folder, Wanted())
+    predict_files(predictor, [Source(folder / "a.png")], folder, PredictionOutputs())
 except UserError as error:
     print(error)
     sys.exit(2)

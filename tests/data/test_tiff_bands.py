@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from unet_core.data import images, rows
-from unet_core.data.rows import TiffWriter, open_rows
+from unet_core.data import images, tiff_bands
+from unet_core.data.tiff_bands import TiffWriter, open_rows
 from unet_core.errors import UserError
 
 HEIGHT, WIDTH = 50, 37
@@ -390,7 +390,7 @@ class TestWhatIsDecoded:
 
     def test_raw_strips_apart_are_cut_where_they_divide(self, tmp_path, decoded, monkeypatch):
         # A strip of 10 rows apart from the next; 4 rows would fit, and 2 divide 10.
-        monkeypatch.setattr(rows, "_STRIP_TARGET", 4 * WIDTH)
+        monkeypatch.setattr(tiff_bands, "_STRIP_TARGET", 4 * WIDTH)
         parts = [part + b"apart" for part in in_strips(GREY[:45], 10)]
         tags = {**describe(GREY[:45]), 278: 10}
         (tmp_path / "a.tif").write_bytes(tiff(tags, parts))
@@ -400,7 +400,7 @@ class TestWhatIsDecoded:
 
     @pytest.mark.parametrize("tiled", [False, True])
     def test_large_compressed_segment_is_decoded_once(self, tmp_path, decoded, monkeypatch, tiled):
-        monkeypatch.setattr(rows, "_LARGEST_SEGMENT", 48 * 25 - 1)
+        monkeypatch.setattr(tiff_bands, "_LARGEST_SEGMENT", 48 * 25 - 1)
         content = tiled_tiff(GREY, 32, 48, deflate=True) if tiled else None
         content = content or striped_tiff(GREY, 40, deflate=True)
         (tmp_path / "a.tif").write_bytes(content)
@@ -466,7 +466,7 @@ class TestDamagedFiles:
 
     def test_no_more_is_read_of_a_strip_than_it_can_need(self, tmp_path, monkeypatch):
         # Rows of 37 bytes: at most 8 * 37 * 20 + 2^16 are read of the 10^6 that are named.
-        taken, small = [], rows._small_tiff
+        taken, small = [], tiff_bands._small_tiff
         monkeypatch.setattr(
             rows,
             "_small_tiff",
@@ -575,7 +575,7 @@ class TestTiffWriter:
     @pytest.mark.parametrize("strip", [1, 1000, 2**20])
     @pytest.mark.parametrize("name", STORED)
     def test_written_pixels_are_read_back_by_all(self, tmp_path, monkeypatch, name, strip, step):
-        monkeypatch.setattr(rows, "_STRIP_TARGET", strip)
+        monkeypatch.setattr(tiff_bands, "_STRIP_TARGET", strip)
         pixels, path = STORED[name], tmp_path / "a.tif"
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         with TiffWriter(path, HEIGHT, WIDTH, channels, pixels.dtype) as writer:
@@ -638,8 +638,8 @@ class TestTiffWriter:
     @pytest.mark.parametrize("name", ["rgb", "deep", "floats"])
     def test_what_may_not_fit_in_32_bits_becomes_a_bigtiff(self, tmp_path, monkeypatch, name):
         pixels, path = STORED[name], tmp_path / "a.tif"
-        monkeypatch.setattr(rows, "_LARGEST_CLASSIC", pixels.nbytes - 1)
-        monkeypatch.setattr(rows, "_STRIP_TARGET", 500)
+        monkeypatch.setattr(tiff_bands, "_LARGEST_CLASSIC", pixels.nbytes - 1)
+        monkeypatch.setattr(tiff_bands, "_STRIP_TARGET", 500)
         channels = 1 if pixels.ndim == 2 else 3
         with TiffWriter(path, HEIGHT, WIDTH, channels, pixels.dtype) as writer:
             writer.write(pixels)
@@ -703,12 +703,12 @@ class TestTiffWriter:
     def test_killed_process_leaves_a_part_only(self, tmp_path):
         program = (
             "import os, signal, numpy as np\n"
-            "from unet_core.data.rows import TiffWriter\n"
+            "from unet_core.data.tiff_bands import TiffWriter\n"
             f"with TiffWriter({str(tmp_path / 'a.tif')!r}, 3, 5) as writer:\n"
             "    writer.write(np.zeros((3, 5), np.uint8))\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        root = pathlib.Path(rows.__file__).parents[2]
+        root = pathlib.Path(tiff_bands.__file__).parents[2]
         ended = subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
         assert ended.returncode == -signal.SIGKILL
         assert [file.name for file in tmp_path.iterdir()] == ["a.tif.part"]

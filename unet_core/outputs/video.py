@@ -31,10 +31,10 @@ import numpy as np
 
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
-from unet_core.inference.files import predicted_ids
+from unet_core.inference.masks import predicted_ids
 from unet_core.inference.predictor import check_finite
-from unet_core.reports import pictures, tables
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 OUTPUTS = ("mask", "overlay")

@@ -19,15 +19,15 @@ import cv2
 import numpy as np
 import tqdm
 
-from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.rows import Rows, TiffWriter, open_rows
 from unet_core.data.samples import Source
+from unet_core.data.tiff_bands import Rows, TiffWriter, open_rows
+from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.inference import instances
+from unet_core.inference.masks import predicted_ids, write_mask
 from unet_core.inference.predictor import Predictor, check_finite
-from unet_core.reports import pictures, tables
 
 MOST_PIXELS_WHOLE = 2**26
 _LARGEST_OVERLAY = 4096
@@ -35,7 +35,7 @@ _SILENT = functools.partial(tqdm.tqdm, disable=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class PredictionOutputs:
     """What to write of each prediction.
 
     Attributes:
@@ -57,7 +57,7 @@ class Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Predicted:
+class PredictionSummary:
     """What `predict_files` has done.
 
     Attributes:
@@ -79,12 +79,12 @@ def predict_files(
     predictor: Predictor,
     sources: Sequence[Source],
     output_dir: str | pathlib.Path,
-    wanted: Wanted,
+    wanted: PredictionOutputs,
     *,
     overwrite: bool = False,
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Predicted:
+) -> PredictionSummary:
     """Predicts each image and writes `<name>_predict`, `<name>_overlay` and what else is wanted, at
     native size.
 
@@ -155,41 +155,15 @@ def predict_files(
         ) from error
     seconds = time.perf_counter() - start
     table = tables.table(_Summary(classes).header(), rows)
-    return Predicted(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
-
-
-def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second
-    needs more than 1/2. A pixel with NaN is of no class: `IGNORED`.
-    """
-    if probabilities.shape[-1] == 2:
-        ids = (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
-    else:
-        ids = probabilities.argmax(-1).astype(np.uint8)
-    if np.isnan(probabilities.sum()):
-        ids[np.isnan(probabilities).any(-1)] = IGNORED
-    return ids
-
-
-def write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
-    """Writes class `ids` [H, W] as PNG, see `Wanted.mask_format`.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    if mask_format == "palette":
-        images.write_palette_png(path, ids, classes.palette())
-    elif mask_format == "index":
-        images.write_png(path, ids)
-    else:
-        values = classes.values(ids)
-        images.write_png(path, values[..., ::-1] if classes.is_colour else values)
+    return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
 
 
 class _Image:
     """One picture on its way to its files."""
 
-    def __init__(self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: Wanted):
+    def __init__(
+        self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: PredictionOutputs
+    ):
         self.summary = _Summary(predictor.classes)
         self._predictor = predictor
         self._classes = predictor.classes

@@ -11,8 +11,8 @@ import pytest
 
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
-from unet_core.inference import video
-from unet_core.inference.video import (
+from unet_core.outputs import video
+from unet_core.outputs.video import (
     camera_number,
     choose_codec,
     describe,
@@ -149,9 +149,9 @@ class TestOpenVideo:
 
     def test_import_leaves_log_levels_and_environment_alone(self):
         code = (
-            "import os, unet_core.inference.files; from cv2.utils import logging;"
+            "import os, unet_core.outputs.files; from cv2.utils import logging;"
             "before = dict(os.environ), logging.getLogLevel();"
-            "import unet_core.inference.video;"
+            "import unet_core.outputs.video;"
             "assert (dict(os.environ), logging.getLogLevel()) == before"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

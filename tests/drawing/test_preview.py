@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unet_core.conventions import IGNORED
-from unet_core.reports import pictures, preview
+from unet_core.drawing import pictures, preview
 
 
 def pair(grey, size=30):

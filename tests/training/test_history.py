@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from unet_core.reports.history import History
+from unet_core.training.history import History
 
 COLUMNS = ["step", "train/loss", "held_out/dice"]
 

@@ -86,7 +86,7 @@ def _held_back_noise() -> Iterator[None]:
             os.close(screen)
 
 
-def prepare_devices(config: RunConfig, stopped: Stopped) -> tf.distribute.Strategy:
+def prepare_devices(config: RunConfig, stopped: StopRequest) -> tf.distribute.Strategy:
     """Sets up devices, seeds and determinism for the whole process and returns the strategy."""
     import keras
     import tensorflow as tf
@@ -108,7 +108,7 @@ def prepare_devices(config: RunConfig, stopped: Stopped) -> tf.distribute.Strate
     return strategy
 
 
-class Stopped:
+class StopRequest:
     """Whether, and by which signal, the run has been asked to stop."""
 
     signal = 0
@@ -151,7 +151,7 @@ def _drop_output_nobody_reads() -> None:
 
 
 @contextlib.contextmanager
-def stop_signals(stopped: Stopped) -> Iterator[None]:
+def stop_signals(stopped: StopRequest) -> Iterator[None]:
     """Turns the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request; a Ctrl-C after it stops at
     once.
     """

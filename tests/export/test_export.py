@@ -12,9 +12,9 @@ from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
-from unet_core.inference import onnx_file
-from unet_core.inference.export import default_margin, export, scaled
-from unet_core.inference.files import predicted_ids
+from unet_core.export import onnx_file
+from unet_core.export.export import default_margin, export, scaled
+from unet_core.inference.masks import predicted_ids
 from unet_core.inference.sliding_window import SlidingWindow
 
 THREE = "0:background,127:myelin,255:axon"

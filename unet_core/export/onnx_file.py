@@ -17,7 +17,7 @@ import numpy as np
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.inference.network import make_inference_network
-from unet_core.models.unet import Surroundings, surroundings
+from unet_core.models.unet import TileGeometry, tile_geometry
 
 _OPSET = 17
 _ROWS, _COLUMNS = (1, 2)
@@ -54,7 +54,7 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
 
     graph = _Graph()
     channels, logits_channels = model.input_shape[-1], model.output_shape[-1]
-    around = surroundings(model)
+    around = tile_geometry(model)
     pixels = _scale(graph, scaling)
     sizes = {axis: graph.size("images", axis) for axis in (_ROWS, _COLUMNS)}
     for axis, size in sizes.items():
@@ -210,7 +210,7 @@ def _or_one(graph: _Graph, spread: str) -> str:
     return graph.add("Where", graph.add("Greater", spread, zero), spread, one)
 
 
-def _indices(graph: _Graph, size: str, margin: int, around: Surroundings) -> str:
+def _indices(graph: _Graph, size: str, margin: int, around: TileGeometry) -> str:
     """Adds the indices of an axis of `size` pixels that lead to it with its surroundings mirrored.
 
     As `unet_core.models.layers.mirrored_indices`.

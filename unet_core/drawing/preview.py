@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unet_core.reports import pictures
+from unet_core.drawing import pictures
 
 
 def contact_sheet(

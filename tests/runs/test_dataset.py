@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from unet_core import dataset
 from unet_core.config import RunConfig
 from unet_core.data.augment import Recipe
 from unet_core.errors import UserError
+from unet_core.runs import dataset
 
 
 @pytest.fixture
@@ -100,13 +100,13 @@ class TestWeights:
 class TestMakeDrawing:
     def test_foreground_is_all_but_the_first_class_by_default(self):
         config = RunConfig(classes="0:a,1:b,2:c", foreground_share=0.3)
-        assert dataset.make_drawing(config, Recipe()).foreground_classes == (1, 2)
+        assert dataset.make_sampling(config, Recipe()).foreground_classes == (1, 2)
 
     def test_foreground_classes_are_named(self):
         config = RunConfig(classes="0:a,1:b,2:c", foreground_classes=("c",))
-        assert dataset.make_drawing(config, Recipe()).foreground_classes == (2,)
+        assert dataset.make_sampling(config, Recipe()).foreground_classes == (2,)
         with pytest.raises(UserError, match="No class is called 'd'"):
-            dataset.make_drawing(RunConfig(foreground_classes=("d",)), Recipe())
+            dataset.make_sampling(RunConfig(foreground_classes=("d",)), Recipe())
 
 
 class TestTestFolder:

@@ -22,7 +22,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
-from unet_core.data.stream import Drawing
+from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
 
 Progress = Callable[[str], Callable]
@@ -183,7 +183,7 @@ def make_classes(config: RunConfig) -> ClassMap:
     return ClassMap.parse(config.classes, nearest=config.stray_values == "nearest")
 
 
-def make_drawing(config: RunConfig, recipe: Recipe) -> Drawing:
+def make_sampling(config: RunConfig, recipe: Recipe) -> SamplingConfig:
     """Returns how training crops are drawn.
 
     Raises:
@@ -191,7 +191,7 @@ def make_drawing(config: RunConfig, recipe: Recipe) -> Drawing:
     """
     classes = make_classes(config)
     foreground = config.foreground_classes or classes.names[1:]
-    return Drawing(
+    return SamplingConfig(
         seed=config.seed,
         crop_size=config.crop_size,
         recipe=recipe,

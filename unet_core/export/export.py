@@ -35,10 +35,10 @@ from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.errors import UserError
-from unet_core.inference import onnx_file
+from unet_core.export import onnx_file
 from unet_core.inference.network import make_inference_network
 from unet_core.models.layers import mirrored_indices
-from unet_core.models.unet import Surroundings, surroundings
+from unet_core.models.unet import TileGeometry, tile_geometry
 
 FORMATS = ("saved_model", "keras", "onnx")
 _SIGNATURES = {
@@ -117,7 +117,7 @@ def export(
         if "saved_model" in formats:
             server = _Server(
                 make_inference_network(model, precision=precision, bare=True),
-                surroundings(model),
+                tile_geometry(model),
                 scaling,
                 margin,
                 classes,
@@ -144,7 +144,7 @@ def default_margin(model: keras.Model) -> int:
     """Returns the pixels to mirror around an image so that `model` sees no zeros near its edge: the
     network's halo, rounded up to a multiple of its stride.
     """
-    found = surroundings(model)
+    found = tile_geometry(model)
     return -(-found.halo // found.stride) * found.stride
 
 
@@ -163,7 +163,7 @@ class _Server(tf.Module):
     def __init__(
         self,
         network: keras.Model,
-        around: Surroundings,
+        around: TileGeometry,
         scaling: Scaling,
         margin: int,
         classes: ClassMap,

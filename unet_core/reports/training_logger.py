@@ -1,6 +1,6 @@
 """Where the read-outs of a training run go: progress bar, history.csv, TensorBoard.
 
-with ReadOuts(run, config, classes, held_out=True, resumed_at=step) as read_outs:
+with TrainingLogger(run, config, classes, held_out=True, resumed_at=step) as read_outs:
     read_outs.write(report, scores)
 """
 
@@ -19,18 +19,18 @@ from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
-from unet_core.inference.files import predicted_ids
+from unet_core.drawing import pictures
+from unet_core.inference.masks import predicted_ids
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.reports import pictures
-from unet_core.reports.history import History
 from unet_core.run_directory import RunDirectory
 from unet_core.training import Report, SummaryWriter
+from unet_core.training.history import History
 
 _IN_HISTORY = ("loss", "rate", "gradient_norm", "loss_scale", "skipped_steps")
 _SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
 
 
-class ReadOuts:
+class TrainingLogger:
     """Writes what the loop reports; every tag and column is written once per step, also after a
     resume.
 
@@ -69,7 +69,7 @@ class ReadOuts:
             disable=resumed_at >= config.train_steps,
         )
 
-    def __enter__(self) -> ReadOuts:
+    def __enter__(self) -> TrainingLogger:
         self._summaries.__enter__()
         return self
 

@@ -3,20 +3,20 @@ import csv
 import cv2
 import numpy as np
 import pytest
-from array_samples import ArrayReader, named
-from brightness import make_brightness
+from helpers.array_samples import ArrayReader, named
+from helpers.brightness import make_brightness
 
 from unet_core import scores
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
-from unet_core.inference.evaluation import (
+from unet_core.inference.predictor import Predictor
+from unet_core.reports.evaluation import (
     Evaluation,
     choose_thresholds,
     describe_scores,
     score_samples,
 )
-from unet_core.inference.predictor import Predictor
 
 CLASSES = ClassMap.parse("0:membrane,255:cell")
 

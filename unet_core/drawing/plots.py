@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from unet_core.reports.pictures import class_colour
+from unet_core.drawing.pictures import class_colour
 
 _SIZE, _LEFT, _BELOW, _ABOVE = 400, 60, 44, 30
 _TEXT = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.42, color=(0, 0, 0), thickness=1)

@@ -3,7 +3,7 @@ import pytest
 
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
-from unet_core.reports import pictures
+from unet_core.drawing import pictures
 
 
 class TestErrors:

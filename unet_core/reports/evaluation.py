@@ -22,11 +22,11 @@ from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Pair, Reader
 from unet_core.data.samples import Sample
+from unet_core.drawing import pictures, plots, tables
 from unet_core.errors import UserError
 from unet_core.inference import instances
-from unet_core.inference.files import predicted_ids, write_mask
+from unet_core.inference.masks import predicted_ids, write_mask
 from unet_core.inference.predictor import check_finite
-from unet_core.reports import pictures, plots, tables
 
 _WORST = 6
 _MOST_TO_CHOOSE_ON = 30

@@ -1,7 +1,7 @@
 import numpy as np
 
-from unet_core.reports import plots
-from unet_core.reports.pictures import class_colour
+from unet_core.drawing import plots
+from unet_core.drawing.pictures import class_colour
 
 
 def drawn(picture, number):

@@ -1,0 +1,1 @@
+"""One file for each mode of `train_loop.py`; the only code that sees all settings."""
