@@ -468,7 +468,7 @@ class TestDamagedFiles:
         # Rows of 37 bytes: at most 8 * 37 * 20 + 2^16 are read of the 10^6 that are named.
         taken, small = [], tiff_bands._small_tiff
         monkeypatch.setattr(
-            rows,
+            tiff_bands,
             "_small_tiff",
             lambda tags, data, order: taken.append(len(data)) or small(tags, data, order),
         )
