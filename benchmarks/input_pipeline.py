@@ -33,7 +33,6 @@ import tensorflow as tf
 from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
-from unet_core.config import RunConfig
 from unet_core.data import pipeline
 from unet_core.data.augment import FILL_MODES, Augmenter, Recipe
 from unet_core.data.reader import Pair
@@ -43,6 +42,7 @@ from unet_core.data.synthetic import Volume
 from unet_core.drawing import tables
 from unet_core.models.unet import make_unet
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 # That of membrane.flags.
 RECIPE = Recipe(
@@ -84,7 +84,7 @@ class InMemory:
 def load_pairs(data_dir: str | None) -> list[Pair]:
     """Returns the pairs of `data_dir`, or 24 synthetic ones of 512x512."""
     if data_dir:
-        data = DataSet.open(RunConfig(data_dir=data_dir), progress=lambda title: iter)
+        data = DataSet.open(RunConfig.of(data_dir=data_dir).data, progress=lambda title: iter)
         return [data.read(sample) for sample in data.samples]
     volume = Volume(seed=0)
     drawn = [volume.slice_at(z) for z in range(24)]

@@ -72,20 +72,18 @@ def draw(path: pathlib.Path, size: int) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Predicts `large.tif` in the folder and prints what it took."""
-    from unet_core import assembly
-    from unet_core.config import RunConfig
     from unet_core.inference.predictor import Predictor
-    from unet_core.inference.trained import Trained
+    from unet_core.inference.trained import Trained, build_network
     from unet_core.outputs.files import PredictionOutputs, predict_files
-    from unet_core.runs import dataset, process
+    from unet_core.runs import process
     from unet_core.runs.progress import pixel_bar
+    from unet_core.settings import RunConfig
     from unet_core.training import devices
 
     process.import_libraries()
     precision = devices.choose_precision()[0] if args.precision == "auto" else args.precision
-    config = RunConfig(base_filters=args.base_filters, precision=precision)
-    model = assembly.make_network(config, dataset.make_classes(config))
-    predictor = Predictor(Trained(model, config, 0))
+    config = RunConfig.of(base_filters=args.base_filters, precision=precision)
+    predictor = Predictor(Trained(build_network(config), config, 0))
     loaded = memory_mb("VmRSS")
     start = time.perf_counter()
     folder = pathlib.Path(args.folder)

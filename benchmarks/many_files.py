@@ -23,11 +23,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import cv2
 import numpy as np
 
-from unet_core.config import RunConfig
 from unet_core.data.augment import Recipe
 from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.drawing import tables
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         before = memory_mb()
         start = time.perf_counter()
         data = DataSet.open(
-            RunConfig(data_dir=folder, classes="0:a,1:b", cache_mb=16), progress=lambda title: iter
+            RunConfig.of(data_dir=folder, classes="0:a,1:b", cache_mb=16).data,
+            progress=lambda title: iter,
         )
         data.check()
         training, _ = data.split()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from unet_core import scores
-from unet_core.config import RunConfig
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def samples():
     folder = os.environ.get("UNET_CORE_DATA")
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("UNET_CORE_DATA does not name the folder of the ISBI 2012 slices")
-    data = DataSet.open(RunConfig(data_dir=folder), progress=lambda title: iter)
+    data = DataSet.open(RunConfig.of(data_dir=str(folder)).data, progress=lambda title: iter)
     data.check()
     return [data.read(sample) for sample in data.samples]
 

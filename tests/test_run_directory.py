@@ -11,12 +11,12 @@ import warnings
 import pytest
 
 from unet_core import files
-from unet_core.config import RunConfig
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
+from unet_core.settings import RunConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIG = RunConfig(
+CONFIG = RunConfig.of(
     precision="bfloat16", train_steps=500, scale=(0.8, 1.2), class_weights=(1.0, 2.0)
 )
 
@@ -70,11 +70,11 @@ class TestAgree:
     def test_new_folder_takes_the_config_and_lays_the_schedule_out_for_its_steps(self, tmp_path):
         directory = RunDirectory(tmp_path / "run")
         agreed = directory.resolve_for_resume(CONFIG, "abc")
-        assert agreed == dataclasses.replace(CONFIG, schedule_steps=500)
+        assert agreed == CONFIG.replace(schedule_steps=500)
         assert not (tmp_path / "run").exists()
 
     def test_new_folder_keeps_a_schedule_that_was_asked_for(self, tmp_path):
-        config = dataclasses.replace(CONFIG, schedule_steps=70)
+        config = CONFIG.replace(schedule_steps=70)
         assert RunDirectory(tmp_path).resolve_for_resume(config, "abc").schedule_steps == 70
 
     def test_equal_settings_go_on(self, run):
@@ -83,16 +83,16 @@ class TestAgree:
         )
 
     def test_schedule_stays_laid_out_for_the_first_steps(self, run):
-        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, train_steps=900), "abc")
+        agreed = run.resolve_for_resume(CONFIG.replace(train_steps=900), "abc")
         assert agreed.train_steps == 900
         assert agreed.schedule_steps == 500
 
     def test_automatic_precision_is_the_one_resolved_then(self, run):
-        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, precision="auto"), "abc")
+        agreed = run.resolve_for_resume(CONFIG.replace(precision="auto"), "abc")
         assert agreed.precision == "bfloat16"
 
     def test_every_differing_setting_is_named_with_both_values(self, run):
-        other = dataclasses.replace(CONFIG, seed=7, flips=True, precision="float32")
+        other = CONFIG.replace(seed=7, flips=True, precision="float32")
         with pytest.raises(UserError) as error:
             run.resolve_for_resume(other, "abc")
         message = str(error.value)
@@ -130,23 +130,21 @@ class TestAgree:
         ids=lambda setting: next(iter(setting)),
     )
     def test_paths_intervals_and_devices_may_change(self, run, setting):
-        agreed = run.resolve_for_resume(dataclasses.replace(CONFIG, **setting), "abc")
-        assert agreed == dataclasses.replace(CONFIG, schedule_steps=500, **setting)
+        agreed = run.resolve_for_resume(CONFIG.replace(**setting), "abc")
+        assert agreed == CONFIG.replace(schedule_steps=500, **setting)
 
 
 class TestRead:
     def test_stored_config_comes_back_equal_tuples_included(self, run):
         config, fingerprint = run.read()
-        assert config == dataclasses.replace(CONFIG, schedule_steps=500)
+        assert config == CONFIG.replace(schedule_steps=500)
         assert fingerprint == "abc"
 
-    def test_config_of_an_older_version_is_read(self, run):
+    def test_setting_that_the_file_lacks_has_its_default(self, run):
         path = run.path / "config.json"
         stored = json.loads(path.read_text())
-        settings = {"seed": 5, "fold": 4, "folds": 5, "save_probabilities": True}
-        path.write_text(json.dumps({**stored, "settings": settings}))
-        outputs = ("mask", "overlay", "probabilities")
-        assert run.read()[0] == RunConfig(seed=5, fold="4", folds=5, outputs=outputs)
+        path.write_text(json.dumps({**stored, "settings": {"seed": 5}}))
+        assert run.read()[0] == RunConfig.of(seed=5)
 
     def test_folder_without_a_run_says_so(self, tmp_path):
         with pytest.raises(UserError, match="holds no run"):

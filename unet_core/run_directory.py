@@ -10,7 +10,6 @@ with run.locked():
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -19,9 +18,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from unet_core.config import RunConfig
 from unet_core.errors import UserError
 from unet_core.files import local_path, warn_once, without_nan, write_whole
+from unet_core.settings import RunConfig
 
 # What file systems answer that cannot lock (Lustre without -o flock, NFS without lockd).
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
@@ -107,17 +106,15 @@ class RunDirectory:
             UserError: If settings or data differ; the message names them.
         """
         if not self.holds_run():
-            return dataclasses.replace(
-                config, schedule_steps=config.schedule_steps or config.train_steps
-            )
+            steps = config.optimization.schedule_steps or config.training.train_steps
+            return config.replace(schedule_steps=steps)
         before, fingerprint = self.read()
-        if config.precision == "auto":
-            config = dataclasses.replace(config, precision=before.precision)
-        config = dataclasses.replace(
-            config, schedule_steps=config.schedule_steps or before.schedule_steps
-        )
+        if config.network.precision == "auto":
+            config = config.replace(precision=before.network.precision)
+        steps = config.optimization.schedule_steps or before.optimization.schedule_steps
+        config = config.replace(schedule_steps=steps)
         differing = [
-            f"{name} ({getattr(before, name)} there, {getattr(config, name)} here)"
+            f"{name} ({before[name]} there, {config[name]} here)"
             for name in before.differences(config)
         ]
         if fingerprint != data_fingerprint:
@@ -131,7 +128,7 @@ class RunDirectory:
 
     def store(self, config: RunConfig, data_fingerprint: str) -> None:
         """Stores the config that `resolve_for_resume` has returned."""
-        stored = {"settings": dataclasses.asdict(config), "data": data_fingerprint}
+        stored = {"settings": config.stored(), "data": data_fingerprint}
         write_whole(self._config, (json.dumps(stored, indent=1) + "\n").encode())
 
     def read(self) -> tuple[RunConfig, str]:
@@ -142,7 +139,7 @@ class RunDirectory:
         """
         try:
             stored = json.loads(self._config.read_text())
-            return config_of(stored["settings"]), stored["data"]
+            return RunConfig.from_stored(stored["settings"]), stored["data"]
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.path}: holds no run. Train first, or give the --run_dir of one."
@@ -171,19 +168,3 @@ class RunDirectory:
     def mark_finished(self, step: int) -> None:
         """Remembers that everything after training is done at `step`."""
         write_whole(self._finished, f"{step}\n".encode())
-
-
-def config_of(settings: dict[str, Any]) -> RunConfig:
-    """Returns the config whose fields were stored as JSON.
-
-    Raises:
-        TypeError: If there is a field that the config has not.
-        UserError: If a value breaks its rule.
-    """
-    found = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
-    # Until `--fold=all` there was, it was a number; and probabilities had a setting of their own.
-    if isinstance(found.get("fold"), int):
-        found["fold"] = str(found["fold"])
-    if found.pop("save_probabilities", False):
-        found["outputs"] = (*RunConfig.outputs, "probabilities")
-    return RunConfig(**found)

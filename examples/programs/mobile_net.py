@@ -11,11 +11,11 @@ import keras
 from keras import layers
 
 from unet_core import losses, training
-from unet_core.config import RunConfig
 from unet_core.data import pipeline, synthetic
 from unet_core.data.augment import Recipe
 from unet_core.data.stream import SamplingConfig
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 CROP = 96
 
@@ -23,7 +23,7 @@ CROP = 96
 def make_dataset(folder):
     """Writes slices into `folder` and returns the dataset function of batches of four crops."""
     synthetic.write_dataset(f"{folder}/slices", train_slices=8, test_slices=0, size=192)
-    data = DataSet.open(RunConfig(data_dir=f"{folder}/slices"), progress=lambda title: iter)
+    data = DataSet.open(RunConfig.of(data_dir=f"{folder}/slices").data, progress=lambda title: iter)
     recipe = Recipe(rotation_degrees=180, flips=True, noise=0.06)
     drawing = SamplingConfig(seed=0, crop_size=CROP, recipe=recipe)
     return functools.partial(
@@ -41,7 +41,7 @@ def make_model():
 
 
 def cross_entropy(logits, batch):
-    return losses.cross_entropy(batch[1], logits)
+    return losses.cross_entropy(batch.mask, logits)
 
 
 def main(steps=40, every=10, show=print):

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from unet_core.config import RunConfig
 from unet_core.data import layouts, synthetic
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 SIZE = 48
 PICTURE = np.zeros((4, 5), np.uint8)
@@ -34,8 +34,8 @@ def slices():
 
 
 def decoded(folder, **settings):
-    settings = RunConfig(data_dir=str(folder), **settings)
-    data = DataSet.open(settings, progress=lambda title: iter)
+    settings = RunConfig.of(data_dir=str(folder), **settings)
+    data = DataSet.open(settings.data, progress=lambda title: iter)
     data.check()
     return [data.read(sample) for sample in data.samples]
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from unet_core import scores
-from unet_core.config import RunConfig
 from unet_core.data import images, synthetic
 from unet_core.errors import UserError
 from unet_core.runs.dataset import DataSet
+from unet_core.settings import RunConfig
 
 SIZE, SEED = 256, 2012
 SLICES = (0, 1, 2, 9)
@@ -83,8 +83,8 @@ class TestWriteDataset:
             "data/train/label/1.png",
             "data/test/0.png",
         }
-        settings = RunConfig(data_dir=str(tmp_path / "deep" / "data"))
-        data = DataSet.open(settings, progress=lambda title: iter)
+        settings = RunConfig.of(data_dir=str(tmp_path / "deep" / "data"))
+        data = DataSet.open(settings.data, progress=lambda title: iter)
         data.check()
         found = data.read(data.samples[1])
         image, mask = synthetic.Volume(size=64, seed=2012).slice_at(1)

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from unet_core import assembly
-from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
@@ -16,6 +14,8 @@ from unet_core.export import onnx_file
 from unet_core.export.export import default_margin, export, scaled
 from unet_core.inference.masks import predicted_ids
 from unet_core.inference.sliding_window import SlidingWindow
+from unet_core.inference.trained import build_network
+from unet_core.settings import RunConfig
 
 THREE = "0:background,127:myelin,255:axon"
 # Settings of the run, and the type of the image.
@@ -33,12 +33,12 @@ CASES = {
 
 
 def make_config(**kwargs):
-    return RunConfig(**{"precision": "float32", "depth": 2, "base_filters": 4, **kwargs})
+    return RunConfig.of(**{"precision": "float32", "depth": 2, "base_filters": 4, **kwargs})
 
 
 def make_model(config):
     """The network of `config`, with biases and statistics that are none of the initial ones."""
-    model = assembly.make_network(config, ClassMap.parse(config.classes))
+    model = build_network(config)
     rng = np.random.default_rng(1)
     for variable in model.variables:
         if variable.name in ("beta", "bias", "moving_mean"):
@@ -49,12 +49,12 @@ def make_model(config):
 
 
 def make_image(config, dtype, height=37, width=53):
-    levels = np.random.default_rng(2).random((height, width, config.channels), np.float32)
+    levels = np.random.default_rng(2).random((height, width, config.data.channels), np.float32)
     return levels if dtype == "float32" else (levels * np.iinfo(dtype).max).astype(dtype)
 
 
 def expected_probabilities(model, config, image):
-    return SlidingWindow(model)(Scaling.parse(config.intensities)(image))
+    return SlidingWindow(model)(Scaling.parse(config.data.intensities)(image))
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +192,8 @@ class TestKeras:
         export(model, config, tmp_path / "e", step=12, formats=["keras"])
         stored = json.loads((tmp_path / "e" / "unet_core.json").read_text())
         assert stored["step"] == 12
-        settings = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in stored["settings"].items()
-        }
-        assert RunConfig(**settings) == config
-        rebuilt = assembly.make_network(RunConfig(**settings), ClassMap.parse(config.classes))
+        assert RunConfig.from_stored(stored["settings"]) == config
+        rebuilt = build_network(RunConfig.from_stored(stored["settings"]))
         rebuilt.set_weights(keras.saving.load_model(tmp_path / "e" / "model.keras").get_weights())
         np.testing.assert_array_equal(rebuilt(image), model(image))
 
@@ -208,7 +205,7 @@ class TestOnnx:
         runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
         settings, dtype = CASES[name]
         config = make_config(**settings)
-        if config.intensities == "range":
+        if config.data.intensities == "range":
             dtype = "uint8"
         model = make_model(config)
         export(model, config, tmp_path / "e", step=1, formats=["onnx"])
@@ -216,10 +213,10 @@ class TestOnnx:
             tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
         )
         names = session.get_modelmeta().custom_metadata_map["class_names"].split("\n")
-        assert tuple(names) == ClassMap.parse(config.classes).names
+        assert tuple(names) == ClassMap.parse(config.data.classes).names
         for height, width in ((37, 53), (1, 9), (64, 32)):
             image = make_image(config, dtype, height, width)
-            fed = image if config.intensities == "range" else image.astype(np.float32)
+            fed = image if config.data.intensities == "range" else image.astype(np.float32)
             probabilities, masks = session.run(None, {"images": np.stack([fed, fed[:, ::-1]])})
             expected = expected_probabilities(model, config, image)
             np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)

@@ -1,11 +1,9 @@
-"""A real U-Net whose weights are set by hand, so that every prediction can be reckoned."""
+"""A real U-Net whose weights are set by hand, so that every prediction can be computed by hand."""
 
 import numpy as np
 
-from unet_core import assembly
-from unet_core.config import RunConfig
-from unet_core.inference.trained import Trained
-from unet_core.runs import dataset
+from unet_core.inference.trained import Trained, build_network
+from unet_core.settings import RunConfig
 
 
 def make_brightness(**settings) -> Trained:
@@ -15,8 +13,8 @@ def make_brightness(**settings) -> Trained:
     a grey value, the first convolution adds 2, so that ReLU changes nothing. Of three channels it
     looks at the first.
     """
-    config = RunConfig(depth=1, base_filters=1, precision="float32", **settings)
-    model = assembly.make_network(config, dataset.make_classes(config))
+    config = RunConfig.of(depth=1, base_filters=1, precision="float32", **settings)
+    model = build_network(config)
     for layer in model.layers:
         for variable in layer.variables:
             variable.assign(np.zeros(variable.shape, np.float32))

@@ -1,13 +1,15 @@
+import dataclasses
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from unet_core.config import RunConfig
 from unet_core.data.augment import Recipe
 from unet_core.errors import UserError
 from unet_core.runs import dataset
+from unet_core.settings import RunConfig
+from unet_core.settings.loss import LossSettings
 
 
 @pytest.fixture
@@ -24,8 +26,8 @@ def folder(tmp_path):
 
 def opened(folder, **settings):
     settings = {"classes": "0:background,1:cell", **settings}
-    config = RunConfig(data_dir=str(folder), **settings)
-    return dataset.DataSet.open(config, progress=lambda title: iter)
+    config = RunConfig.of(data_dir=str(folder), **settings)
+    return dataset.DataSet.open(config.data, progress=lambda title: iter)
 
 
 class TestCheck:
@@ -65,7 +67,7 @@ class TestSplit:
         shutil.copytree(folder / "train", folder / "val")
         for path in (folder / "val").rglob("*.png"):
             cv2.imwrite(str(path), 7 + 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
-        with pytest.raises(UserError, match="Give --split=fixed to hold it out"):
+        with pytest.raises(UserError, match="Set `split` to fixed to hold it out"):
             opened(folder).split()
         training, held_out = opened(folder, split="fixed").split()
         assert len(training) == len(held_out) == 4
@@ -79,43 +81,53 @@ class TestSplit:
 
 class TestWeights:
     def test_class_weights_come_of_the_training_masks(self, folder):
-        data = opened(folder, class_balance="inverse")
-        weights = dataset.balanced_class_weights(data.config, data.count_classes(data.samples))
+        data = opened(folder)
+        weights = dataset.balanced_class_weights("inverse", data.count_classes(data.samples))
         # 30 of 80 rows are cells: 80 / (2 * 50) and 80 / (2 * 30).
         np.testing.assert_allclose(weights, [0.8, 4 / 3])
 
     def test_weight_maps_hold_the_class_weights(self, folder):
-        data = opened(folder, border_weight=10.0)
-        data.weigh((0.5, 2.0))
+        data = opened(folder)
+        data.weigh(LossSettings(border_weight=10.0), (0.5, 2.0))
         weights = data.read.weights(data.samples[1])
         assert weights[0, 0] == 2
         assert weights[19, 0] == 0.5
 
     def test_without_a_border_weight_there_are_no_maps(self, folder):
         data = opened(folder)
-        data.weigh((0.5, 2.0))
+        data.weigh(LossSettings(), (0.5, 2.0))
         assert data.read.weights(data.samples[0]) is None
 
 
-class TestMakeDrawing:
+def sampling(**settings):
+    config = RunConfig.of(**settings)
+    return dataset.make_sampling(config.data, config.augmentation, seed=3)
+
+
+class TestMakeSampling:
     def test_foreground_is_all_but_the_first_class_by_default(self):
-        config = RunConfig(classes="0:a,1:b,2:c", foreground_share=0.3)
-        assert dataset.make_sampling(config, Recipe()).foreground_classes == (1, 2)
+        found = sampling(classes="0:a,1:b,2:c", foreground_share=0.3)
+        assert found.foreground_classes == (1, 2)
 
     def test_foreground_classes_are_named(self):
-        config = RunConfig(classes="0:a,1:b,2:c", foreground_classes=("c",))
-        assert dataset.make_sampling(config, Recipe()).foreground_classes == (2,)
+        found = sampling(classes="0:a,1:b,2:c", foreground_classes=("c",))
+        assert found.foreground_classes == (2,)
         with pytest.raises(UserError, match="No class is called 'd'"):
-            dataset.make_sampling(RunConfig(foreground_classes=("d",)), Recipe())
+            sampling(foreground_classes=("d",))
+
+    def test_recipe_is_the_preset_with_what_was_given_in_its_place(self):
+        found = sampling(augment="paper", rotation_degrees=7.0, seed=5)
+        assert found.recipe == dataclasses.replace(Recipe.preset("paper"), rotation_degrees=7.0)
+        assert found.seed == 3
 
 
 class TestTestFolder:
     def test_folder_of_images_below_test_or_test_itself(self, folder):
-        config = RunConfig(data_dir=str(folder))
-        assert dataset.test_folder(config) is None
+        config = RunConfig.of(data_dir=str(folder))
+        assert dataset.test_folder(config.data) is None
         (folder / "test").mkdir()
         cv2.imwrite(str(folder / "test" / "a.png"), np.zeros((2, 2), np.uint8))
-        assert dataset.test_folder(config) == folder / "test"
+        assert dataset.test_folder(config.data) == folder / "test"
         (folder / "test" / "image").mkdir()
         cv2.imwrite(str(folder / "test" / "image" / "a.png"), np.zeros((2, 2), np.uint8))
-        assert dataset.test_folder(config) == folder / "test" / "image"
+        assert dataset.test_folder(config.data) == folder / "test" / "image"

@@ -3,7 +3,7 @@ whole batches.
 
     dataset_fn = partial(make_train_dataset, samples, read, drawing, global_batch_size=4)
     dataset = dataset_fn(start_step, tf.distribute.InputContext())
-    # elements: (images [B, crop, crop, C], masks [B, crop, crop] uint8), the batch of one replica
+    # elements: Batch(image [B, crop, crop, C], mask [B, crop, crop] uint8), those of one replica
 
 Several generators run at once; each yields chunks of many batches, because handing over one element
 costs about as much as augmenting one sample (measured by `benchmarks/input_pipeline.py`).
@@ -15,6 +15,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +26,20 @@ from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.errors import UserError
 
 _CHUNK_BYTES = 8 << 20
+
+
+class Batch(NamedTuple):
+    """The examples of one replica.
+
+    Attributes:
+        image: [B, H, W, C] uint8 or float32 pixel values in 0..255.
+        mask: [B, H, W] uint8 class ids, or `IGNORED`.
+        weights: [B, H, W] float32 weights of pixels in the loss; None if there are none.
+    """
+
+    image: tf.Tensor
+    mask: tf.Tensor
+    weights: tf.Tensor | None = None
 
 
 def make_train_dataset(
@@ -39,7 +54,8 @@ def make_train_dataset(
     generators: int = 0,
     failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the endless dataset of training batches from `start_step` on, for one input pipeline.
+    """Returns the endless dataset of training batches from `start_step` on, for one input pipeline;
+    its elements are of `Batch`.
 
     Row r of global batch k is position k * global_batch_size + r of the stream, whatever the number
     of replicas and micro-batches: an element is the micro-batch of one replica, successive elements
@@ -47,7 +63,7 @@ def make_train_dataset(
 
     Args:
         samples: The training samples.
-        read: Decodes them. If it makes weights, a batch has a third part, [B, crop, crop] float32.
+        read: Decodes them. If it makes weights, batches have them.
         drawing: How they are drawn.
         start_step: The first global batch.
         context: Which pipeline of how many this is, and the number of replicas.
@@ -104,7 +120,7 @@ def make_train_dataset(
         num_parallel_calls=generators,
         deterministic=True,
     )
-    batches = chunks.unbatch().prefetch(2 * replicas)
+    batches = chunks.unbatch().map(Batch).prefetch(2 * replicas)
     # Said to be endless, batches keep their static shape under every strategy, and workers need not
     # ask one another at each step whether there are more.
     return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
@@ -118,7 +134,8 @@ def make_image_dataset(
     global_batch_size: int,
     failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the finite dataset of whole images and masks, in order, for one input pipeline.
+    """Returns the finite dataset of whole images, each element a `Batch`, in order, for one input
+    pipeline.
 
     Images of one size are batched, the last batch being what is left over; if sizes differ, every
     image is a batch.
@@ -137,12 +154,14 @@ def make_image_dataset(
         tf.TensorSpec([None, None, read.channels], tf.as_dtype(read.dtype)),
         tf.TensorSpec([None, None], tf.uint8),
     )
+    if read.make_weights is not None:
+        signature += (tf.TensorSpec([None, None], tf.float32),)
     own = list(shapes)[context.input_pipeline_id :: context.num_input_pipelines]
     whole = functools.partial(
         _whole, samples=own, read=read, failures=[] if failures is None else failures
     )
     dataset = tf.data.Dataset.from_generator(whole, output_signature=signature)
-    return dataset.batch(rows).prefetch(1)
+    return dataset.batch(rows).map(Batch).prefetch(1)
 
 
 def check_global_batch_size(global_batch_size: int, replicas: int, micro_batches: int = 1) -> None:
@@ -211,11 +230,12 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _whole(
     *, samples: Sequence[Sample], read: Reader, failures: list[UserError]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, ...]]:
     for sample in samples:
         try:
-            pair = read(sample)
+            pair, weights = read(sample), read.weights(sample)
         except UserError as error:
             failures.append(error)
             raise
-        yield pair.image.reshape(*pair.image.shape[:2], read.channels), pair.mask
+        image = pair.image.reshape(*pair.image.shape[:2], read.channels)
+        yield (image, pair.mask) if weights is None else (image, pair.mask, weights)

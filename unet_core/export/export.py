@@ -20,7 +20,6 @@ the image around by a margin, and cut that off again. Neither checks the pixels:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -31,7 +30,6 @@ import keras
 import tensorflow as tf
 
 from unet_core import losses
-from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.errors import UserError
@@ -39,6 +37,7 @@ from unet_core.export import onnx_file
 from unet_core.inference.network import make_inference_network
 from unet_core.models.layers import mirrored_indices
 from unet_core.models.unet import TileGeometry, tile_geometry
+from unet_core.settings import RunConfig
 
 FORMATS = ("saved_model", "keras", "onnx")
 _SIGNATURES = {
@@ -98,9 +97,9 @@ def export(
             f"{output_dir}: exists, and nothing is overwritten. Choose another folder, or delete "
             "this one."
         )
-    classes = ClassMap.parse(config.classes, config.stray_values == "nearest")
-    scaling = Scaling.parse(config.intensities)
-    wanted = (config.channels, 1 if len(classes) == 2 else len(classes))
+    classes = ClassMap.parse(config.data.classes, config.data.stray_values == "nearest")
+    scaling = Scaling.parse(config.data.intensities)
+    wanted = (config.data.channels, 1 if len(classes) == 2 else len(classes))
     found = (model.input_shape[-1], model.output_shape[-1])
     if found != wanted:
         raise ValueError(
@@ -112,7 +111,7 @@ def export(
     try:
         partial.mkdir(parents=True)
         _write_json(partial / "classes.json", _described(classes))
-        settings = {"settings": dataclasses.asdict(config), "step": step}
+        settings = {"settings": config.stored(), "step": step}
         _write_json(partial / "unet_core.json", settings)
         if "saved_model" in formats:
             server = _Server(

@@ -52,11 +52,11 @@ class Predictor:
     ):
         trained = source if isinstance(source, Trained) else open_trained(source, weights=weights)
         self.classes = trained.classes
-        self.channels = trained.config.channels
+        self.channels = trained.config.data.channels
         self.window = SlidingWindow(
             trained.model, tta=tta, window_px=window_px, precision=precision
         )
-        self._scaling = Scaling.parse(trained.config.intensities)
+        self._scaling = Scaling.parse(trained.config.data.intensities)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, c] in RGB

@@ -13,12 +13,12 @@ import pathlib
 
 import keras
 
-from unet_core import assembly, training
-from unet_core.config import RunConfig
+from unet_core import training
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
-from unet_core.run_directory import RunDirectory, config_of
-from unet_core.runs import dataset
+from unet_core.models.build import make_network
+from unet_core.run_directory import RunDirectory
+from unet_core.settings import RunConfig
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
@@ -41,17 +41,32 @@ class Trained:
     @property
     def classes(self) -> ClassMap:
         """Its classes."""
-        return dataset.make_classes(self.config)
+        return make_classes(self.config)
 
 
-def open_trained(path: str | os.PathLike, *, weights: str = "last") -> Trained:
+def make_classes(config: RunConfig) -> ClassMap:
+    """Returns the classes of a run."""
+    return ClassMap.parse(config.data.classes, nearest=config.data.stray_values == "nearest")
+
+
+def build_network(config: RunConfig) -> keras.Model:
+    """Returns the network of a run, its weights drawn from the seed; its precision is resolved."""
+    return make_network(
+        classes=len(make_classes(config)),
+        channels=config.data.channels,
+        seed=config.training.seed,
+        **vars(config.network),
+    )
+
+
+def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trained:
     """Returns the network of a run folder or of an export.
 
     Nothing that the files hold is executed: the network is built from its settings.
 
     Args:
         path: Folder of a run (`--run_dir`) or of an export.
-        weights: "last" or "best", which checkpoint of a run.
+        weights: "last" or "best", which checkpoint of a run; None is as the run's settings say.
 
     Raises:
         UserError: If there is no network, or it is damaged.
@@ -61,22 +76,23 @@ def open_trained(path: str | os.PathLike, *, weights: str = "last") -> Trained:
         return _open_export(path)
     run = RunDirectory(path)
     config, _ = run.read()
-    model = assembly.make_network(config, dataset.make_classes(config))
-    step = training.load_weights(run.checkpoints, model, best=weights == "best")
+    model = build_network(config)
+    best = (weights or config.prediction.weights) == "best"
+    step = training.load_weights(run.checkpoints, model, best=best)
     return Trained(model, config, step)
 
 
 def _open_export(path: pathlib.Path) -> Trained:
     try:
         stored = json.loads((path / EXPORT_SETTINGS).read_text())
-        config, step = config_of(stored["settings"]), int(stored["step"])
+        config, step = RunConfig.from_stored(stored["settings"]), int(stored["step"])
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():
             raise UserError(
                 f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export it with "
                 "--formats=keras beside what else you need."
             )
-        model = assembly.make_network(config, dataset.make_classes(config))
+        model = build_network(config)
         model.load_weights(weights)
     except UserError:
         raise

@@ -1,13 +1,13 @@
-"""Where the read-outs of a training run go: progress bar, history.csv, TensorBoard.
+"""The log of a training run: progress bar, history.csv, TensorBoard.
 
-with TrainingLogger(run, config, classes, held_out=True, resumed_at=step) as read_outs:
-    read_outs.write(report, scores)
+with TrainingLogger(run, classes, train_steps=400, held_out=True, resumed_at=0) as logger:
+    logger.write(report, scores)
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +15,6 @@ import tensorflow as tf
 import tqdm
 
 from unet_core import metrics
-from unet_core.config import RunConfig
 from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
@@ -39,8 +38,8 @@ class TrainingLogger:
 
     Args:
         run: The folder of the run.
-        config: Its settings.
         classes: Its classes.
+        train_steps: The step it is trained up to.
         held_out: Whether images are held out.
         resumed_at: The step the run goes on from, 0 for a new one.
     """
@@ -48,9 +47,9 @@ class TrainingLogger:
     def __init__(
         self,
         run: RunDirectory,
-        config: RunConfig,
         classes: ClassMap,
         *,
+        train_steps: int,
         held_out: bool,
         resumed_at: int,
     ):
@@ -61,12 +60,12 @@ class TrainingLogger:
         self._history = History(run.history, columns, resumed_at=resumed_at)
         self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
         self._bar = tqdm.tqdm(
-            total=config.train_steps,
+            total=train_steps,
             initial=resumed_at,
             desc="Training",
             unit="step",
             dynamic_ncols=True,
-            disable=resumed_at >= config.train_steps,
+            disable=resumed_at >= train_steps,
         )
 
     def __enter__(self) -> TrainingLogger:
@@ -113,12 +112,10 @@ class TrainingLogger:
                 in_rgb = panel[None, ..., ::-1]
                 self._summaries.images(step, f"held_out_{sample.name}/{name}", in_rgb)
 
-    def write_description(self, config: RunConfig, model: keras.Model) -> None:
-        """Writes the config as text and the graph of the network."""
-        settings = "\n".join(
-            f"    {name} = {value}" for name, value in dataclasses.asdict(config).items()
-        )
-        self._summaries.text(0, "config", settings)
+    def write_description(self, settings: Mapping[str, Any], model: keras.Model) -> None:
+        """Writes the settings as text and the graph of the network."""
+        text = "\n".join(f"    {name} = {value}" for name, value in settings.items())
+        self._summaries.text(0, "config", text)
         spec = tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.uint8)
         self._summaries.graph(lambda images: model(images, training=False), spec)
 

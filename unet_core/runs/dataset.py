@@ -1,6 +1,6 @@
 """From the settings of a run to its data: samples, a reader, a split, and how crops are drawn.
 
-data = DataSet.open(config, progress=progress_bar)
+data = DataSet.open(config.data, seed=config.training.seed, progress=progress_bar)
 data.check()                                  # every problem in one UserError
 training_samples, held_out = data.split()
 """
@@ -15,25 +15,29 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unet_core.config import RunConfig
 from unet_core.data import balance, images, layouts, splits, survey, weight_maps
 from unet_core.data.augment import Recipe
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
-from unet_core.data.samples import Sample, Source
-from unet_core.data.stream import SamplingConfig
+from unet_core.data.samples import Sample
+from unet_core.data.stream import SamplingConfig, draw_pairs
+from unet_core.drawing import preview
 from unet_core.errors import UserError
+from unet_core.settings.augmentation import AugmentationSettings
+from unet_core.settings.data import DataSettings
+from unet_core.settings.loss import LossSettings
 
 Progress = Callable[[str], Callable]
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """What `config.data_dir` holds, as the settings read it.
+    """What `data_dir` holds, as the settings read it.
 
     Attributes:
-        config: The settings.
+        settings: The settings of the data.
+        seed: Seed of random splits.
         read: Decodes samples; `read.classes` are the classes.
         samples: All samples.
         headers: What their files' headers say.
@@ -42,7 +46,8 @@ class DataSet:
         progress: Title -> wrapper of a list that is gone through slowly.
     """
 
-    config: RunConfig
+    settings: DataSettings
+    seed: int
     read: Reader
     samples: tuple[Sample, ...]
     headers: survey.Headers
@@ -52,41 +57,47 @@ class DataSet:
 
     @classmethod
     def open(
-        cls, config: RunConfig, *, progress: Progress, memory_path: pathlib.Path | None = None
+        cls,
+        settings: DataSettings,
+        *,
+        seed: int = 0,
+        progress: Progress,
+        memory_path: pathlib.Path | None = None,
     ) -> DataSet:
-        """Finds the samples of `config.data_dir` and reads their headers.
+        """Finds the samples of `data_dir` and reads their headers.
 
         Args:
-            config: The settings.
+            settings: The settings of the data.
+            seed: Seed of random splits.
             progress: Title -> wrapper of a list that is gone through slowly.
             memory_path: File to remember in what masks hold; None forgets.
 
         Raises:
             UserError: If a setting is wrong.
         """
-        classes = make_classes(config)
-        scaling = Scaling.parse(config.intensities)
+        classes = make_classes(settings)
+        scaling = Scaling.parse(settings.intensities)
         found = layouts.find_samples(
-            config.data_dir,
-            config.layout,
-            image_folder=config.image_folder,
-            mask_folder=config.mask_folder,
-            mask_suffix=config.mask_suffix,
-            group_pattern=config.group_pattern,
+            settings.data_dir,
+            settings.layout,
+            image_folder=settings.image_folder,
+            mask_folder=settings.mask_folder,
+            mask_suffix=settings.mask_suffix,
+            group_pattern=settings.group_pattern,
         )
         headers = survey.read_headers(
-            found.samples, scaling, channels=config.channels, progress=progress("Reading headers")
+            found.samples, scaling, channels=settings.channels, progress=progress("Reading headers")
         )
         read = Reader(
             classes,
             scaling,
-            channels=config.channels,
+            channels=settings.channels,
             dtype=headers.dtype,
-            cache_mb=config.cache_mb,
+            cache_mb=settings.cache_mb,
         )
         problems = (*found.problems, *headers.problems)
         memory = survey.Memory(memory_path, classes)
-        return cls(config, read, found.samples, headers, problems, memory, progress)
+        return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
     def check(self) -> None:
         """Checks headers and, if all samples fit into memory decoded, pixels too.
@@ -97,10 +108,10 @@ class DataSet:
             UserError: If anything is wrong; the message lists every problem.
         """
         problems = self.problems
-        if self.headers.decoded_bytes(self.read.channels) <= self.config.cache_mb << 20:
+        if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
             problems += self.pixels().problems
         if problems:
-            raise UserError(survey.list_problems(self.config.data_dir, problems))
+            raise UserError(survey.list_problems(self.settings.data_dir, problems))
 
     def pixels(self) -> survey.Pixels:
         """Decodes all images and masks and returns what they hold."""
@@ -117,45 +128,47 @@ class DataSet:
         Raises:
             UserError: If the split cannot be made, or an image is in both parts.
         """
-        config = self.config
+        settings = self.settings
         has_val = any(sample.split == "val" for sample in self.samples)
-        splits_itself = config.split == "fixed" or config.folds or config.held_out_share
+        splits_itself = settings.split == "fixed" or settings.folds or settings.held_out_share
         if has_val and not splits_itself:
             raise UserError(
-                f"{config.data_dir}: has a part marked val, which --split={config.split} would "
-                "train on. Give --split=fixed to hold it out, or --folds or --held_out_share."
+                f"{settings.data_dir}: has a part marked val, which `split` ({settings.split}) "
+                "would train on. Set `split` to fixed to hold it out, or give `folds` or "
+                "`held_out_share`."
             )
-        if config.fold == "all":
-            raise UserError(f"--fold=all cannot be used with --mode={config.mode}; name one fold.")
+        if settings.fold == "all":
+            raise UserError("`fold` (all) cannot be used here; name one fold.")
         presence = None
-        if config.split == "stratified":
+        if settings.split == "stratified":
             counts = self.count_classes(self.samples)
             presence = lambda sample: frozenset(np.flatnonzero(counts[sample]).tolist())  # noqa: E731
         training, held_out = splits.split(
             self.samples,
-            config.split,
-            folds=config.folds,
-            fold=int(config.fold),
-            held_out_share=config.held_out_share,
-            seed=config.seed,
+            settings.split,
+            folds=settings.folds,
+            fold=int(settings.fold),
+            held_out_share=settings.held_out_share,
+            seed=self.seed,
             presence=presence,
         )
         leaks = splits.leaks(training, held_out)
         if leaks:
-            raise UserError(survey.list_problems(config.data_dir, leaks))
+            raise UserError(survey.list_problems(settings.data_dir, leaks))
         return training, held_out
 
-    def weigh(self, class_weights: Sequence[float]) -> None:
+    def weigh(self, loss: LossSettings, class_weights: Sequence[float]) -> None:
         """Has the reader make weight maps, if the settings ask for them.
 
         Args:
+            loss: The settings of the loss.
             class_weights: One factor per class, or none; part of the maps.
         """
-        if self.config.border_weight:
+        if loss.border_weight:
             self.read.make_weights = functools.partial(
                 weight_maps.border_weights,
-                w0=self.config.border_weight,
-                sigma=self.config.border_sigma,
+                w0=loss.border_weight,
+                sigma=loss.border_sigma,
                 class_weights=class_weights or None,
             )
 
@@ -178,59 +191,55 @@ class DataSet:
         return survey.describe(self.samples, self.headers, values, self.read.classes)
 
 
-def make_classes(config: RunConfig) -> ClassMap:
+def make_classes(settings: DataSettings) -> ClassMap:
     """Returns the class map."""
-    return ClassMap.parse(config.classes, nearest=config.stray_values == "nearest")
+    return ClassMap.parse(settings.classes, nearest=settings.stray_values == "nearest")
 
 
-def make_sampling(config: RunConfig, recipe: Recipe) -> SamplingConfig:
+def make_sampling(
+    settings: DataSettings, augmentation: AugmentationSettings, *, seed: int
+) -> SamplingConfig:
     """Returns how training crops are drawn.
 
     Raises:
         UserError: If a foreground class is unknown.
     """
-    classes = make_classes(config)
-    foreground = config.foreground_classes or classes.names[1:]
+    classes = make_classes(settings)
+    foreground = settings.foreground_classes or classes.names[1:]
     return SamplingConfig(
-        seed=config.seed,
-        crop_size=config.crop_size,
-        recipe=recipe,
-        equal_groups=config.equal_groups,
-        foreground_share=config.foreground_share,
+        seed=seed,
+        crop_size=settings.crop_size,
+        recipe=dataclasses.replace(Recipe.preset(augmentation.augment), **augmentation.overrides()),
+        equal_groups=settings.equal_groups,
+        foreground_share=settings.foreground_share,
         foreground_classes=tuple(classes.index(name) for name in foreground),
     )
 
 
-def balanced_class_weights(
-    config: RunConfig, counts: dict[Sample, np.ndarray]
-) -> tuple[float, ...]:
-    """Returns one factor per class, by `config.class_balance`, of the classes' pixel counts."""
+def balanced_class_weights(kind: str, counts: dict[Sample, np.ndarray]) -> tuple[float, ...]:
+    """Returns one factor per class, by `class_balance`, of the classes' pixel counts."""
     total = np.sum(list(counts.values()), axis=0)
-    return tuple(float(w) for w in balance.class_weights(total, config.class_balance))
+    return tuple(float(w) for w in balance.class_weights(total, kind))
 
 
-def make_reader_for(config: RunConfig, sources: Sequence[Source]) -> Reader:
-    """Returns a reader of images to predict, scaled as those of the run `config` belongs to."""
-    scaling = Scaling.parse(config.intensities)
-    dtypes = set()
-    for source in sources:
-        # One that cannot be read is told of when its turn comes.
-        with contextlib.suppress(UserError):
-            dtypes.add(images.read_header(source.path).dtype)
-    return Reader(
-        make_classes(config),
-        scaling,
-        channels=config.channels,
-        dtype=scaling.dtype_for(dtypes),
-        cache_mb=0,
-    )
+def write_preview(
+    folder: str, data: DataSet, samples: Sequence[Sample], sampling: SamplingConfig
+) -> None:
+    """Writes a sheet of augmented training crops to `folder` and says where it is."""
+    path = pathlib.Path(folder) / "augmented.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pairs = draw_pairs(samples, data.read, sampling, count=24)
+    images.write_png(path, preview.contact_sheet(pairs))
+    print(f"{path}: training crops as the network will see them.")
 
 
-def test_folder(config: RunConfig) -> pathlib.Path | None:
-    """Returns the folder of the test images in `config.data_dir`, if there is one with pictures."""
+def test_folder(settings: DataSettings) -> pathlib.Path | None:
+    """Returns the folder of the test images in `data_dir`, if there is one with pictures."""
+    if not settings.data_dir:
+        return None
     for folder in (
-        pathlib.Path(config.data_dir, "test", config.image_folder),
-        pathlib.Path(config.data_dir, "test"),
+        pathlib.Path(settings.data_dir, "test", settings.image_folder),
+        pathlib.Path(settings.data_dir, "test"),
     ):
         with contextlib.suppress(UserError):
             layouts.find_images(folder)

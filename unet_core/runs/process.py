@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from absl import logging
 
-from unet_core.config import RunConfig
 from unet_core.errors import UserError
+from unet_core.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -86,26 +86,32 @@ def _held_back_noise() -> Iterator[None]:
             os.close(screen)
 
 
-def prepare_devices(config: RunConfig, stopped: StopRequest) -> tf.distribute.Strategy:
-    """Sets up devices, seeds and determinism for the whole process and returns the strategy."""
+def prepare_devices(
+    settings: TrainingSettings, stop: StopRequest, *, strategy: str | None = None
+) -> tf.distribute.Strategy:
+    """Sets up devices, seeds and determinism for the whole process and returns the strategy:
+    `strategy`, or that of the settings if None.
+    """
     import keras
     import tensorflow as tf
 
     from unet_core.training import devices
 
     devices.limit_devices(
-        logical_devices=config.logical_devices,
-        memory_growth=config.memory_growth,
-        memory_limit_mb=config.memory_limit_mb,
+        logical_devices=settings.logical_devices,
+        memory_growth=settings.memory_growth,
+        memory_limit_mb=settings.memory_limit_mb,
     )
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    if config.strategy == "multi_worker":
+    name = strategy or settings.strategy
+    if name == "multi_worker":
         print("Waiting for all workers of TF_CONFIG.")
-    strategy = devices.make_strategy(config.strategy, config.devices, should_stop=stopped)
-    stopped.listen()
-    return strategy
+    chosen = settings.devices if strategy is None else ()
+    made = devices.make_strategy(name, chosen, should_stop=stop)
+    stop.listen()
+    return made
 
 
 class StopRequest:
@@ -151,12 +157,12 @@ def _drop_output_nobody_reads() -> None:
 
 
 @contextlib.contextmanager
-def stop_signals(stopped: StopRequest) -> Iterator[None]:
+def stop_signals(stop: StopRequest) -> Iterator[None]:
     """Turns the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request; a Ctrl-C after it stops at
     once.
     """
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    stopped.listen()
+    stop.listen()
     try:
         yield
     finally:

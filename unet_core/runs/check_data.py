@@ -1,0 +1,50 @@
+"""`--mode=check_data`: what a data folder holds, and every problem with it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unet_core.data import splits, survey
+from unet_core.errors import UserError
+from unet_core.run_directory import RunDirectory
+from unet_core.runs import folds
+from unet_core.runs.dataset import DataSet, make_sampling, write_preview
+from unet_core.runs.finished_run import check_used, required
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import progress_bar
+from unet_core.settings import RunConfig
+
+
+def check_data(config: RunConfig, _: StopRequest) -> None:
+    """Shows what a data folder holds and lists every problem."""
+    check_used(config)
+    data_dir = required(config, "data_dir")
+    run = RunDirectory(config.task.run_dir) if config.task.run_dir else None
+    data = DataSet.open(
+        config.data,
+        seed=config.training.seed,
+        progress=progress_bar,
+        memory_path=run.known_masks if run else None,
+    )
+    pixels = data.pixels()
+    print(data.describe(pixels.values))
+    problems = [*data.problems, *pixels.problems]
+    if not problems:
+        sampling = make_sampling(config.data, config.augmentation, seed=config.training.seed)
+        training_samples = []
+        for fold in folds.configs(config) if config.data.fold == "all" else [config]:
+            training_samples, held_out = dataclasses.replace(data, settings=fold.data).split()
+            progress = progress_bar("Looking for leaks")
+            problems += splits.leaks(training_samples, held_out, decoded=True, progress=progress)
+            number = f"Fold {fold.data.fold}: " if config.data.fold == "all" else ""
+            print(
+                f"{number}{len(training_samples)} sample(s) to train on, {len(held_out)} held out."
+            )
+        if config.data.preview:
+            write_preview(config.data.preview, data, training_samples, sampling)
+    if run and (run.path.is_dir() or not problems):
+        run.path.mkdir(parents=True, exist_ok=True)
+        data.memory.store()
+    if problems:
+        raise UserError(survey.list_problems(data_dir, problems))
+    print("No problems found.")

@@ -1,0 +1,122 @@
+"""`--mode=predict`: masks for images without ground truth, for a video, for what a camera sees."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from unet_core.data import layouts
+from unet_core.data.samples import Source
+from unet_core.errors import UserError
+from unet_core.inference.predictor import Predictor
+from unet_core.outputs import video
+from unet_core.outputs.files import PredictionOutputs, predict_files
+from unet_core.runs.dataset import test_folder
+from unet_core.runs.finished_run import open_run, output_folder
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import pixel_bar, progress_bar
+from unet_core.runs.score import make_predictor
+from unet_core.settings import RunConfig
+from unet_core.settings.prediction import PredictionSettings
+
+
+def predict(config: RunConfig, stop: StopRequest) -> None:
+    """Writes masks for images without truth, for a video or for what a camera sees."""
+    config, run, trained = open_run(config, stop)
+    source = config.prediction.input or test_folder(config.data)
+    if source is None:
+        raise UserError("`input` is missing: the data folder holds no test images.")
+    output_dir = output_folder(config, run.predictions)
+    how = f"with the {config.prediction.weights} weights (step {trained.step})"
+    if video.is_video(source) or video.camera_number(str(source)) is not None:
+        print(f"Predicting {source} {how}.")
+        predictor = make_predictor(config, trained)
+        _predict_video(config.prediction, predictor, str(source), output_dir, stop)
+        return
+    sources = layouts.find_images(source)
+    print(f"Predicting {len(sources)} image(s) of {source} {how}.")
+    failures = predict_images(
+        config.prediction, make_predictor(config, trained), sources, output_dir, stop
+    )
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(sources)} image(s) could not be predicted; the others are "
+            "done.\n  " + "\n  ".join(failures)
+        )
+
+
+def predict_images(
+    settings: PredictionSettings,
+    predictor: Predictor,
+    sources: Sequence[Source],
+    output_dir: pathlib.Path,
+    stop: StopRequest,
+    *,
+    overwrite: bool | None = None,
+) -> Sequence[str]:
+    """Writes predictions and returns a sentence for each image that could not be predicted.
+
+    Args:
+        settings: What to write.
+        predictor: The network.
+        sources: The images.
+        output_dir: The folder to write to.
+        stop: Asked before every image.
+        overwrite: Whether files that are there may be replaced; None is as the settings say.
+    """
+    done = predict_files(
+        predictor,
+        sources,
+        output_dir,
+        PredictionOutputs(
+            outputs=settings.outputs,
+            mask_format=settings.mask_format,
+            alpha=settings.alpha,
+            instances=settings.instances,
+            object_class=settings.object_class,
+        ),
+        overwrite=settings.overwrite if overwrite is None else overwrite,
+        progress=pixel_bar("Predicting"),
+        should_stop=stop,
+    )
+    print(f"\nPredictions in {output_dir}\n{done.table}")
+    print(
+        f"{done.megapixels:.1f} megapixels in {done.seconds:.1f} s, reading and writing included: "
+        f"{done.megapixels / done.seconds:.2f} megapixels/s\n"
+    )
+    for warning in done.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    return done.failures
+
+
+def _predict_video(
+    settings: PredictionSettings,
+    predictor: Predictor,
+    source: str,
+    output_dir: pathlib.Path,
+    stop: StopRequest,
+) -> None:
+    if settings.instances != "none" or settings.mask_format != "values":
+        raise UserError(
+            "`instances` and `mask_format` are for pictures; leave them out of a video."
+        )
+    result = video.predict_video(
+        predictor,
+        source,
+        output_dir / pathlib.Path(source.replace(":", "_")).stem,
+        classes=predictor.classes,
+        channels=predictor.channels,
+        alpha=settings.alpha,
+        outputs=settings.outputs,
+        show=video.make_window(source) if settings.show else None,
+        overwrite=settings.overwrite,
+        progress=progress_bar("Predicting frames"),
+        should_stop=stop,
+    )
+    print(f"\n{video.describe(result)}\n")
+    for path in result.outputs:
+        print(os.fspath(path))
+    for warning in result.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)

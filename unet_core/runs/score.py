@@ -1,0 +1,61 @@
+"""What training and the modes of a finished run share: the predictor, and scores on the screen."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
+from unet_core.inference.predictor import Predictor
+from unet_core.inference.trained import Trained
+from unet_core.reports.evaluation import describe_scores, score_samples
+from unet_core.run_directory import RunDirectory
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import progress_bar
+from unet_core.settings import RunConfig
+from unet_core.settings.prediction import PredictionSettings
+
+
+def make_predictor(config: RunConfig, trained: Trained) -> Predictor:
+    """Returns the predictor that the settings ask for."""
+    precision = None if config.network.precision == "auto" else config.network.precision
+    return Predictor(
+        trained,
+        tta=config.prediction.tta,
+        window_px=config.prediction.window_px,
+        precision=precision,
+    )
+
+
+def score(
+    run: RunDirectory,
+    settings: PredictionSettings,
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    read: Reader,
+    output_dir: pathlib.Path,
+    *,
+    step: int,
+    training_samples: Sequence[Sample],
+    stop: StopRequest,
+) -> None:
+    """Scores `samples`, writes scores and pictures to `output_dir` and shows a table; nothing of it
+    if stopped.
+    """
+    result = score_samples(
+        predictor.window,
+        samples,
+        read,
+        output_dir,
+        object_class=settings.object_class,
+        boundary_px=settings.boundary_px,
+        training_samples=training_samples,
+        mask_format=settings.mask_format,
+        progress=progress_bar,
+        should_stop=stop,
+    )
+    if result is not None:
+        how = {"step": step, "weights": settings.weights, "tta": settings.tta}
+        run.write_scores({**how, **result}, output_dir)
+        print(f"\n{describe_scores(result, read.classes)}\n")

@@ -1,0 +1,472 @@
+"""`--mode=train`: trains, or goes on with, a run; scores held-out images; predicts test images.
+
+prepare   everything that can be wrong is found before the run folder is touched
+build     the network, the loop, the checkpoints
+run       the loop, with evaluations, the log and checkpoints
+finish    scores and predictions
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from unet_core import losses, metrics, optimizers, training
+from unet_core.data import layouts, pipeline, stream, synthetic
+from unet_core.data.classes import ClassMap
+from unet_core.data.samples import Sample
+from unet_core.data.stream import SamplingConfig
+from unet_core.errors import UserError
+from unet_core.inference.trained import Trained, build_network
+from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
+from unet_core.run_directory import RunDirectory
+from unet_core.runs import dataset, folds, process
+from unet_core.runs.finished_run import check_used, output_folder, required
+from unet_core.runs.predict import predict_images
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import progress_bar
+from unet_core.runs.score import make_predictor, score
+from unet_core.settings import RunConfig, binding_settings
+from unet_core.training import Report, devices
+
+
+def train(config: RunConfig, stop: StopRequest) -> None:
+    """Trains, or goes on with, one run or one for each fold."""
+    check_used(config)
+    folds.for_each(config, stop, train_one)
+
+
+def train_one(config: RunConfig, stop: StopRequest) -> None:
+    """Trains one run, scores its held-out images and predicts the test images."""
+    plan = prepare(config, stop)
+    workers = plan.workers
+    with workers.watched(), plan.run.locked() if workers.is_chief else contextlib.nullcontext():
+        session = build(plan)
+        stopping = run_loop(plan, session, stop)
+        if stopping:
+            # Perhaps it was another worker that was asked to stop.
+            stop.signal = stop.signal or signal.SIGTERM
+            step = session.loop.step
+            print(f"Stopped and saved at step {step}. Start the same command again to go on.")
+        elif workers.is_chief:
+            finish(plan, session, stop)
+        else:
+            print(f"Trained to step {session.loop.step}; worker 0 scores and predicts.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do, checked.
+
+    Attributes:
+        config: The settings, with nothing left to choose.
+        run: The run's folder, not touched yet.
+        classes: The classes.
+        data: The samples and their reader.
+        training_samples: Those to train on.
+        held_out: Those held out for validation.
+        sampling: How training crops are drawn.
+        loss: (masks, logits, pixel weights) -> the loss of each example.
+        schedule: The learning rate by step.
+        fingerprint: What tells the data from others.
+        strategy: Over which devices the loop is distributed.
+        workers: This process among the workers.
+    """
+
+    config: RunConfig
+    run: RunDirectory
+    classes: ClassMap
+    data: dataset.DataSet
+    training_samples: list[Sample]
+    held_out: list[Sample]
+    sampling: SamplingConfig
+    loss: losses.Loss
+    schedule: training.schedules.Schedule
+    fingerprint: str
+    strategy: tf.distribute.Strategy
+    workers: training.Workers
+
+
+def prepare(config: RunConfig, stop: StopRequest) -> Plan:
+    """Checks settings, data and devices, and decides what was left to choose.
+
+    Raises:
+        UserError: If anything is wrong.
+    """
+    run = RunDirectory(required(config, "run_dir"))
+    classes = dataset.make_classes(config.data)
+    _check_settings(config, classes)
+    seed = config.training.seed
+    sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
+    _write_synthetic_data(config)
+    required(config, "data_dir")
+    data = dataset.DataSet.open(
+        config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
+    )
+    data.check()
+    training_samples, held_out = data.split()
+    stream.check_crop_size(data.shapes(training_samples), config.data.crop_size)
+    if config.data.preview:
+        dataset.write_preview(config.data.preview, data, training_samples, sampling)
+    fingerprint = data.fingerprint()
+    strategy = process.prepare_devices(config.training, stop)
+    _check_replicas(config, strategy.num_replicas_in_sync)
+    config, reason = _resolve(config, run, data, training_samples, fingerprint)
+    data.weigh(config.loss, config.loss.class_weights)
+    workers = training.Workers(strategy)
+    print(
+        f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}."
+    )
+    print(f"Precision {config.network.precision}: {reason}. {devices.describe_devices(strategy)}.")
+    if not workers.is_chief:
+        print(
+            f"Worker {workers.number} of {workers.count}: worker 0 shows the progress and writes."
+        )
+    return Plan(
+        config=config,
+        run=run,
+        classes=classes,
+        data=data,
+        training_samples=training_samples,
+        held_out=held_out,
+        sampling=sampling,
+        loss=_make_loss(config, classes),
+        schedule=optimizers.make_schedule(config.optimization),
+        fingerprint=fingerprint,
+        strategy=strategy,
+        workers=workers,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a run is made of, restored from its last checkpoint.
+
+    Attributes:
+        model: The network.
+        loop: The loop that trains it.
+        checkpoints: Where it is saved.
+        start: The step it goes on from, 0 for a new run.
+        failures: What the generators of samples have raised.
+    """
+
+    model: keras.Model
+    loop: training.Loop
+    checkpoints: training.Checkpoints
+    start: int
+    failures: list[UserError]
+
+
+def build(plan: Plan) -> Session:
+    """Stores the settings, builds the network and the loop, and restores the last checkpoint.
+
+    Raises:
+        UserError: If the workers differ, or a checkpoint does not fit.
+    """
+    config, workers = plan.config, plan.workers
+    settings = {name: config[name] for name in binding_settings()}
+    workers.check_same(settings=json.dumps(settings), data=plan.fingerprint)
+    workers.check_folder(plan.run.path)
+    if workers.is_chief:
+        plan.run.store(config, plan.fingerprint)
+        plan.data.memory.store()
+    with plan.strategy.scope():
+        model = build_network(config)
+        optimizer = optimizers.make_optimizer(config.optimization)
+    loop = _make_loop(plan, model, optimizer)
+    checkpoints = training.Checkpoints(
+        plan.run.checkpoints,
+        loop,
+        keep=config.training.keep_checkpoints,
+        higher_is_better=config.training.monitor != "loss",
+        monitor=config.training.monitor,
+        metadata={"config": config.stored(), "classes": str(plan.classes)},
+    )
+    for leftover in checkpoints.unfinished():
+        print(f"{leftover}: skipped, a save that was interrupted.")
+    start = checkpoints.restore()
+    workers.check_same(checkpoints=str(start))
+    if start:
+        print(f"Going on from step {start} of {plan.run.path}.")
+    if config.optimization.schedule_steps <= start < config.training.train_steps:
+        print(
+            f"The schedule ended at step {config.optimization.schedule_steps}: the learning rate "
+            "stays at its end. To lay it out anew, give "
+            f"--schedule_steps={config.training.train_steps}."
+        )
+    return Session(model, loop, checkpoints, start, failures=[])
+
+
+def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
+    """Trains up to `train_steps`, evaluating, logging and saving on the way; returns whether it was
+    stopped before.
+
+    Raises:
+        UserError: If a sample cannot be read, the loss is not finite, or memory runs out.
+    """
+    settings = plan.config.training
+    reports = session.loop.train(
+        _train_data(plan, session),
+        until_step=settings.train_steps,
+        report_every_steps=settings.report_every_steps,
+        pause_every_steps=[settings.eval_every_steps, settings.checkpoint_every_steps],
+        should_stop=stop,
+    )
+    stopping = False
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(reports))
+        logger = None
+        if plan.workers.is_chief:
+            logger = stack.enter_context(
+                TrainingLogger(
+                    plan.run,
+                    plan.classes,
+                    train_steps=settings.train_steps,
+                    held_out=bool(plan.held_out),
+                    resumed_at=session.start,
+                )
+            )
+            if not session.start:
+                logger.write_description(plan.config.values(), session.model)
+        stack.enter_context(_explained(plan, session.failures))
+        for report in reports:
+            stopping = report.stopping
+            _handle(report, plan, session, logger)
+    return stopping
+
+
+def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
+    """Scores held-out images and predicts test images, unless that was done at this step."""
+    config, run, loop = plan.config, plan.run, session.loop
+    if run.is_finished(loop.step):
+        print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
+        return
+    step = loop.step
+    with contextlib.ExitStack() as stack:
+        if config.prediction.weights == "best" and plan.held_out:
+            step = training.load_weights(run.checkpoints, session.model, best=True)
+        else:
+            stack.enter_context(loop.averaged_weights())
+        predictor = make_predictor(config, Trained(session.model, config, step))
+        if plan.held_out:
+            score(
+                run,
+                config.prediction,
+                predictor,
+                plan.held_out,
+                plan.data.read,
+                run.path,
+                step=step,
+                training_samples=plan.training_samples,
+                stop=stop,
+            )
+        test = dataset.test_folder(config.data)
+        if test and not stop():
+            overwrite = config.prediction.overwrite or not config.prediction.output_dir
+            failures = predict_images(
+                config.prediction,
+                predictor,
+                layouts.find_images(test),
+                output_folder(config, run.predictions),
+                stop,
+                overwrite=overwrite,
+            )
+            for failure in failures:
+                print(f"WARNING: {failure}", file=sys.stderr)
+    if stop():
+        print("Stopped; training is done. Start the same command again for what is missing.")
+    else:
+        run.mark_finished(loop.step)
+        print(
+            f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
+        )
+
+
+def _check_settings(config: RunConfig, classes: ClassMap) -> None:
+    """Checks what settings of several rooms, and the classes, must have in common."""
+    weights, balance = config.loss.class_weights, config.loss.class_balance
+    if weights and balance != "none":
+        raise UserError(
+            f"`class_weights` ({weights}) and `class_balance` ({balance}) both weigh the classes; "
+            "leave one of them out."
+        )
+    _make_loss(config, classes)
+    names = score_names(classes)
+    if config.training.monitor not in names:
+        raise UserError(
+            f"`monitor` ({config.training.monitor!r}) must be one of {', '.join(names)}."
+        )
+    if config.prediction.object_class:
+        classes.index(config.prediction.object_class)
+
+
+def _check_replicas(config: RunConfig, replicas: int) -> None:
+    """Checks what depends on the number of replicas."""
+    settings = config.training
+    pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
+    if settings.jit_compile and config.network.batch_norm and replicas > 1:
+        raise UserError(
+            "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
+            "compile statistics that replicas share. Leave one of them out."
+        )
+
+
+def _resolve(
+    config: RunConfig,
+    run: RunDirectory,
+    data: dataset.DataSet,
+    training_samples: list[Sample],
+    fingerprint: str,
+) -> tuple[RunConfig, str]:
+    """Returns the config with nothing left to choose, and why its precision is what it is."""
+    precision, reason = config.network.precision, "as asked"
+    if precision == "auto" and run.holds_run():
+        reason = "as this run began"
+    elif precision == "auto":
+        precision, reason = devices.choose_precision()
+    class_weights = config.loss.class_weights
+    if config.loss.class_balance != "none":
+        counts = data.count_classes(training_samples)
+        class_weights = dataset.balanced_class_weights(config.loss.class_balance, counts)
+    resolved = config.replace(
+        precision=precision,
+        class_weights=class_weights,
+        # Stored whole, so that the run can be used from any folder.
+        data_dir=os.path.abspath(required(config, "data_dir")),
+    )
+    return run.resolve_for_resume(resolved, fingerprint), reason
+
+
+def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
+    """Returns the loss of (masks, logits, pixel weights).
+
+    Raises:
+        UserError: If the loss, a class or the number of class weights is wrong.
+    """
+    settings = config.loss
+    if settings.class_weights and len(settings.class_weights) != len(classes):
+        raise UserError(
+            f"`class_weights` ({settings.class_weights}) must be one number for each of the "
+            f"{len(classes)} classes {', '.join(classes.names)}."
+        )
+    return losses.parse(
+        settings.loss,
+        # Weight maps hold them already.
+        class_weights=None if settings.border_weight else settings.class_weights or None,
+        overlap_classes=[classes.index(name) for name in settings.overlap_classes] or None,
+        focal_gamma=settings.focal_gamma,
+        tversky_alpha=settings.tversky_alpha,
+        tversky_beta=settings.tversky_beta,
+    )
+
+
+def _make_loop(
+    plan: Plan, model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> training.Loop:
+    settings, optimization = plan.config.training, plan.config.optimization
+    return training.Loop(
+        model,
+        optimizer,
+        loss=lambda logits, batch: plan.loss(batch.mask, logits, batch.weights),
+        metrics=lambda logits, batch: {"confusion": metrics.confusion_matrix(batch.mask, logits)},
+        strategy=plan.strategy,
+        schedule=plan.schedule,
+        clip_norm=optimization.clip_norm or None,
+        loss_scaling=plan.config.network.precision == "float16",
+        micro_batches=settings.micro_batches,
+        ema_decay=optimization.ema_decay or None,
+        jit_compile=settings.jit_compile,
+    )
+
+
+def _train_data(plan: Plan, session: Session) -> functools.partial:
+    return functools.partial(
+        pipeline.make_train_dataset,
+        plan.training_samples,
+        plan.data.read,
+        plan.sampling,
+        global_batch_size=plan.config.training.global_batch_size,
+        micro_batches=plan.config.training.micro_batches,
+        generators=plan.config.data.generators,
+        failures=session.failures,
+    )
+
+
+def _held_out_data(plan: Plan, session: Session) -> functools.partial:
+    return functools.partial(
+        pipeline.make_image_dataset,
+        plan.data.shapes(plan.held_out),
+        plan.data.read,
+        global_batch_size=plan.config.training.global_batch_size,
+        failures=session.failures,
+    )
+
+
+def _handle(report: Report, plan: Plan, session: Session, logger: TrainingLogger | None) -> None:
+    """Evaluates, logs and saves as is due after a report. `logger` is that of the chief."""
+    settings = plan.config.training
+    last = report.step >= settings.train_steps
+    evaluates = last or report.step % settings.eval_every_steps == 0
+    saves = last or report.stopping or report.step % settings.checkpoint_every_steps == 0
+    scores = {}
+    if logger:
+        logger.show(report)
+    if plan.held_out and evaluates:
+        with session.loop.averaged_weights():
+            sums = session.loop.evaluate(_held_out_data(plan, session))
+            scores = scores_of(sums, plan.classes)
+            if logger:
+                logger.write_pictures(report.step, session.model, plan.held_out[:2], plan.data.read)
+    if logger and (report.due or scores or last):
+        logger.write(report, scores)
+    if logger and (saves or scores):
+        logger.flush()
+        session.checkpoints.save(score=scores.get(settings.monitor))
+
+
+@contextlib.contextmanager
+def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
+    """Says of the loop's errors what a user can do about them."""
+    config = plan.config
+    size = config.training.global_batch_size
+    try:
+        yield
+    except training.NonFiniteError as error:
+        names = stream.names_of_batch(
+            plan.training_samples, plan.sampling, step=error.step, size=size
+        )
+        first = error.step * size
+        raise UserError(
+            f"{error} Its samples {first} to {first + len(names) - 1} were drawn from "
+            f"{', '.join(names)}. Lower `learning_rate`, set `clip_norm`, or try `precision` "
+            "float32; the run goes on from its last checkpoint."
+        ) from error
+    except (UserError, tf.errors.OpError) as error:
+        # The loop and TensorFlow say less of what a generator has raised.
+        if failures:
+            raise failures[0] from error
+        if not isinstance(error, tf.errors.ResourceExhaustedError):
+            raise
+        raise UserError(
+            f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
+            f"`global_batch_size` ({size}), `crop_size` ({config.data.crop_size}) or "
+            f"`base_filters` ({config.network.base_filters}), or raise `micro_batches` "
+            f"({config.training.micro_batches})."
+        ) from error
+
+
+def _write_synthetic_data(config: RunConfig) -> None:
+    data_dir = config.data.data_dir
+    if config.data.synthetic_data and data_dir and not os.path.lexists(data_dir):
+        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
+        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress_bar("Drawing slices"))

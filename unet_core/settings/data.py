@@ -1,0 +1,164 @@
+"""Settings of the data: where they are, what they mean, which are held out, how crops are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unet_core.errors import UserError
+from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.modes import SAMPLES, SCORE, SPLIT, TRAIN
+
+LAYOUTS = ("folders", "voc", "csv", "stack")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Images, masks (the ground truth), classes, and the split into training and held-out data."""
+
+    data_dir: str | None = setting(
+        None,
+        "Folder (or CSV file) of the images and masks; see --layout.",
+        modes=("train", "evaluate", "predict", "check_data"),
+    )
+    synthetic_data: bool = setting(
+        False,
+        "Write synthetic membrane slices to --data_dir first if that folder does not exist.",
+        modes=TRAIN,
+        of_run=False,
+    )
+    layout: str = setting(
+        "folders",
+        "How --data_dir is laid out: train/image and train/label (or image and label), a VOC "
+        "folder, a samples.csv, or TIFF stacks.",
+        modes=("train", "evaluate", "check_data"),
+        choices=LAYOUTS,
+    )
+    image_folder: str = setting(
+        "image",
+        "Name of the folders (or stack) of images.",
+        modes=("train", "evaluate", "predict", "check_data"),
+    )
+    mask_folder: str = setting(
+        "label",
+        "Name of the folders (or stack) of masks, the ground truth; several, one per class, with "
+        "commas.",
+        modes=("train", "evaluate", "check_data"),
+    )
+    mask_suffix: str = setting(
+        "",
+        "What a mask's name adds to its image's, such as _mask.",
+        modes=("train", "evaluate", "check_data"),
+    )
+    group_pattern: str = setting(
+        "",
+        "Regular expression that finds the group (patient, animal) in a sample's name.",
+        modes=("train", "evaluate", "check_data"),
+    )
+    classes: str = setting(
+        "0:membrane,255:cell",
+        "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
+        "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
+        "second's.",
+        modes=SPLIT,
+        binds=True,
+    )
+    stray_values: str = setting(
+        "refuse",
+        "What becomes of mask values not listed: an error, or the class of the nearest listed one.",
+        modes=SAMPLES,
+        binds=True,
+        choices=("refuse", "nearest"),
+    )
+    channels: int = setting(
+        1,
+        "Channels of the network's images, 1 or 3; pictures are converted.",
+        modes=SAMPLES,
+        binds=True,
+        least=1,
+        most=3,
+    )
+    intensities: str = setting(
+        "range",
+        "How pixel values are scaled: range (of their type), percentile:1,99, zscore, or "
+        "fixed:mean,std.",
+        modes=SAMPLES,
+        binds=True,
+    )
+    split: str = setting(
+        "contiguous",
+        "How samples are held out for validation: in blocks (for slices and video), at random, so "
+        "that every part has all classes, whole groups, or as the layout says.",
+        modes=SPLIT,
+        binds=True,
+        choices=("contiguous", "random", "stratified", "group", "fixed"),
+    )
+    folds: int = setting(
+        0,
+        "Number of folds for cross-validation; 0 makes none.",
+        modes=SPLIT,
+        binds=True,
+        least=0,
+        most=1000,
+    )
+    fold: str = setting(
+        "0",
+        "Which fold is held out, from 0; all trains each in turn, in a folder of its own.",
+        modes=SPLIT,
+        binds=True,
+    )
+    held_out_share: float = setting(
+        0.0,
+        "Without folds: share of the samples to hold out.",
+        modes=SPLIT,
+        binds=True,
+        least=0,
+        most=0.99,
+    )
+    equal_groups: bool = setting(
+        False, "Repeat and trim samples so that all groups weigh alike.", modes=SAMPLES, binds=True
+    )
+    foreground_share: float = setting(
+        0.0,
+        "Share of crops that must contain one of --foreground_classes.",
+        modes=SAMPLES,
+        binds=True,
+        least=0,
+        most=1,
+    )
+    foreground_classes: tuple[str, ...] = setting(
+        (), "Those classes; all but the first by default.", modes=SAMPLES, binds=True
+    )
+    crop_size: int = setting(
+        256, "Pixels a side of a training crop.", modes=SAMPLES, binds=True, least=1, most=16384
+    )
+    preview: str | None = setting(
+        None,
+        "Folder to write a sheet of augmented training crops to, before anything else.",
+        modes=SAMPLES,
+        of_run=False,
+    )
+    cache_mb: int = setting(
+        1024,
+        "Megabytes of decoded images and masks to keep in memory.",
+        modes=(*SCORE, "check_data"),
+        of_run=False,
+        least=0,
+        most=10_000_000,
+    )
+    generators: int = setting(
+        0,
+        "Python generators that make samples at once; 0 is one more than there are cores.",
+        modes=TRAIN,
+        of_run=False,
+        least=0,
+        most=1024,
+    )
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.channels == 2:
+            raise UserError("`channels` (2) must be 1 or 3.")
+        if self.fold != "all" and not (self.fold.isascii() and self.fold.isdecimal()):
+            raise UserError(f"`fold` ({self.fold}) must be all, or a number from 0.")
+        if self.fold == "all" and self.folds < 2:
+            raise UserError(f"`fold` (all) needs `folds`, at least 2 (received {self.folds}).")

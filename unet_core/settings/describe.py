@@ -1,0 +1,92 @@
+"""The settings as text: `--help`, and the table of flags in the documentation:
+
+python -m unet_core.settings.describe > docs/flags.md
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any
+
+from unet_core.settings.fields import Kind
+from unet_core.settings.run_config import KINDS, ROOMS
+
+TITLES = {
+    "task": "What to do",
+    "data": "Data",
+    "augmentation": "Augmentation (data augmentation of training crops)",
+    "network": "Network",
+    "loss": "Loss",
+    "optimization": "Optimizer, learning rate, averages",
+    "training": "Training, batch size, reproducibility, devices",
+    "prediction": "Prediction, scores, export",
+}
+
+
+def help_text() -> str:
+    """Returns all flags with their ranges, defaults and help, by room, for the screen."""
+    blocks = []
+    for room, settings in ROOMS.items():
+        lines = [TITLES[room], "-" * len(TITLES[room])]
+        for field in dataclasses.fields(settings):
+            lines.append(f"  {_flag(field)}  {_default(field)}".rstrip())
+            lines += textwrap.wrap(
+                field.metadata["help"], 96, initial_indent="      ", subsequent_indent="      "
+            )
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def markdown_table() -> str:
+    """Returns all flags by room as Markdown tables."""
+    blocks = []
+    for room, settings in ROOMS.items():
+        rows = ["| flag | default | what |", "|---|---|---|"]
+        for field in dataclasses.fields(settings):
+            flag = _flag(field).replace("|", "\\|")
+            help_ = field.metadata["help"].replace("|", "\\|")
+            rows.append(f"| `{flag}` | {_shown(field.default)} | {help_} |")
+        blocks.append(f"### {TITLES[room]}\n\n" + "\n".join(rows))
+    return "\n\n".join(blocks)
+
+
+def _flag(field: dataclasses.Field) -> str:
+    """Returns a flag as it is written, with what it takes: `--depth=1..8`."""
+    kind = KINDS[field.name]
+    if kind.item is bool:
+        return f"--[no]{field.name}"
+    return f"--{field.name}={_taken(field, kind)}"
+
+
+def _taken(field: dataclasses.Field, kind: Kind) -> str:
+    choices = field.metadata["choices"]
+    if choices:
+        return ",".join(choices) if kind.is_list else "|".join(choices)
+    if kind.item is str:
+        return "TEXT,TEXT,..." if kind.is_list else "TEXT"
+    span = f"{field.metadata['least']:g}..{field.metadata['most']:g}"
+    if kind.is_pair:
+        return f"LOW,HIGH in {span}"
+    return f"{span},..." if kind.is_list else span
+
+
+def _default(field: dataclasses.Field) -> str:
+    shown = _shown(field.default)
+    return f"(default {shown})" if shown else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    print("# All flags\n")
+    print(
+        "By room, in the order a person needs them. `python train_loop.py --help` shows the same.\n"
+    )
+    print(markdown_table())

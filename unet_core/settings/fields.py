@@ -1,0 +1,119 @@
+"""How a setting is declared: its default, help, range, choices, and what uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from unet_core.errors import UserError
+
+# Smaller ones are 0 in float32, or make a division by 0 of what follows.
+_SMALLEST = 1e-12
+PAIR_RULE = "`{name}` ({value}) must be two numbers low,high with 0 < low <= high."
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    modes: Iterable[str],
+    binds: bool = False,
+    of_run: bool = True,
+    choices: Iterable[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Declares one setting of a frozen dataclass.
+
+    Args:
+        default: Its value if it is not given.
+        help: One or more sentences for `--help`.
+        modes: The modes that use it; given to another one it is refused.
+        binds: Whether it changes the weights that a run ends with; a resumed run must have it
+            equal.
+        of_run: Whether a mode that works with a finished run takes it from there if it is not
+            given.
+        choices: The texts that it may be, or that its items may be.
+        least: The lower bound of a number or of each number of several; every number has one.
+        most: The upper bound.
+    """
+    metadata = dict(
+        help=help,
+        modes=frozenset(modes),
+        binds=binds,
+        of_run=of_run,
+        choices=tuple(choices),
+        least=least,
+        most=most,
+    )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a setting's values are.
+
+    Attributes:
+        item: bool, int, float or str.
+        is_list: Whether it is several of them.
+        is_pair: Whether it is exactly two numbers, low and high.
+        is_optional: Whether it may be None.
+    """
+
+    item: type
+    is_list: bool
+    is_pair: bool
+    is_optional: bool
+
+
+@functools.cache
+def kinds_of(room: type) -> dict[str, Kind]:
+    """Returns the kind of each setting of a room by its name."""
+    return {name: _kind(hint) for name, hint in typing.get_type_hints(room).items()}
+
+
+def _kind(hint: Any) -> Kind:
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    is_optional = type(None) in typing.get_args(hint)
+    hint = options[0] if is_optional else hint
+    if typing.get_origin(hint) is tuple:
+        items = typing.get_args(hint)
+        return Kind(items[0], True, items[-1] is not Ellipsis, is_optional)
+    return Kind(hint, False, False, is_optional)
+
+
+def check_fields(room: Any) -> None:
+    """Checks every setting of a room by itself.
+
+    Raises:
+        UserError: If a value breaks its rule; the message names the setting, the value and the
+            rule.
+    """
+    kinds = kinds_of(type(room))
+    for field in dataclasses.fields(room):
+        value = getattr(room, field.name)
+        if value is None or not field.metadata:
+            continue
+        kind = kinds[field.name]
+        if kind.is_pair and not (len(value) == 2 and 0 < value[0] <= value[1]):
+            raise UserError(PAIR_RULE.format(name=field.name, value=value))
+        for item in value if kind.is_list else (value,):
+            _check_item(field, item, kind.item)
+
+
+def _check_item(field: dataclasses.Field, item: Any, kind: type) -> None:
+    choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
+    if choices and item not in choices:
+        raise UserError(f"`{field.name}` ({item!r}) must be one of {', '.join(choices)}.")
+    if kind not in (int, float):
+        return
+    if not item >= least:
+        raise UserError(f"`{field.name}` ({item}) must be at least {least:g}.")
+    if not item <= most:
+        raise UserError(f"`{field.name}` ({item}) must be at most {most:g}.")
+    if kind is float and 0 < abs(item) < _SMALLEST and math.isfinite(item):
+        raise UserError(f"`{field.name}` ({item}) must be 0 or at least {_SMALLEST:g}.")

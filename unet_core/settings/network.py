@@ -1,0 +1,75 @@
+"""Settings of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.modes import NETWORK, TRAIN
+
+ENCODERS = ("unet",)
+DECODERS = ("transpose", "upsample")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The network: encoder, decoder, their size, and what they compute in."""
+
+    encoder: str = setting(
+        "unet",
+        "The network's contracting part (backbone).",
+        modes=TRAIN,
+        binds=True,
+        choices=ENCODERS,
+    )
+    decoder: str = setting(
+        "transpose",
+        "The network's expanding part: the U-Net's with transposed convolutions (transpose), or "
+        "with upsampling and convolution (upsample).",
+        modes=TRAIN,
+        binds=True,
+        choices=DECODERS,
+    )
+    depth: int = setting(
+        4, "Number of poolings of the U-Net.", modes=TRAIN, binds=True, least=1, most=8
+    )
+    base_filters: int = setting(
+        32,
+        "Channels of the first level, doubled by each pooling.",
+        modes=TRAIN,
+        binds=True,
+        least=1,
+        most=1024,
+    )
+    padding: str = setting(
+        "same",
+        "Convolution padding; valid is the paper's, with the image mirrored around.",
+        modes=TRAIN,
+        binds=True,
+        choices=("same", "valid"),
+    )
+    batch_norm: bool = setting(
+        False,
+        "Batch normalization after every 3x3 convolution, synchronized over devices.",
+        modes=TRAIN,
+        binds=True,
+    )
+    dropout: float = setting(
+        0.0,
+        "Dropout at the end of the contracting path.",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=0.99,
+    )
+    precision: str = setting(
+        "auto",
+        "Mixed precision: what the network computes in. auto: bfloat16 where the hardware has it, "
+        "float16 on older GPUs.",
+        modes=NETWORK,
+        binds=True,
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+
+    def __post_init__(self):
+        check_fields(self)

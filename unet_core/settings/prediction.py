@@ -1,0 +1,113 @@
+"""Settings of predictions, scores and exports."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.modes import IMAGES, NETWORK, SCORE
+
+_WRITES = ("train", "predict")
+
+FORMATS = ("saved_model", "keras", "onnx")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionSettings:
+    """What is predicted, with which weights, and what is written."""
+
+    input: str | None = setting(
+        None,
+        "What to predict: a picture, a folder, a glob, a TIFF stack, a video, camera:0. Default: "
+        "test in the data folder. With --mode=convert_labelme: the folder of JSON files.",
+        modes=("predict", "convert_labelme"),
+        of_run=False,
+    )
+    output_dir: str | None = setting(
+        None,
+        "Where predictions, scores, exports or converted data go. Default: a place in the run "
+        "folder.",
+        modes=("train", "evaluate", "predict", "export", "convert_labelme"),
+        of_run=False,
+    )
+    overwrite: bool = setting(
+        False, "Let predictions replace files that are there.", modes=_WRITES, of_run=False
+    )
+    weights: str = setting(
+        "last",
+        "Which checkpoint to evaluate and predict with.",
+        modes=NETWORK,
+        choices=("last", "best"),
+    )
+    tta: str = setting(
+        "none",
+        "Test-time augmentation: predictions averaged over mirrored (flips) or mirrored and "
+        "turned (dihedral) copies.",
+        modes=IMAGES,
+        choices=("none", "flips", "dihedral"),
+    )
+    window_px: int = setting(
+        0,
+        "Sliding window: pixels a side of the windows an image is predicted in. 0 predicts images "
+        "of up to 2 megapixels in one pass and larger ones by windows of 1024.",
+        modes=IMAGES,
+        least=0,
+        most=65536,
+    )
+    outputs: tuple[str, ...] = setting(
+        ("mask", "overlay"),
+        "What to write of a prediction: mask, overlay, outlines, probabilities (16 bit, 65535 "
+        "being 1).",
+        modes=_WRITES,
+        choices=("mask", "overlay", "outlines", "probabilities"),
+    )
+    mask_format: str = setting(
+        "values",
+        "Predicted masks hold the mask values of --classes, class numbers, or class numbers that "
+        "show in colours.",
+        modes=IMAGES,
+        choices=("values", "index", "palette"),
+    )
+    alpha: float = setting(
+        0.45,
+        "How strongly overlays cover the picture: 0 not at all, 1 wholly.",
+        modes=_WRITES,
+        least=0,
+        most=1,
+    )
+    object_class: str = setting(
+        "",
+        "Class whose connected regions are objects, such as cells between membranes; they are "
+        "scored as objects, with two classes also by V_Rand and V_Info.",
+        modes=IMAGES,
+    )
+    instances: str = setting(
+        "none",
+        "Also number the objects of --object_class (instance segmentation): connected components, "
+        "or these separated at their necks by watershed.",
+        modes=_WRITES,
+        choices=("none", "components", "watershed"),
+    )
+    boundary_px: float = setting(
+        2.0,
+        "How far a boundary may be off to count as right in boundary F1, in pixels.",
+        modes=SCORE,
+        least=0,
+        most=1000,
+    )
+    show: bool = setting(
+        False,
+        "Show the video or camera in a window while it is predicted.",
+        modes=("predict",),
+        of_run=False,
+    )
+    formats: tuple[str, ...] = setting(
+        ("saved_model", "keras"),
+        f"What --mode=export writes: {', '.join(FORMATS)}.",
+        modes=("export",),
+        of_run=False,
+        choices=FORMATS,
+    )
+
+    def __post_init__(self):
+        check_fields(self)

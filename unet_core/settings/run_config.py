@@ -1,0 +1,158 @@
+"""All settings of a run, composed of those of each room."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from unet_core.errors import UserError
+from unet_core.settings.augmentation import AugmentationSettings
+from unet_core.settings.data import DataSettings
+from unet_core.settings.fields import PAIR_RULE, check_fields, kinds_of, setting
+from unet_core.settings.loss import LossSettings
+from unet_core.settings.modes import EVERY, MODES
+from unet_core.settings.network import NetworkSettings
+from unet_core.settings.optimization import OptimizationSettings
+from unet_core.settings.prediction import PredictionSettings
+from unet_core.settings.training import TrainingSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """What to do, and where the run is."""
+
+    mode: str = setting("train", "What to do.", modes=EVERY, of_run=False, choices=tuple(MODES))
+    run_dir: str | None = setting(
+        None,
+        "Folder of the run: checkpoints, history, scores, pictures.",
+        modes=("train", "evaluate", "predict", "export", "check_data"),
+        of_run=False,
+    )
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings of one run, by room. Only the code that composes a run sees it whole.
+
+    Attributes:
+        given: Names of the settings that were given; the others have their defaults.
+        from_file: Those of them that stand in a flag file and not on the command line.
+    """
+
+    task: TaskSettings = dataclasses.field(default_factory=TaskSettings)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    augmentation: AugmentationSettings = dataclasses.field(default_factory=AugmentationSettings)
+    network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    optimization: OptimizationSettings = dataclasses.field(default_factory=OptimizationSettings)
+    training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    prediction: PredictionSettings = dataclasses.field(default_factory=PredictionSettings)
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    from_file: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+
+    @classmethod
+    def of(cls, **values: Any) -> RunConfig:
+        """Returns the config with these settings, by their names, and the defaults of the others.
+
+        Raises:
+            UserError: If there is no such setting, or a value breaks its rule.
+        """
+        return cls(given=frozenset(values)).replace(**values)
+
+    def replace(self, **values: Any) -> RunConfig:
+        """Returns a copy with other values of these settings.
+
+        Raises:
+            UserError: As `of`.
+        """
+        unknown = sorted(set(values) - set(FIELDS))
+        if unknown:
+            nearest = difflib.get_close_matches(unknown[0], FIELDS, n=3, cutoff=0)
+            raise UserError(f"`{unknown[0]}` is not a setting; perhaps {' or '.join(nearest)}.")
+        by_room: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            by_room.setdefault(ROOM_OF[name], {})[name] = value
+        rooms = {
+            room: _checked(type(getattr(self, room)), vars(getattr(self, room)) | changed)
+            for room, changed in by_room.items()
+        }
+        return dataclasses.replace(self, **rooms)
+
+    def noting_file(self, names: frozenset[str]) -> RunConfig:
+        """Returns a copy that knows which of the given settings stand in a flag file."""
+        return dataclasses.replace(self, from_file=names)
+
+    def values(self) -> dict[str, Any]:
+        """Returns every setting by its name."""
+        return {name: self[name] for name in FIELDS}
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns one setting by its name."""
+        return getattr(getattr(self, ROOM_OF[name]), name)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """Returns the names of the binding settings in which two configs differ."""
+        return [name for name in binding_settings() if self[name] != other[name]]
+
+    def stored(self) -> dict[str, Any]:
+        """Returns the settings as they are stored in JSON."""
+        return msgspec.to_builtins(self.values())
+
+    @classmethod
+    def from_stored(cls, settings: Mapping[str, Any]) -> RunConfig:
+        """Returns the config whose settings were stored by `stored`; one that is not there has its
+        default.
+
+        Raises:
+            UserError: If there is an unknown setting, or a value breaks its rule.
+        """
+        return cls.of(**settings)
+
+
+def _checked(room: type, values: Mapping[str, Any]) -> Any:
+    """Returns the settings of a room, types checked too.
+
+    Raises:
+        UserError: If a value has another type or breaks its rule.
+    """
+    try:
+        return msgspec.convert(dict(values), room)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        text, _, place = str(error).partition(" - at `$.")
+        name = place.rstrip("`")
+        if name in kinds_of(room) and kinds_of(room)[name].is_pair:
+            raise UserError(PAIR_RULE.format(name=name, value=values[name])) from None
+        raise UserError(f"`{name}` ({values.get(name.partition('[')[0])!r}): {text}.") from None
+
+
+ROOMS: dict[str, type] = {
+    "task": TaskSettings,
+    "data": DataSettings,
+    "augmentation": AugmentationSettings,
+    "network": NetworkSettings,
+    "loss": LossSettings,
+    "optimization": OptimizationSettings,
+    "training": TrainingSettings,
+    "prediction": PredictionSettings,
+}
+"""The settings of each room, in the order in which a person needs them."""
+FIELDS = {field.name: field for room in ROOMS.values() for field in dataclasses.fields(room)}
+"""Every setting by its name, in the order of the rooms."""
+ROOM_OF = {field.name: name for name, room in ROOMS.items() for field in dataclasses.fields(room)}
+"""The room of each setting by its name."""
+KINDS = {name: kinds_of(ROOMS[room])[name] for name, room in ROOM_OF.items()}
+"""What the values of each setting are, by its name."""
+
+
+def binding_settings() -> list[str]:
+    """Returns the names of the settings that change the weights a run ends with."""
+    return [name for name, field in FIELDS.items() if field.metadata["binds"]]
