@@ -5,6 +5,8 @@ from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
 from unet_core.drawing import pictures
 
+COLOURS = ClassMap.parse(",".join(f"{n}:c{n}" for n in range(12))).palette()
+
 
 class TestErrors:
     def test_missed_pixels_are_blue_invented_ones_red_and_others_dimmed(self):
@@ -40,24 +42,31 @@ class TestErrors:
 class TestOverlay:
     def test_most_frequent_class_is_clear_and_others_are_blended(self):
         image = np.full((1, 3), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[1, 0, 1]]), alpha=0.5)
+        found = pictures.overlay(image, np.array([[1, 0, 1]]), COLOURS, alpha=0.5)
         # Class 0 is vermilion, (0, 94, 213) in BGR: half of it and half of 100.
         assert found[0, 0].tolist() == found[0, 2].tolist() == [100, 100, 100]
         np.testing.assert_allclose(found[0, 1], [50, 97, 156.5], atol=0.5)
 
     def test_classes_have_different_colours(self):
         image = np.full((1, 10), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 2, 3, 4, 5, 6, 7]]))
+        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 2, 3, 4, 5, 6, 7]]), COLOURS)
         assert len({tuple(pixel) for pixel in found[0].tolist()}) == 8
 
-    def test_colours_repeat_beyond_eight_classes(self):
+    def test_classes_beyond_eight_have_colours_of_their_own(self):
         image = np.full((1, 5), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 9]]))
-        assert found[0, 3].tolist() == found[0, 4].tolist() != [100, 100, 100]
+        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 9]]), COLOURS)
+        assert found[0, 3].tolist() != found[0, 4].tolist() != [100, 100, 100]
+
+    def test_colours_are_those_of_the_class_map(self):
+        colours = ClassMap.parse("#000000:a,#ff8000:b").palette()
+        found = pictures.overlay(
+            np.zeros((1, 3), np.uint8), np.array([[0, 0, 1]]), colours, alpha=1
+        )
+        assert found[0].tolist() == [[0, 0, 0], [0, 0, 0], [0, 128, 255]]
 
     def test_image_is_not_changed(self):
         image = np.full((1, 3), 100, np.uint8)
-        pictures.overlay(image, np.array([[1, 0, 1]]))
+        pictures.overlay(image, np.array([[1, 0, 1]]), COLOURS)
         assert (image == 100).all()
 
 
@@ -103,7 +112,7 @@ class TestOutlines:
         image = np.full((9, 9), 100, np.uint8)
         ids = np.zeros((9, 9), np.uint8)
         ids[2:7, 2:7] = 1
-        found = pictures.outlines(image, ids)
+        found = pictures.outlines(image, ids, COLOURS)
         edge = ids.astype(bool)
         edge[3:6, 3:6] = False
         # Class 1 is blue, (178, 114, 0) in BGR.
@@ -113,31 +122,33 @@ class TestOutlines:
     def test_class_at_the_border_of_the_picture_has_no_line_there(self):
         image = np.full((3, 9), 100, np.uint8)
         ids = np.repeat([[1, 1, 1, 0, 0, 0, 0, 0, 0]], 3, 0)
-        coloured = (pictures.outlines(image, ids) != 100).any(-1)
+        coloured = (pictures.outlines(image, ids, COLOURS) != 100).any(-1)
         np.testing.assert_array_equal(coloured, [[0, 0, 1, 0, 0, 0, 0, 0, 0]] * 3)
 
     def test_classes_that_touch_have_different_colours(self):
         image = np.full((1, 7), 100, np.uint8)
-        found = pictures.outlines(image, np.array([[0, 0, 0, 0, 1, 2, 3]]))
+        found = pictures.outlines(image, np.array([[0, 0, 0, 0, 1, 2, 3]]), COLOURS)
         assert len({tuple(pixel) for pixel in found[0, 4:].tolist()}) == 3
 
     def test_ignored_pixels_are_hatched_in_black_and_white_and_nothing_else_is(self):
         image = np.full((16, 16), 100, np.uint8)
         ids = np.zeros((16, 16), np.uint8)
         ids[:, 8:] = IGNORED
-        found = pictures.outlines(image, ids)
+        found = pictures.outlines(image, ids, COLOURS)
         assert (found[:, :8] == 100).all()
         # One pixel in eight of every row is white, and one black.
         for level in (0, 255):
             assert ((found[:, 8:] == level).all(-1).sum(1) == 1).all()
 
     def test_mask_may_be_ignored_as_a_whole(self):
-        found = pictures.outlines(np.zeros((8, 8), np.uint8), np.full((8, 8), IGNORED, np.uint8))
+        found = pictures.outlines(
+            np.zeros((8, 8), np.uint8), np.full((8, 8), IGNORED, np.uint8), COLOURS
+        )
         assert (found == 255).any()
 
     def test_colour_image_is_kept_and_not_changed(self):
         image = np.full((4, 4, 3), (1, 2, 3), np.uint8)
-        found = pictures.outlines(image, np.eye(4, dtype=np.uint8))
+        found = pictures.outlines(image, np.eye(4, dtype=np.uint8), COLOURS)
         # RGB became BGR.
         assert (found[0, 3] == (3, 2, 1)).all()
         assert (image == (1, 2, 3)).all()

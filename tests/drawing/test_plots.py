@@ -1,17 +1,19 @@
 import numpy as np
 
 from unet_core.drawing import plots
-from unet_core.drawing.pictures import class_colour
+
+COLOURS = [(213, 94, 0), (0, 114, 178)]
 
 
 def drawn(picture, number):
-    return np.argwhere((picture == class_colour(number)).all(-1))
+    return np.argwhere((picture == COLOURS[number][::-1]).all(-1))
 
 
 class TestCurves:
     def test_each_line_is_where_its_numbers_are(self):
         picture = plots.curves(
             {"low": ([0, 1], [0.25, 0.25]), "high": ([0, 1], [0.75, 0.75])},
+            COLOURS,
             x_title="recall",
             y_title="precision",
         )
@@ -25,5 +27,5 @@ class TestCurves:
 
     def test_what_is_not_defined_is_left_out(self):
         nan = float("nan")
-        picture = plots.curves({"a": ([nan, nan], [0.5, 0.5])}, x_title="x", y_title="y")
+        picture = plots.curves({"a": ([nan, nan], [0.5, 0.5])}, COLOURS, x_title="x", y_title="y")
         assert (drawn(picture, 0)[:, 1] > 465).all()

@@ -14,27 +14,8 @@ from unet_core.data.classes import ClassMap
 
 MISSED_BGR = (255, 120, 30)
 INVENTED_BGR = (40, 40, 255)
-# Distinct for people who do not tell red from green (Okabe and Ito 2008), in BGR; repeated beyond
-# eight classes.
-_CLASS_BGR = np.array(
-    [
-        (0, 94, 213),
-        (178, 114, 0),
-        (115, 158, 0),
-        (66, 228, 240),
-        (233, 180, 86),
-        (0, 159, 230),
-        (167, 121, 204),
-        (153, 153, 153),
-    ],
-    np.uint8,
-)
-
-
-def class_colour(number: int) -> tuple[int, int, int]:
-    """Returns the colour of a class in overlays and plots, in BGR."""
-    blue, green, red = _CLASS_BGR[number % len(_CLASS_BGR)].tolist()
-    return blue, green, red
+Colours = Sequence[tuple[int, int, int]]
+"""A colour (red, green, blue) for each class, as `ClassMap.palette` gives them."""
 
 
 def displayable(image: np.ndarray) -> np.ndarray:
@@ -85,14 +66,18 @@ def comparison(
 
 
 def overlay(
-    image: np.ndarray, ids: np.ndarray, *, alpha: float = 0.45, clear: int | None = None
+    image: np.ndarray,
+    ids: np.ndarray,
+    colours: Colours,
+    *,
+    alpha: float = 0.45,
+    clear: int | None = None,
 ) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] blended over it, `clear`, or else the most
-    frequent, left out.
+    """Returns `image` with the classes `ids` [H, W] blended over it in their colours, `clear`, or
+    else the most frequent, left out.
     """
     result = displayable(image)
-    colours = _CLASS_BGR[ids % len(_CLASS_BGR)]
-    blended = cv2.addWeighted(result, 1 - alpha, colours, alpha, 0)
+    blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(colours)[ids], alpha, 0)
     clear = np.bincount(ids.ravel()).argmax() if clear is None else clear
     coloured = ids != clear
     result[coloured] = blended[coloured]
@@ -114,9 +99,11 @@ def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np
     return result
 
 
-def outlines(image: np.ndarray, ids: np.ndarray, *, clear: int | None = None) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] outlined, but for `clear`, or else the most
-    frequent, and IGNORED pixels hatched.
+def outlines(
+    image: np.ndarray, ids: np.ndarray, colours: Colours, *, clear: int | None = None
+) -> np.ndarray:
+    """Returns `image` with the classes `ids` [H, W] outlined in their colours, but for `clear`, or
+    else the most frequent, and IGNORED pixels hatched.
 
     The outline of a class is its pixels that touch another class or an ignored pixel.
     """
@@ -131,7 +118,7 @@ def outlines(image: np.ndarray, ids: np.ndarray, *, clear: int | None = None) ->
     counts = np.bincount(ids[~is_ignored], minlength=1)
     clear = counts.argmax() if clear is None else clear
     drawn = is_edge & ~is_ignored & (ids != clear)
-    result[drawn] = _CLASS_BGR[ids[drawn] % len(_CLASS_BGR)]
+    result[drawn] = _in_bgr(colours)[ids[drawn]]
     # A white line beside a black one is seen on any ground.
     diagonal = np.indices(ids.shape).sum(0) % 8
     result[is_ignored & (diagonal == 0)] = 255
@@ -181,3 +168,7 @@ def stacked(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
         for picture in framed
     ]
     return np.vstack(wide)
+
+
+def _in_bgr(colours: Colours) -> np.ndarray:
+    return np.array(colours, np.uint8)[:, ::-1]

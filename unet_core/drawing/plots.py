@@ -7,19 +7,24 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from unet_core.drawing.pictures import class_colour
+from unet_core.drawing.pictures import Colours
 
 _SIZE, _LEFT, _BELOW, _ABOVE = 400, 60, 44, 30
 _TEXT = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.42, color=(0, 0, 0), thickness=1)
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, x_title: str, y_title: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    colours: Colours,
+    *,
+    x_title: str,
+    y_title: str,
 ) -> np.ndarray:
     """Returns a picture [H, W, 3] uint8 of curves in the unit square.
 
     Args:
         lines: Name -> (x values, y values), each in 0..1; what is NaN is left out.
+        colours: One (red, green, blue) for each curve.
         x_title: Under the horizontal axis.
         y_title: Above the vertical axis.
     """
@@ -38,13 +43,14 @@ def curves(
     _write(picture, x_title, (_LEFT + _SIZE // 2 - 20, height - 8))
     _write(picture, y_title, (2, 12))
     for number, (name, (x, y)) in enumerate(lines.items()):
+        colour = colours[number][::-1]
         points = place(x, y)
-        _polyline(picture, points[np.isfinite(points).all(-1)], class_colour(number), 2)
+        _polyline(picture, points[np.isfinite(points).all(-1)], colour, 2)
         top = _ABOVE + 14 + 20 * number
         _polyline(
             picture,
             np.array([[_LEFT + _SIZE + 12, top - 4], [_LEFT + _SIZE + 32, top - 4]]),
-            class_colour(number),
+            colour,
             2,
         )
         _write(picture, name, (_LEFT + _SIZE + 38, top))

@@ -10,16 +10,20 @@ from unet_core.drawing import pictures
 
 
 def contact_sheet(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, columns: int = 6
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    colours: pictures.Colours,
+    *,
+    columns: int = 6,
 ) -> np.ndarray:
     """Returns a picture [H, W, 3] uint8 in BGR order of all pairs, row by row, each under its
     number from 1, with the classes outlined and ignored pixels hatched.
 
     Args:
         pairs: At least one image and its mask [h, w] of class ids, all of one size.
+        colours: Those of the classes.
         columns: Pairs in a row.
     """
-    tiles = [pictures.outlines(image, mask) for image, mask in pairs]
+    tiles = [pictures.outlines(image, mask, colours) for image, mask in pairs]
     rows = [
         pictures.side_by_side(
             tiles[first : first + columns],

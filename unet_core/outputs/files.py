@@ -249,11 +249,14 @@ class _Image:
 
     def _write_pictures(self, image: np.ndarray, ids: np.ndarray, clear: int) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        colours = self._classes.palette()
         if "overlay" in self._wanted.outputs:
-            overlay = pictures.overlay(image, ids, alpha=self._wanted.alpha, clear=clear)
+            overlay = pictures.overlay(image, ids, colours, alpha=self._wanted.alpha, clear=clear)
             images.write_png(self._path("overlay"), overlay)
         if "outlines" in self._wanted.outputs:
-            images.write_png(self._path("outlines"), pictures.outlines(image, ids, clear=clear))
+            images.write_png(
+                self._path("outlines"), pictures.outlines(image, ids, colours, clear=clear)
+            )
 
     def _levels(self, probabilities: np.ndarray) -> list[tuple[str, np.ndarray]]:
         names = self._classes.names

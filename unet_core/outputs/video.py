@@ -311,6 +311,7 @@ def predict_video(
                 stack.callback(targets[output].discard)
                 with _written_to(stem.parent):
                     targets[output].open()
+        colours = classes.palette()
         frames = iter(video)
         for _ in progress(_Steps(video.frames, most_frames)):
             if should_stop():
@@ -331,7 +332,7 @@ def predict_video(
             drawn = None
             if show is not None or "overlay" in targets:
                 clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
-                drawn = pictures.overlay(frame, ids, alpha=alpha, clear=clear)
+                drawn = pictures.overlay(frame, ids, colours, alpha=alpha, clear=clear)
             with _written_to(stem.parent):
                 if "overlay" in targets:
                     targets["overlay"].write(drawn)

@@ -278,7 +278,7 @@ def score_samples(
         }
         images.write_png(
             output_dir / "precision_recall.png",
-            plots.curves(curves, x_title="recall", y_title="precision"),
+            plots.curves(curves, classes.palette(), x_title="recall", y_title="precision"),
         )
         tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
     except OSError as error:

@@ -229,7 +229,7 @@ def write_preview(
     path = pathlib.Path(folder) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs = draw_pairs(samples, data.read, sampling, count=24)
-    images.write_png(path, preview.contact_sheet(pairs))
+    images.write_png(path, preview.contact_sheet(pairs, data.read.classes.palette()))
     print(f"{path}: training crops as the network will see them.")
 
 
