@@ -1,9 +1,16 @@
 import pathlib
 
 from unet_core.settings import FIELDS
-from unet_core.settings.describe import help_text, markdown_table
+from unet_core.settings.describe import (
+    BEGIN,
+    END,
+    help_text,
+    markdown_table,
+    overview,
+    write_documentation,
+)
 
-TABLE = pathlib.Path(__file__).parents[2] / "docs" / "flags.md"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class TestHelpText:
@@ -47,7 +54,18 @@ class TestHelpText:
         assert max(map(len, help_text().splitlines())) <= 100
 
 
-class TestMarkdownTable:
-    def test_documentation_holds_the_table_of_these_settings(self):
-        # If it differs: python -m unet_core.settings.describe > docs/flags.md
-        assert markdown_table() in TABLE.read_text()
+class TestDocumentation:
+    """If one fails: python -m unet_core.settings.describe"""
+
+    def test_page_holds_the_table_of_these_settings(self):
+        assert markdown_table() in (ROOT / "docs" / "flags.md").read_text()
+
+    def test_readme_holds_the_overview_of_these_settings(self):
+        text = (ROOT / "README.md").read_text()
+        assert text.partition(BEGIN)[2].partition(END)[0].strip() == overview()
+
+    def test_writing_changes_nothing_but_the_tables(self, tmp_path):
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "README.md").write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
+        write_documentation(tmp_path)
+        assert (tmp_path / "README.md").read_text() == (f"a\n{BEGIN}\n\n{overview()}\n\n{END}\nb\n")

@@ -1,11 +1,12 @@
-"""The settings as text: `--help`, and the table of flags in the documentation:
+"""The settings as text: `--help`, docs/flags.md and the table of flags in the README.
 
-python -m unet_core.settings.describe > docs/flags.md
+`python -m unet_core.settings.describe`, started in the root of the project, writes the last two.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import textwrap
 from typing import Any
 
@@ -22,6 +23,8 @@ TITLES = {
     "training": "Training, batch size, reproducibility, devices",
     "prediction": "Prediction, scores, export",
 }
+BEGIN = "<!-- Begin of the generated table. -->"
+END = "<!-- End of the generated table. -->"
 
 
 def help_text() -> str:
@@ -36,6 +39,18 @@ def help_text() -> str:
             )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def overview() -> str:
+    """Returns one row of a Markdown table for each room: its flags, with their choices."""
+    rows = ["| group | flags |", "|---|---|"]
+    for room, settings in ROOMS.items():
+        flags = []
+        for field in dataclasses.fields(settings):
+            choices = ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
+            flags.append(f"`--{field.name}`" + (f" ({choices})" if choices else ""))
+        rows.append(f"| {TITLES[room]} | {', '.join(flags)} |")
+    return "\n".join(rows)
 
 
 def markdown_table() -> str:
@@ -84,9 +99,15 @@ def _shown(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def write_documentation(root: pathlib.Path) -> None:
+    """Writes docs/flags.md, and the table between the two marks of README.md."""
+    head = "# All flags\n\nBy room, in the order a person needs them; `--help` shows the same.\n\n"
+    (root / "docs" / "flags.md").write_text(head + markdown_table() + "\n")
+    readme = root / "README.md"
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    readme.write_text(f"{before}{begin}\n\n{overview()}\n\n{end}{after}")
+
+
 if __name__ == "__main__":
-    print("# All flags\n")
-    print(
-        "By room, in the order a person needs them. `python train_loop.py --help` shows the same.\n"
-    )
-    print(markdown_table())
+    write_documentation(pathlib.Path())
