@@ -33,6 +33,8 @@ TINY = [
     "--dropout=0.2",
     "--batch_norm",
 ]
+# Those of them that `--mode=check_data` uses.
+CHECK = ["--crop_size=32", "--folds=3", "--fold=2"]
 
 
 def in_a_process(*args, cwd=ROOT, **kwargs):
@@ -41,7 +43,7 @@ def in_a_process(*args, cwd=ROOT, **kwargs):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         **kwargs,
     )
@@ -143,11 +145,11 @@ class TestFlags:
 
 
 class TestBadData:
-    def run(self, door, data_dir, tmp_path, *args):
+    def run(self, door, data_dir, tmp_path, *args, settings=TINY):
         """Trains on a broken folder: nothing may be written."""
         before = sorted(str(path) for path in tmp_path.rglob("*"))
         run_dir = tmp_path / "run"
-        result = door(f"--data_dir={data_dir}", f"--run_dir={run_dir}", *TINY, *args)
+        result = door(f"--data_dir={data_dir}", f"--run_dir={run_dir}", *settings, *args)
         assert sorted(str(path) for path in tmp_path.rglob("*")) == before
         return result
 
@@ -176,7 +178,7 @@ class TestBadData:
         cv2.imwrite(str(label / "5.png"), mask)
         for result in (
             self.run(door, data_dir, tmp_path),
-            self.run(door, data_dir, tmp_path, "--mode=check_data"),
+            self.run(door, data_dir, tmp_path, "--mode=check_data", settings=CHECK),
         ):
             check_refused(
                 result, "6 problem(s)", "0.png: there is no mask", "1.png: there is no image"
@@ -201,7 +203,7 @@ class TestBadData:
                 ["2 replicas", "2 or 4"],
             ),
             (["--strategy=mirrored", "--devices=0,9"], ["no device 9", "There are"]),
-            (["--devices=0"], ["devices", "--strategy=mirrored"]),
+            (["--devices=0"], ["--devices", "--strategy", "mirrored"]),
             (["--strategy=multi_worker"], ["TF_CONFIG", "host0:2222"]),
             (["--micro_batches=3"], ["3 micro-batches", "3"]),
             (
@@ -290,6 +292,55 @@ def finished(slices, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return folder / "run", done
+
+
+class TestSettingsOfAFinishedRun:
+    @pytest.mark.parametrize("mode", ["evaluate", "predict", "export"])
+    @pytest.mark.parametrize(
+        "flag", ["--classes=0:cell,255:membrane", "--intensities=zscore", "--stray_values=nearest"]
+    )
+    def test_what_the_run_has_learned_with_is_refused_if_it_differs(
+        self, finished, slices, door, tmp_path, mode, flag
+    ):
+        common = [f"--mode={mode}", f"--run_dir={finished[0]}", f"--output_dir={tmp_path / 'out'}"]
+        name = flag.partition("=")[0]
+        check_refused(door(*common, flag), name, "differs from that of the run")
+        # In a flag file too.
+        (tmp_path / "run.flags").write_text(flag)
+        check_refused(door(*common, f"--flagfile={tmp_path / 'run.flags'}"), name, "differs")
+        assert not (tmp_path / "out").exists()
+
+    def test_flag_that_the_mode_does_not_use_is_refused_by_name(self, finished, door, tmp_path):
+        same = "--mode=predict", f"--run_dir={finished[0]}"
+        check_refused(door(*same, "--train_steps=9"), "--train_steps", "not used", "predict")
+        check_refused(door("--mode=train", "--formats=onnx"), "--formats", "not used", "export")
+        check_refused(door("--mode=check_data", "--loss=dice"), "--loss", "not used", "train")
+
+    def test_flag_file_of_the_training_is_taken_by_every_mode(
+        self, finished, slices, door, tmp_path
+    ):
+        flags = "\n".join([f"--run_dir={finished[0]}", f"--data_dir={slices}", *TINY])
+        (tmp_path / "run.flags").write_text(flags)
+        same = f"--flagfile={tmp_path / 'run.flags'}"
+        code, _, err = door(same, "--mode=evaluate", f"--output_dir={tmp_path / 'scores'}")
+        assert code == 0, err
+        code, _, err = door(same, "--mode=predict", f"--output_dir={tmp_path / 'predictions'}")
+        assert code == 0, err
+        code, _, err = door(same, "--mode=check_data")
+        assert code == 0, err
+
+    def test_what_is_not_given_is_taken_from_the_run(self, slices, door, tmp_path):
+        run = tmp_path / "run"
+        more = ["--tta=flips", "--object_class=cell", "--weights=best", "--mask_format=index"]
+        code, _, err = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY, *more)
+        assert code == 0, err
+        before = (run / "scores.json").read_bytes()
+        code, _, err = door("--mode=evaluate", f"--run_dir={run}")
+        assert code == 0, err
+        assert (run / "scores.json").read_bytes() == before
+        code, _, err = door("--mode=evaluate", f"--run_dir={run}", "--tta=none")
+        assert code == 0, err
+        assert json.loads((run / "scores.json").read_text())["tta"] == "none"
 
 
 class TestRun:
@@ -440,7 +491,9 @@ class TestRun:
         )
         assert code == 0
         assert "1.png" in out
-        assert {p.name for p in (tmp_path / "out").iterdir()} == {"1_predict.png", "1_overlay.png"}
+        # The run's outputs, as none were asked for here.
+        names = {"1_predict.png", "1_overlay.png", "1_probability.png"}
+        assert {p.name for p in (tmp_path / "out").iterdir()} == names
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
@@ -484,7 +537,7 @@ class TestRun:
         assert code == 0
         assert again["scores"] == json.loads((run / "scores.json").read_text())["scores"]
 
-    def test_constant_prediction_is_said_loudly(self, finished, slices, door, tmp_path):
+    def test_constant_prediction_is_warned_of(self, finished, slices, door, tmp_path):
         cv2.imwrite(str(tmp_path / "flat.png"), np.full((40, 40), 128, np.uint8))
         code, _, err = door(
             "--mode=predict",
@@ -509,7 +562,8 @@ class TestRun:
             f"--output_dir={out}",
         )
         check_refused(result, "1 of 2 image(s) could not be predicted", "0.png", "decoded")
-        assert {path.name for path in out.iterdir()} == {"1_predict.png", "1_overlay.png"}
+        names = {"1_predict.png", "1_overlay.png", "1_probability.png"}
+        assert {path.name for path in out.iterdir()} == names
 
     def test_predictions_replace_nothing_unless_asked(self, finished, slices, door, tmp_path):
         same = "--mode=predict", f"--run_dir={finished[0]}", f"--input={slices / 'test' / '1.png'}"
@@ -551,6 +605,7 @@ class TestRun:
             f"--run_dir={finished[0]}",
             f"--input={tmp_path / 'v.avi'}",
             f"--output_dir={tmp_path / 'out'}",
+            "--outputs=mask,overlay",
         )
         assert code == 0, err
         assert "network" in out
@@ -609,7 +664,7 @@ class TestRun:
         assert "4 sample(s) to train on, 2 held out" in out
 
     def test_not_finite_step_names_its_samples(self, slices, door, tmp_path):
-        args = ["--optimizer=sgd", "--learning_rate=1e30", "--schedule=constant"]
+        args = ["--optimizer=sgd", "--learning_rate=1000", "--schedule=constant", "--nobatch_norm"]
         result = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, *args)
         check_refused(result, "not finite", "Its samples ", "were drawn from ")
 
@@ -725,8 +780,8 @@ class TestFolds:
     @pytest.mark.parametrize(
         ("args", "words"),
         [
-            (["--folds=0"], ["--fold=all needs --folds"]),
-            (["--strategy=multi_worker"], ["--fold=all", "multi_worker"]),
+            (["--folds=0"], ["--fold (all) needs --folds"]),
+            (["--strategy=multi_worker"], ["--fold (all)", "multi_worker"]),
             (["--fold=some"], ["fold", "some", "all"]),
         ],
     )
@@ -736,6 +791,6 @@ class TestFolds:
         assert not (tmp_path / "run").exists()
 
     def test_data_are_checked_fold_by_fold(self, slices, door):
-        code, out, _ = door("--mode=check_data", f"--data_dir={slices}", *TINY, "--fold=all")
+        code, out, _ = door("--mode=check_data", f"--data_dir={slices}", *CHECK, "--fold=all")
         assert code == 0
         assert "Fold 2: 4 sample(s) to train on, 2 held out." in out
