@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         before = memory_mb()
         start = time.perf_counter()
         data = DataSet.open(
-            RunConfig(data_dir=folder, classes="0:a,1:b", cache_mb=16), progress=lambda title: iter
+            RunConfig(data_dir=folder, classes="0:a,1:b", cache_mb=16), progress=lambda _: iter
         )
         data.check()
         training, _ = data.split()

@@ -71,14 +71,7 @@ def split(
         parts = _stratified([presence(sample) for sample in samples], shares, rng)
     else:
         order = np.arange(len(samples)) if how == "contiguous" else rng.permutation(len(samples))
-        parts = np.empty(len(samples), np.int64)
-        if folds:
-            for number in range(folds):
-                first, last = (len(samples) * n // folds for n in (number, number + 1))
-                parts[order[first:last]] = number
-        else:
-            held_out = max(1, round(held_out_share * len(samples)))
-            parts[order] = np.arange(len(samples)) >= len(samples) - held_out
+        parts = _in_blocks(order, folds, held_out_share)
     training = [sample for sample, p in zip(samples, parts, strict=True) if p != part]
     held_out = [sample for sample, p in zip(samples, parts, strict=True) if p == part]
     if not training or not held_out:
@@ -87,6 +80,20 @@ def split(
             "change `folds` or `held_out_share`."
         )
     return training, held_out
+
+
+def _in_blocks(order: np.ndarray, folds: int, held_out_share: float) -> np.ndarray:
+    """Returns the part of each sample, parts being blocks of `order`."""
+    count = len(order)
+    parts = np.empty(count, np.int64)
+    if folds:
+        for number in range(folds):
+            first, last = (count * n // folds for n in (number, number + 1))
+            parts[order[first:last]] = number
+    else:
+        held_out = max(1, round(held_out_share * count))
+        parts[order] = np.arange(count) >= count - held_out
+    return parts
 
 
 def leaks(
@@ -181,8 +188,9 @@ def _by_group(
 
 
 def _open_parts(count: int, filled: Collection[int], left: int) -> Sequence[int]:
-    """Returns the parts of `count` that may get the next of `left` items: all, or only the empty
-    ones if there is no item to spare.
+    """Returns the parts of `count` that may get the next of `left` items.
+
+    Those are all, or only the empty ones if there is no item to spare.
     """
     empty = [part for part in range(count) if part not in filled]
     return empty if len(empty) >= left else range(count)
@@ -191,8 +199,10 @@ def _open_parts(count: int, filled: Collection[int], left: int) -> Sequence[int]
 def _stratified(
     presence: Sequence[frozenset[int]], shares: Sequence[float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns the part of each sample, by iterative stratification: the rarest class first, each of
-    its samples where most of that class, and then of all, is missing.
+    """Returns the part of each sample, by iterative stratification.
+
+    The rarest class comes first; each of its samples goes where most of that class, and then of
+    all, is missing.
     """
     parts = np.full(len(presence), -1)
     shares = np.array(shares)

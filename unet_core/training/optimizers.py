@@ -128,10 +128,11 @@ def build(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> No
 
 
 def slots(optimizer: keras.optimizers.Optimizer) -> dict[tuple[int | None, str, int], Any]:
-    """Returns the optimizer's variables, in its order, by (place of the model variable that each
-    was made for, name of the slot, number among those of the same name).
+    """Returns the optimizer's variables, in its order, by what identifies each.
 
-    The place is None for what is of the whole optimizer, or named after no model variable.
+    That is (place of the model variable that it was made for, name of the slot, number among those
+    of the same name). The place is None for what is of the whole optimizer, or named after no model
+    variable.
     """
     stems: dict[str, list[int]] = {}
     for place, variable in enumerate(optimizer._trainable_variables):

@@ -1,5 +1,4 @@
-"""The workers of one run: which of them this process is, what they tell one another, and what is
-said when one is lost.
+"""The workers of one run: which of them this process is, and what they tell one another.
 
 A worker is one process of a `tf.distribute.MultiWorkerMirroredStrategy`; under any other strategy
 there is one. The chief, worker 0, alone writes.
