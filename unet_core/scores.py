@@ -156,7 +156,7 @@ def stack_scores(
     Returns:
         `v_rand`, `v_rand/threshold` and, of chosen ones, `v_rand/chosen`; `v_info` likewise.
     """
-    total = {}
+    total: dict[str, float] = {}
     for score in ("v_rand", "v_info"):
         defined = [curve[score] for curve in curves.values() if not np.isnan(curve[score]).all()]
         if not defined:

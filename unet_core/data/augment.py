@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -298,6 +298,7 @@ class Augmenter:
             mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=self._border, borderValue=IGNORED
         )
         if weights is not None:
+            assert weights_out is not None
             _check("weights", weights, image.shape[:2], 1, np.float32)
             _check("weights_out", weights_out, size, 1, np.float32)
             self._sample(weights, x, y, weights_out, 0.0)
@@ -369,7 +370,7 @@ class Augmenter:
         self, rng: np.random.Generator, shape: tuple[int, int], contain: tuple[int, int] | None
     ) -> list[int]:
         """Returns top and left of an unturned crop inside the image, or around `contain`."""
-        corner = []
+        corner: list[Any] = []
         for axis, pixels in enumerate(shape):
             lowest, highest = 0, pixels - self._size
             if contain is not None:

@@ -26,9 +26,9 @@ def class_weights(counts: Sequence[int], how: str, *, beta: float = 0.999999) ->
     Raises:
         ValueError: If `how` is unknown.
     """
-    counts = np.asarray(counts, np.float64)
-    present = counts > 0
-    some = counts[present]
+    pixels = np.asarray(counts, np.float64)
+    present = pixels > 0
+    some = pixels[present]
     if how == "inverse":
         weights = some.sum() / (len(some) * some)
     elif how == "median_frequency":
@@ -39,7 +39,7 @@ def class_weights(counts: Sequence[int], how: str, *, beta: float = 0.999999) ->
         weights /= weights.mean()
     else:
         raise ValueError(f"`how` ({how!r}) must be one of {', '.join(METHODS)}.")
-    result = np.zeros(len(counts))
+    result = np.zeros(len(pixels))
     result[present] = weights
     return result
 

@@ -93,7 +93,8 @@ class ClassMap:
                 f"`classes` ({text!r}) must name at least two classes and at most {IGNORED}, "
                 f"`{IGNORE}` not counted; it names {len(classes)}. Also, {_EXAMPLES}."
             )
-        return cls(*zip(*classes, strict=True), ignored, is_colour, nearest)
+        kept, values_of = zip(*classes, strict=True)
+        return cls(kept, values_of, ignored, is_colour, nearest)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,7 +109,7 @@ class ClassMap:
         )
 
     @property
-    def mask_values(self) -> tuple[int, ...] | tuple[tuple[int, int, int], ...]:
+    def mask_values(self) -> tuple[int | tuple[int, int, int], ...]:
         """The first value of each class, a number or (red, green, blue)."""
         return tuple(self._unpacked(values[0]) for values in self.listed)
 
@@ -205,7 +206,7 @@ class ClassMap:
         readers.
         """
         if self.is_colour:
-            return list(self.mask_values)
+            return [_rgb_of(values[0]) for values in self.listed]
         return [_PALETTE[i] if i < len(_PALETTE) else _generated(i) for i in range(len(self))]
 
     def ids_of_binary(self, masks: Sequence[np.ndarray]) -> np.ndarray:
@@ -278,7 +279,7 @@ class ClassMap:
 
     def _unpacked(self, value: int) -> int | tuple[int, int, int]:
         """Returns `value`, or (red, green, blue) if it is a colour."""
-        return (value >> 16, value >> 8 & 255, value & 255) if self.is_colour else value
+        return _rgb_of(value) if self.is_colour else value
 
     def _nearest(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids [N] uint8 of the listed values that are nearest to `values` [N].
@@ -293,7 +294,7 @@ class ClassMap:
                 parts = [(values >> k & 255) - (value >> k & 255) for k in (16, 8, 0)]
             else:
                 parts = [values - value]
-            distance = sum(part**2 for part in parts)
+            distance = np.sum([part**2 for part in parts], axis=0)
             closer = distance < least
             ids[closer] = class_id
             least[closer] = distance[closer]
@@ -378,7 +379,12 @@ def _written(value: int, is_colour: bool) -> int | str:
     return f"#{value:06x}" if is_colour else value
 
 
+def _rgb_of(value: int) -> tuple[int, int, int]:
+    return value >> 16, value >> 8 & 255, value & 255
+
+
 def _generated(number: int) -> tuple[int, int, int]:
     """Returns colour `number` of a series whose hues are spread by the golden ratio."""
     rgb = colorsys.hsv_to_rgb(number * 0.6180339887 % 1, 0.85, 1)
-    return tuple(round(255 * level) for level in rgb)
+    red, green, blue = (round(255 * level) for level in rgb)
+    return red, green, blue

@@ -68,6 +68,7 @@ def split(
     if how == "group":
         parts = _by_group(samples, shares, rng)
     elif how == "stratified":
+        assert presence is not None
         parts = _stratified([presence(sample) for sample in samples], shares, rng)
     else:
         order = np.arange(len(samples)) if how == "contiguous" else rng.permutation(len(samples))
@@ -177,7 +178,7 @@ def _by_group(
     names = [names[n] for n in rng.permutation(len(names))]
     names.sort(key=lambda name: -sizes[name])
     missing = np.array(shares) * len(samples)
-    part_of = {}
+    part_of: dict[str, int] = {}
     for done, name in enumerate(names):
         part = max(
             _open_parts(len(shares), part_of.values(), len(names) - done), key=missing.__getitem__
@@ -205,15 +206,16 @@ def _stratified(
     all, is missing.
     """
     parts = np.full(len(presence), -1)
-    shares = np.array(shares)
-    missing = shares * len(presence)
-    classes = sorted(set().union(*presence))
-    missing_of = {c: shares * sum(c in found for found in presence) for c in classes}
+    wanted = np.array(shares)
+    missing = wanted * len(presence)
+    classes = sorted(set[int]().union(*presence))
+    missing_of = {c: wanted * sum(c in found for found in presence) for c in classes}
     order = rng.permutation(len(presence)).tolist()
-    filled, assigned = set(), 0
+    filled: set[int] = set()
+    assigned = 0
     while order:
         left = {c: sum(c in presence[n] for n in order) for c in classes}
-        rarest = min((c for c in classes if left[c]), key=left.get, default=None)
+        rarest = min((c for c in classes if left[c]), key=left.__getitem__, default=None)
         chosen = [n for n in order if rarest is None or rarest in presence[n]]
         for number in chosen:
             wish = missing_of[rarest] if rarest is not None else missing

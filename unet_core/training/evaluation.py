@@ -46,11 +46,11 @@ class Evaluation:
         self._strategy = strategy
         self._refused = refused
         self._model = model
-        self._loss = loss
-        self._metrics = metrics
+        self._loss: Any = loss
+        self._metrics: Any = metrics
         self._forward = Forward(model, training=False) if model is not None else None
         self._added_losses = AddedLosses(model)
-        self._functions: list[tuple[Any, Callable]] = []
+        self._functions: list[tuple[Any, Any]] = []
         self._replaced_traces = 0
 
     @property

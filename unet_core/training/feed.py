@@ -57,7 +57,7 @@ class Feed:
         self._strategy = strategy
         self._micro_batches = micro_batches
         self._iterator: Any = None
-        self._at: int | None = None
+        self._at = 0
         self._steps: int | None = None
         _open_feeds.add(self)
         # Once only, whatever the number of feeds.

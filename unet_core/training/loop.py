@@ -116,7 +116,11 @@ class Loop:
         self._workers = Workers(self.strategy)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         how: dict[str, Any] = {"micro_batches": micro_batches, "loss_scaling": loss_scaling}
-        seen = {"forward": forward, "refused": self._refused, "jit_compile": jit_compile}
+        seen: dict[str, Any] = {
+            "forward": forward,
+            "refused": self._refused,
+            "jit_compile": jit_compile,
+        }
         self._updates = [
             Update(part, name, self.strategy, self._step, **seen, **how)
             for name, part in self.parts.items()
@@ -553,8 +557,8 @@ def _as_tensor(value: Any) -> Any:
 def _parts_of(
     model: Any,
     optimizer: keras.optimizers.Optimizer | None,
-    loss: Callable[[Any, Any], Any] | None,
-    metrics: Callable[..., dict[str, tf.Tensor]] | None,
+    loss: Any,
+    metrics: Any,
     micro_batches: int,
     **options: Any,
 ) -> tuple[dict[str, Part], Forward | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -35,7 +35,7 @@ NO_ROWS = (
     "replicas (such as synchronised batch normalisation) needs some on each. Drop the remainder "
     "of the dataset, or repeat it."
 )
-Gradient = tf.Tensor | tf.IndexedSlices
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
 # How many sums of the loss there are before those of the named values, and the places of the
 # weights by which the two groups of gradients divide.
