@@ -106,7 +106,7 @@ def make_train_step(model: Any, optimizer: Any, loss_of: Callable[[Any], tf.Tens
 def make_run(
     train_step: Callable,
     batches: Any,
-    weight_of: Callable[[Any], tf.Tensor] = lambda batch: tf.constant(1.0),
+    weight_of: Callable[[Any], tf.Tensor] = lambda _: tf.constant(1.0),
 ) -> Callable[[int], float]:
     """Returns the usual loop: so many steps, then the mean loss is fetched."""
     sums = tf.Variable([0.0, 0.0])
@@ -152,7 +152,7 @@ def fine_tuning(steps: int) -> ByHand:
     return ByHand([model], run)
 
 
-def gan(steps: int) -> ByHand:
+def gan(_: int) -> ByHand:
     program = load("gan")
     generator, critic = program.make_network(8, 2), program.make_network(2, 1)
     tell, fool = program.make_losses(generator, critic)
@@ -171,7 +171,7 @@ def gan(steps: int) -> ByHand:
     return ByHand([generator, critic], make_run(train_step, batches_of(program.dataset)))
 
 
-def tf_module(steps: int) -> ByHand:
+def tf_module(_: int) -> ByHand:
     program = load("tf_module")
     field = program.Field()
     train_step = make_train_step(
@@ -182,7 +182,7 @@ def tf_module(steps: int) -> ByHand:
     return ByHand([field], make_run(train_step, batches_of(program.dataset)))
 
 
-def two_heads(steps: int) -> ByHand:
+def two_heads(_: int) -> ByHand:
     program = load("two_heads")
     model = program.make_model()
     sums = [tf.Variable(0.0), tf.Variable(0.0)]
@@ -208,7 +208,7 @@ def two_heads(steps: int) -> ByHand:
     return ByHand([model], run)
 
 
-def masked_tokens(steps: int) -> ByHand:
+def masked_tokens(_: int) -> ByHand:
     program = load("masked_tokens")
     model = program.make_model()
 
@@ -224,7 +224,7 @@ def masked_tokens(steps: int) -> ByHand:
     return ByHand([model], make_run(train_step, batches_of(program.dataset), count_tokens))
 
 
-def vae(steps: int) -> ByHand:
+def vae(_: int) -> ByHand:
     program = load("vae")
     model = program.make_model()
     of_batch = mean_loss(model, program.reconstruction, inputs=lambda batch: batch)
@@ -278,7 +278,7 @@ def policy_gradient(steps: int) -> ByHand:
     return ByHand([policy], run)
 
 
-def own_epochs(steps: int) -> ByHand:
+def own_epochs(_: int) -> ByHand:
     program = load("own_epochs")
     model, held_out = program.make_model(), program.samples(1, 256).batch(64)
     optimizer = keras.optimizers.Adam(3e-3)
@@ -312,7 +312,7 @@ def own_epochs(steps: int) -> ByHand:
     return ByHand([model], run, finish)
 
 
-def resumed_run(steps: int) -> ByHand:
+def resumed_run(_: int) -> ByHand:
     program = load("resumed_run")
     model = program.make_model()
     schedule = program.training.schedules.cosine(1e-2, total_steps=1000, warmup_steps=50)
@@ -341,7 +341,7 @@ def resumed_run(steps: int) -> ByHand:
     return ByHand([model], run, folder.cleanup)
 
 
-def mean_teacher(steps: int) -> ByHand:
+def mean_teacher(_: int) -> ByHand:
     program = load("mean_teacher")
     student, teacher = program.make_network(), program.make_network()
     teacher.trainable = False
@@ -361,7 +361,7 @@ def mean_teacher(steps: int) -> ByHand:
     return ByHand([student, teacher], make_run(train_step, batches_of(program.dataset)))
 
 
-def mobile_net(steps: int) -> ByHand:
+def mobile_net(_: int) -> ByHand:
     program = load("mobile_net")
     model = program.make_model()
     train_step = make_train_step(
@@ -372,7 +372,7 @@ def mobile_net(steps: int) -> ByHand:
     return ByHand([model], make_run(train_step, batches), folder.cleanup)
 
 
-# Each program, and the steps of one round.
+# Each program by hand, given the number of all steps, and the steps of one round.
 PROGRAMS: dict[Callable[[int], ByHand], int] = {
     fine_tuning: 50,
     gan: 200,

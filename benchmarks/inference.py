@@ -25,6 +25,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
@@ -39,6 +40,9 @@ from unet_core.drawing import tables
 from unet_core.export import onnx_file
 from unet_core.inference.network import make_inference_network
 from unet_core.models.unet import make_unet
+
+if TYPE_CHECKING:
+    import torch
 
 OURS = "unet_core bfloat16"
 REFERENCE = "unet_core float32"
@@ -82,8 +86,24 @@ def tensorflow_variants(models: dict[str, keras.Model]) -> dict[str, Run]:
 def torch_variants(model: keras.Model) -> dict[str, Run]:
     import torch
 
-    def weights(variable: keras.Variable) -> torch.Tensor:
-        return torch.tensor(keras.ops.convert_to_numpy(variable))
+    def variant(dtype) -> Run:
+        network = torch_unet(model).eval().to(dtype=dtype, memory_format=torch.channels_last)
+
+        @torch.inference_mode()
+        def run(images):
+            # [B, H, W, C] in memory is [B, C, H, W] in channels-last memory.
+            x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32)
+            logits = network((x * (4 / 255) - 2).to(dtype))
+            return logits.permute(0, 2, 3, 1).to(torch.float32).numpy()
+
+        return run
+
+    return {"PyTorch float32": variant(torch.float32), "PyTorch bfloat16": variant(torch.bfloat16)}
+
+
+def torch_unet(model: keras.Model) -> torch.nn.Module:
+    """Returns the network of `model` in PyTorch, with its weights."""
+    import torch
 
     class UNet(torch.nn.Module):
         def __init__(self):
@@ -91,19 +111,7 @@ def torch_variants(model: keras.Model) -> dict[str, Run]:
             self.parts = torch.nn.ModuleDict()
             for layer in model.layers:
                 if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
-                    self.parts[layer.name] = self.part(layer)
-
-        @staticmethod
-        def part(layer) -> torch.nn.Module:
-            kernel = weights(layer.kernel).permute(3, 2, 0, 1).contiguous()
-            if isinstance(layer, keras.layers.Conv2DTranspose):
-                part = torch.nn.ConvTranspose2d(*kernel.shape[:2], 2, stride=2)
-            else:
-                size = layer.kernel_size[0]
-                part = torch.nn.Conv2d(*kernel.shape[1::-1], size, padding=size // 2)
-            part.weight.data = kernel
-            part.bias.data = weights(layer.bias)
-            return part
+                    self.parts[layer.name] = torch_convolution(layer)
 
         def level(self, x, name: str):
             for number in (1, 2):
@@ -121,19 +129,24 @@ def torch_variants(model: keras.Model) -> dict[str, Run]:
                 x = self.level(torch.cat([skips[number], grown], 1), f"up{number}")
             return self.parts["head"](x)
 
-    def variant(dtype) -> Run:
-        network = UNet().eval().to(dtype=dtype, memory_format=torch.channels_last)
+    return UNet()
 
-        @torch.inference_mode()
-        def run(images):
-            # [B, H, W, C] in memory is [B, C, H, W] in channels-last memory.
-            x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32)
-            logits = network((x * (4 / 255) - 2).to(dtype))
-            return logits.permute(0, 2, 3, 1).to(torch.float32).numpy()
 
-        return run
+def torch_convolution(layer: keras.Layer) -> torch.nn.Module:
+    import torch
 
-    return {"PyTorch float32": variant(torch.float32), "PyTorch bfloat16": variant(torch.bfloat16)}
+    def weights(variable: keras.Variable) -> torch.Tensor:
+        return torch.tensor(keras.ops.convert_to_numpy(variable))
+
+    kernel = weights(layer.kernel).permute(3, 2, 0, 1).contiguous()
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        part = torch.nn.ConvTranspose2d(*kernel.shape[:2], 2, stride=2)
+    else:
+        size = layer.kernel_size[0]
+        part = torch.nn.Conv2d(*kernel.shape[1::-1], size, padding=size // 2)
+    part.weight.data = kernel
+    part.bias.data = weights(layer.bias)
+    return part
 
 
 def logits_onnx(model: keras.Model) -> bytes:

@@ -77,14 +77,14 @@ class InMemory:
     def __call__(self, sample: Sample) -> Pair:
         return self.pairs[sample]
 
-    def weights(self, sample: Sample) -> None:
+    def weights(self, _: Sample) -> None:
         return None
 
 
 def load_pairs(data_dir: str | None) -> list[Pair]:
     """Returns the pairs of `data_dir`, or 24 synthetic ones of 512x512."""
     if data_dir:
-        data = DataSet.open(RunConfig.of(data_dir=data_dir).data, progress=lambda title: iter)
+        data = DataSet.open(RunConfig.of(data_dir=data_dir).data, progress=lambda _: iter)
         return [data.read(sample) for sample in data.samples]
     volume = Volume(seed=0)
     drawn = [volume.slice_at(z) for z in range(24)]
@@ -272,6 +272,28 @@ def data_wait(read: InMemory, size: int, steps: int) -> tuple[float, float]:
     return report.step_ms, report.data_wait_share
 
 
+def own_variants(
+    read: InMemory,
+    images: dict[str, list[np.ndarray]],
+    masks: list[np.ndarray],
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], None]]:
+    variants = {
+        "unet_core, through tf.data": through_tf_data(read, args.size, args.pairs),
+        "unet_core, two bare threads": bare_threads(read, args.size, args.pairs, 2),
+    }
+    for name in ("paper", "nnunet"):
+        variants[f"{name}, grey, through tf.data"] = through_tf_data(
+            read, args.size, args.pairs, RECIPES[name]
+        )
+    for name, recipe in RECIPES.items():
+        for kind in images:
+            variants[f"{name}, {kind}, two bare threads"] = bare_augmenters(
+                images[kind], masks, args.size, args.pairs, 2, recipe
+            )
+    return variants
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", help="a data folder; by default slices are drawn")
@@ -289,19 +311,7 @@ def main(argv: list[str] | None = None) -> None:
         "grey": [sample.image for sample in samples],
         "RGB": [np.dstack([sample.image] * 3) for sample in samples],
     }
-    variants = {
-        "unet_core, through tf.data": through_tf_data(read, args.size, args.pairs),
-        "unet_core, two bare threads": bare_threads(read, args.size, args.pairs, 2),
-    }
-    for name in ("paper", "nnunet"):
-        variants[f"{name}, grey, through tf.data"] = through_tf_data(
-            read, args.size, args.pairs, RECIPES[name]
-        )
-    for name, recipe in RECIPES.items():
-        for kind in images:
-            variants[f"{name}, {kind}, two bare threads"] = bare_augmenters(
-                images[kind], masks, args.size, args.pairs, 2, recipe
-            )
+    variants = own_variants(read, images, masks, args)
     pairs = dict.fromkeys(variants, args.pairs)
     try:
         variants["Keras ImageDataGenerator"] = keras_generator(samples, args.size, args.peer_pairs)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         start = time.perf_counter()
         data = DataSet.open(
             RunConfig.of(data_dir=folder, classes="0:a,1:b", cache_mb=16).data,
-            progress=lambda title: iter,
+            progress=lambda _: iter,
         )
         data.check()
         training, _ = data.split()

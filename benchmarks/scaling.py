@@ -87,8 +87,9 @@ class Running:
     answers: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     def run_round(self) -> None:
-        """Has every process run one round and keeps the answer of the first: workers wait for one
-        another at every step, so they take equally long.
+        """Has every process run one round and keeps the answer of the first.
+
+        Workers wait for one another at every step, so they take equally long.
         """
         for process in self.processes:
             with contextlib.suppress(BrokenPipeError):
@@ -233,8 +234,9 @@ def make_strategy(configuration: Configuration, worker: int) -> tf.distribute.St
 
 
 def reduction_of(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[], None]:
-    """Returns a function that all-reduces tensors like the model's variables `REDUCTIONS` times; it
-    does nothing if there is one replica, as the loop reduces nothing then.
+    """Returns a function that all-reduces tensors like the model's variables `REDUCTIONS` times.
+
+    It does nothing if there is one replica, as the loop reduces nothing then.
     """
     if strategy.num_replicas_in_sync == 1:
         return lambda: None

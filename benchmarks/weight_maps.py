@@ -72,8 +72,9 @@ def components(cells: np.ndarray) -> np.ndarray:
 
 
 def discs(count: int, size: int) -> np.ndarray:
-    """Returns the ids [size, size] uint16 of `count` nuclei of about 9 pixels across, the later
-    ones over the earlier.
+    """Returns the ids [size, size] uint16 of `count` nuclei of about 9 pixels across.
+
+    Later ones lie over earlier ones.
     """
     rng = np.random.default_rng(0)
     ids = np.zeros((size, size), np.uint16)

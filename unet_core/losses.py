@@ -19,7 +19,7 @@ function that XLA compiles leaves such checks out; there the loss and its gradie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -75,11 +75,10 @@ def focal(
     class_weights: Sequence[float] | None = None,
     pixel_weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Returns the mean over pixels of (1 - p)^gamma times the cross entropy -ln p, p that of the
-    true class.
+    """Returns the focal loss: the mean over pixels of -(1 - p)^gamma ln p.
 
-    Arguments and result are those of `cross_entropy`; `gamma` >= 0, and 0 gives cross entropy
-    itself.
+    p is the probability of the true class. Arguments and result are those of `cross_entropy`;
+    `gamma` >= 0, and 0 gives cross entropy itself.
 
     Source: Lin et al. 2017, arXiv:1708.02002.
     """
@@ -155,10 +154,10 @@ def soft_dice(
     smooth: float = 1.0,
     batchwise: bool = False,
 ) -> tf.Tensor:
-    """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s), averaged over
-    `classes`.
+    """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s).
 
-    It is the Tversky loss with both weights 1/2; arguments and result are as there.
+    It is averaged over `classes`. It is the Tversky loss with both weights 1/2; arguments and
+    result are as there.
 
     Source: Milletari et al. 2016, V-Net, arXiv:1606.04797, with plain sums in the denominator.
     """
@@ -169,9 +168,7 @@ def soft_dice(
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
-    """Returns the loss that is the sum of `weight * loss(masks, logits, pixel_weights)` over
-    `terms`.
-    """
+    """Returns the sum of `weight * loss(masks, logits, pixel_weights)` over `terms`, as a loss."""
 
     def total(masks: tf.Tensor, logits: tf.Tensor, pixel_weights=None) -> tf.Tensor:
         return tf.add_n([weight * loss(masks, logits, pixel_weights) for weight, loss in terms])
@@ -234,20 +231,21 @@ def parse(
         "tversky": tversky_loss(False),
         "batch_tversky": tversky_loss(True),
     }
-    terms = []
-    for entry in text.split(","):
-        name, _, weight = entry.strip().partition(":")
-        try:
-            factor = float(weight or 1)
-        except ValueError:
-            factor = math.nan
-        if name not in known or not math.isfinite(factor):
-            raise UserError(
-                f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
-                f"{', '.join(known)}."
-            )
-        terms.append((factor, known[name]))
-    return weighted_sum(terms)
+    return weighted_sum([_parsed_term(entry, known) for entry in text.split(",")])
+
+
+def _parsed_term(entry: str, known: Mapping[str, Loss]) -> tuple[float, Loss]:
+    name, _, weight = entry.strip().partition(":")
+    try:
+        factor = float(weight or 1)
+    except ValueError:
+        factor = math.nan
+    if name not in known or not math.isfinite(factor):
+        raise UserError(
+            f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
+            f"{', '.join(known)}."
+        )
+    return factor, known[name]
 
 
 def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor]:
@@ -286,11 +284,11 @@ def _number_of_classes(logits: tf.Tensor) -> int:
 
 
 def _checked_ids(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the ids [B, H, W] int64, whether a pixel counts [B, H, W] bool, and a factor for the
-    loss: 1, or NaN if an id is neither a class nor `IGNORED`.
+    """Returns ids [B, H, W] int64, whether a pixel counts [B, H, W] bool, and a factor.
 
-    Such an id is an error. The factor stands in for it where XLA leaves assertions out, and it
-    keeps an update from using the loss while the assertion is under way, as nothing waits for that.
+    The loss is multiplied by the factor: 1, or NaN if an id is neither a class nor `IGNORED`. Such
+    an id is an error. The factor stands in for it where XLA leaves assertions out, and it keeps an
+    update from using the loss while the assertion is under way, as nothing waits for that.
     """
     masks = tf.convert_to_tensor(masks)
     _check_shapes(masks, tf.TensorShape(logits.shape))

@@ -20,8 +20,9 @@ _MOST_PIXELS = 2**31 - 1
 
 
 def predicted_classes(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the class ids [...] int32 that logits [..., K] predict; one logit predicts class 1
-    above 0. It is -1, which is no class, where a logit is NaN.
+    """Returns the class ids [...] int32 that logits [..., K] predict.
+
+    One logit predicts class 1 above 0. The id is -1, which is no class, where a logit is NaN.
     """
     if logits.shape[-1] == 1:
         ids = tf.cast(logits[..., 0] > 0, tf.int32)

@@ -41,11 +41,11 @@ _UNET_MEDICAL_SIZE = (388, 388)
 
 
 class ThresholdBaseline:
-    """The best Dice that any one threshold of the grey values reaches, chosen with the truth in
-    hand: a baseline that no honest threshold beats.
+    """The best Dice that any one threshold of the grey values reaches.
 
-    Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are tried,
-    both the dark and the bright side. Images are added one by one, so any number will do.
+    The threshold is chosen with the ground truth in hand, so none that is chosen without it does
+    better. Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are
+    tried, both the dark and the bright side. Images are added one by one, so any number will do.
 
     Args:
         classes: Number of classes.
@@ -142,8 +142,10 @@ def stack_scores(
     curves: Mapping[str, Mapping[str, Sequence[float]]],
     chosen: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
-    """Returns V_Rand and V_Info of a stack: the mean over the slices at each threshold, then the
-    maximum, and its threshold; and the mean at thresholds chosen elsewhere.
+    """Returns V_Rand and V_Info of a stack.
+
+    Values are averaged over the slices at each threshold; then the maximum is taken, and its
+    threshold. Besides, the mean at thresholds chosen elsewhere.
 
     Args:
         curves: Slice -> "v_rand" and "v_info" -> values at `SEGMENT_THRESHOLDS`; slices without
@@ -154,7 +156,7 @@ def stack_scores(
     Returns:
         `v_rand`, `v_rand/threshold` and, of chosen ones, `v_rand/chosen`; `v_info` likewise.
     """
-    total = {}
+    total: dict[str, float] = {}
     for score in ("v_rand", "v_info"):
         defined = [curve[score] for curve in curves.values() if not np.isnan(curve[score]).all()]
         if not defined:
@@ -239,8 +241,9 @@ def _components(mask: np.ndarray) -> np.ndarray:
 
 
 def _thinned_segments(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns the ids [H, W] int32 of the segments above a threshold, grown until dams of one pixel
-    part them; 0 is a dam.
+    """Returns the ids [H, W] int32 of the segments above a threshold.
+
+    They are grown until dams of one pixel separate them; 0 is a dam.
     """
     try:
         from skimage.segmentation import watershed
@@ -254,8 +257,10 @@ def _thinned_segments(probability: np.ndarray, threshold: float) -> np.ndarray:
 
 
 class _Overlaps(NamedTuple):
-    """Pixels [...] int64 by true segment, by predicted segment and by pair of both, over the pixels
-    of true segments; those in no predicted segment are `outside`, and in `true` only.
+    """Pixels [...] int64 by true segment, by predicted segment and by pair of both.
+
+    All are counted over the pixels of true segments; those in no predicted segment are `outside`,
+    and in `true` only.
     """
 
     true: np.ndarray
@@ -395,8 +400,9 @@ def _boundary(mask: np.ndarray, kept: np.ndarray, *, closed: bool) -> np.ndarray
 
 
 def _distances(pixels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns the distances [n] float64 in pixels of the n true pixels of `pixels` to the nearest
-    one of `others`, both [H, W] bool; `others` has some.
+    """Returns the distances [n] float64 in pixels from the n pixels of `pixels` to `others`.
+
+    Each is that to the nearest one. Both are [H, W] bool; `others` has some.
     """
     far = (~others).astype(np.uint8)
     distances = cv2.distanceTransform(far, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -471,8 +477,10 @@ class Calibration:
         self._confidence += np.bincount(index, confidence, minlength=bins)
 
     def error(self) -> float:
-        """Returns the expected calibration error (ECE), in [0, 1]: the mean over all pixels of
-        |accuracy - confidence| of their bin. NaN if there are no pixels.
+        """Returns the expected calibration error (ECE), in [0, 1].
+
+        It is the mean over all pixels of |accuracy - confidence| of their bin. NaN if there are no
+        pixels.
         """
         pixels = self._pixels.sum()
         if not pixels:
@@ -536,9 +544,10 @@ class PrecisionRecall:
         self._counts += np.bincount(index, minlength=self._counts.size).reshape(2, -1)
 
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns precision, recall and thresholds, each [n] float64, for the n levels that occur,
-        the highest first; a pixel at the threshold is predicted. Recall is NaN if the class is
-        nowhere.
+        """Returns precision, recall and thresholds, each [n] float64, for the n levels that occur.
+
+        The highest is the first. A pixel at the threshold is predicted. Recall is NaN if the class
+        is nowhere.
         """
         occurs = np.flatnonzero(self._counts.sum(0))[::-1]
         negatives, positives = self._counts[:, occurs].cumsum(1)
@@ -548,8 +557,9 @@ class PrecisionRecall:
         return precision, recall, occurs / self._levels
 
     def average_precision(self) -> float:
-        """Returns sum (R_n - R_n-1) P_n over falling thresholds, in [0, 1], as
-        `sklearn.metrics.average_precision_score`; NaN if the class is nowhere.
+        """Returns the sum of (R_n - R_n-1) P_n over falling thresholds, in [0, 1].
+
+        It is `sklearn.metrics.average_precision_score`. NaN if the class is nowhere.
         """
         if not self._counts[1].any():
             return float("nan")
@@ -632,8 +642,9 @@ class ObjectCounts:
         self._objects += found.predicted + found.true
 
     def f1(self) -> dict[float, float]:
-        """Returns F1 = 2 TP / (2 TP + FP + FN), in [0, 1], for each of `OBJECT_THRESHOLDS`; NaN if
-        there are no objects.
+        """Returns F1 = 2 TP / (2 TP + FP + FN), in [0, 1], for each of `OBJECT_THRESHOLDS`.
+
+        NaN if there are no objects.
         """
         return {
             threshold: 2 * int(hits) / self._objects if self._objects else float("nan")

@@ -920,7 +920,8 @@ class TestCubicWeights:
 
     def test_pixel_half_way_has_keys_weights(self):
         # Between the inner points 1 and 2: distances 3/2, 1/2, 1/2 and 3/2.
-        # near: 1.5 / 8 - 2.5 / 4 + 1 = 9/16; far: -0.5 * 27/8 + 2.5 * 9/4 - 4 * 3/2 + 2 = -1/16.
+        # The near ones weigh 1.5 / 8 - 2.5 / 4 + 1 = 9/16, the far ones
+        # -0.5 * 27/8 + 2.5 * 9/4 - 4 * 3/2 + 2 = -1/16.
         np.testing.assert_allclose(
             _cubic_weights(33, 5)[:, 12], np.array([-1, 9, 9, -1, 0]) / 16, atol=1e-12
         )

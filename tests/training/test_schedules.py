@@ -18,7 +18,7 @@ class TestSchedules:
 
     def test_polynomial_matches_hand_values_and_stays_at_its_end(self):
         schedule = schedules.polynomial(1.0, total_steps=4, power=2.0, final=0.2)
-        # 0.2 + 0.8 (1 - s/4)^2
+        # The rate at step s is 0.2 + 0.8 (1 - s/4)^2.
         expected = [1.0, 0.65, 0.4, 0.25, 0.2, 0.2]
         assert [at(schedule, s) for s in range(6)] == pytest.approx(expected)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -202,6 +203,17 @@ PRESETS: Mapping[str, Recipe] = {
 }
 
 
+class _Curves(NamedTuple):
+    """What is drawn of the intensity curves of one crop; the default changes nothing."""
+
+    channel_shift: float = 0.0
+    factor: float = 1.0
+    contrast: float = 1.0
+    brightness: float = 0.0
+    inverted_gamma: float = 1.0
+    gamma: float = 1.0
+
+
 class Augmenter:
     """Draws augmented crops of one size.
 
@@ -286,6 +298,7 @@ class Augmenter:
             mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=self._border, borderValue=IGNORED
         )
         if weights is not None:
+            assert weights_out is not None
             _check("weights", weights, image.shape[:2], 1, np.float32)
             _check("weights_out", weights_out, size, 1, np.float32)
             self._sample(weights, x, y, weights_out, 0.0)
@@ -297,8 +310,9 @@ class Augmenter:
         shape: tuple[int, int],
         contain: tuple[int, int] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for every crop pixel the image coordinates x and y to sample, each [crop, crop]
-        float32 and valid until the next call.
+        """Returns for every crop pixel the image coordinates x and y to sample.
+
+        Both are [crop, crop] float32 and valid until the next call.
 
         An unturned crop falls on whole pixels inside the image, every place being equally likely,
         or every place that shows the pixel `contain` (y, x). Where that pixel would fall outside a
@@ -328,12 +342,7 @@ class Augmenter:
         shear = np.deg2rad(_uniform(rng, -recipe.shear_degrees, recipe.shear_degrees))
         stretch_x = flip_x * _uniform(rng, *recipe.zoom) / magnification
         stretch_y = flip_y * _uniform(rng, *recipe.zoom) / magnification
-        lowest_y, highest_y, lowest_x, highest_x = 0, shape[0] - size, 0, shape[1] - size
-        if contain is not None:
-            lowest_y, highest_y = max(0, contain[0] - size + 1), min(highest_y, contain[0])
-            lowest_x, highest_x = max(0, contain[1] - size + 1), min(highest_x, contain[1])
-        top = rng.integers(lowest_y, highest_y + 1)
-        left = rng.integers(lowest_x, highest_x + 1)
+        top, left = self._draw_corner(rng, shape, contain)
 
         # Where one pixel to the right and one downwards lead: the columns of R S Z F / scale.
         # Rotation times shear turns the first column by the one angle and the second by both.
@@ -357,9 +366,23 @@ class Augmenter:
         np.matmul(self._rows, core @ self._columns, out=self._map)
         return self._map[0], self._map[1]
 
+    def _draw_corner(
+        self, rng: np.random.Generator, shape: tuple[int, int], contain: tuple[int, int] | None
+    ) -> list[int]:
+        """Returns top and left of an unturned crop inside the image, or around `contain`."""
+        corner: list[Any] = []
+        for axis, pixels in enumerate(shape):
+            lowest, highest = 0, pixels - self._size
+            if contain is not None:
+                lowest = max(0, contain[axis] - self._size + 1)
+                highest = min(highest, contain[axis])
+            corner.append(rng.integers(lowest, highest + 1))
+        return corner
+
     def _move_to_show(self, pixel: tuple[int, int]) -> None:
-        """Moves the map so that `pixel` (y, x) of the image is at a whole pixel of the crop: the
-        nearest one to where it was but for the elastic deformation.
+        """Moves the map so that `pixel` (y, x) of the image is at a whole pixel of the crop.
+
+        It is the pixel nearest to where it was without the elastic deformation.
         """
         core = self._core
         wanted = np.array(pixel[::-1])
@@ -394,6 +417,16 @@ class Augmenter:
             self._draw_holes(rng, picture)
 
     def _draw_curves(self, rng: np.random.Generator, picture: np.ndarray) -> None:
+        curves = self._drawn_curves(rng)
+        if curves == _Curves():
+            return
+        if self._dtype != np.uint8:
+            self._apply_curves(curves, picture, picture)
+            return
+        self._apply_curves(curves, picture, self._table)
+        cv2.LUT(picture, np.rint(self._table).astype(np.uint8), picture)
+
+    def _drawn_curves(self, rng: np.random.Generator) -> _Curves:
         recipe = self._recipe
         channel_shift = _uniform(rng, -recipe.channel_shift, recipe.channel_shift)
         factor = contrast = inverted_gamma = gamma = 1.0
@@ -406,13 +439,15 @@ class Augmenter:
             inverted_gamma = _log_uniform(rng, *recipe.gamma)
         if _happens(rng, recipe.gamma_share):
             gamma = _log_uniform(rng, *recipe.gamma)
-        drawn = (channel_shift, factor, contrast, brightness, inverted_gamma, gamma)
-        if drawn == (0.0, 1.0, 1.0, 0.0, 1.0, 1.0):
-            return
+        return _Curves(channel_shift, factor, contrast, brightness, inverted_gamma, gamma)
 
-        # The same arithmetic on all levels of a table, or on the grey values themselves.
-        is_table = self._dtype == np.uint8
-        values = self._table if is_table else picture
+    def _apply_curves(self, curves: _Curves, picture: np.ndarray, values: np.ndarray) -> None:
+        """Writes the changed levels of a table to `values`, or changes the picture if it is that.
+
+        Either way the statistics are those of the picture.
+        """
+        channel_shift, factor, contrast, brightness, inverted_gamma, gamma = curves
+        recipe, is_table = self._recipe, values is self._table
         mean = float(picture[::8, ::8].mean()) if contrast != 1 else 0.0
         if channel_shift or (recipe.contrast_keeps_range and contrast != 1):
             lowest, highest, *_ = cv2.minMaxLoc(picture.reshape(self._size, -1))
@@ -436,8 +471,6 @@ class Augmenter:
         if (inverted_gamma, gamma) != (1.0, 1.0):
             black, white = (0, 255) if is_table else (float(values.min()), float(values.max()))
             _bend(values, black, white, inverted_gamma, gamma)
-        if is_table:
-            cv2.LUT(picture, np.rint(values).astype(np.uint8), picture)
 
     def _draw_noise(self, rng: np.random.Generator, picture: np.ndarray) -> None:
         # A window of fixed noise at a random place: as random to the eye, at a tenth of the time of
@@ -499,8 +532,9 @@ def _bend(
 def _check(
     name: str, array: np.ndarray, sides: tuple[int, int], channels: int, dtype: npt.DTypeLike
 ) -> None:
-    """Raises UserError if OpenCV could not read, or would not write to, `array` as expected: given
-    a wrong output it makes a new one that nobody sees.
+    """Raises UserError if OpenCV could not read, or would not write to, `array` as expected.
+
+    Given a wrong output, OpenCV writes to a new array that nobody sees.
     """
     shapes = [(*sides, channels)] if channels > 1 else [sides, (*sides, 1)]
     if array.dtype != dtype or array.shape not in shapes:
@@ -511,11 +545,10 @@ def _check(
 
 
 def _cubic_weights(size: int, grid: int) -> np.ndarray:
-    """Returns [grid, size]: the weight of each control point at each pixel, cubic convolution (Keys
-    1981, a = -1/2).
+    """Returns [grid, size]: the weight of each control point at each pixel.
 
-    The control points span the crop from edge to edge; beyond the edge the outermost point is
-    repeated.
+    The weights are those of cubic convolution (Keys 1981, a = -1/2). The control points span the
+    crop from edge to edge; beyond the edge the outermost point is repeated.
     """
     positions = np.linspace(0, grid - 1, size)
     weights = np.zeros((grid, size))

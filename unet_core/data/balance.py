@@ -11,8 +11,9 @@ METHODS = ("inverse", "median_frequency", "effective_number")
 
 
 def class_weights(counts: Sequence[int], how: str, *, beta: float = 0.999999) -> np.ndarray:
-    """Returns one weight per class [C] float64 from the pixels of each class; 0 for a class that
-    never occurs, which contributes nothing.
+    """Returns one weight per class [C] float64 from the pixels of each class.
+
+    A class that never occurs contributes nothing and has the weight 0.
 
     Args:
         counts: Pixels of each class over all training masks.
@@ -25,9 +26,9 @@ def class_weights(counts: Sequence[int], how: str, *, beta: float = 0.999999) ->
     Raises:
         ValueError: If `how` is unknown.
     """
-    counts = np.asarray(counts, np.float64)
-    present = counts > 0
-    some = counts[present]
+    pixels = np.asarray(counts, np.float64)
+    present = pixels > 0
+    some = pixels[present]
     if how == "inverse":
         weights = some.sum() / (len(some) * some)
     elif how == "median_frequency":
@@ -38,7 +39,7 @@ def class_weights(counts: Sequence[int], how: str, *, beta: float = 0.999999) ->
         weights /= weights.mean()
     else:
         raise ValueError(f"`how` ({how!r}) must be one of {', '.join(METHODS)}.")
-    result = np.zeros(len(counts))
+    result = np.zeros(len(pixels))
     result[present] = weights
     return result
 
@@ -71,8 +72,10 @@ def order_with_equal_groups(groups: Sequence[str], *, rng: np.random.Generator) 
 
 
 def is_forced(index: int, share: float) -> bool:
-    """Returns whether the crop at position `index` must contain foreground: `share` of all, spread
-    so evenly that any run of B positions has within one of share * B.
+    """Returns whether the crop at position `index` must contain foreground.
+
+    `share` of all crops must, spread so evenly that any run of B positions has within one of
+    share * B.
     """
     return math.floor((index + 1) * share) > math.floor(index * share)
 
@@ -80,8 +83,9 @@ def is_forced(index: int, share: float) -> bool:
 def pixel_of(
     mask: np.ndarray, classes: Sequence[int], rng: np.random.Generator
 ) -> tuple[int, int] | None:
-    """Returns row and column of a random pixel of `mask` [H, W] that is of one of `classes`, each
-    that is present being equally likely; None if there is none.
+    """Returns row and column of a random pixel of `mask` [H, W] that is of one of `classes`.
+
+    Every class that is present is equally likely. None if no class is.
     """
     for number in rng.permutation(np.asarray(classes, np.int64)):
         found = np.flatnonzero(mask == number)

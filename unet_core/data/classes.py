@@ -93,7 +93,8 @@ class ClassMap:
                 f"`classes` ({text!r}) must name at least two classes and at most {IGNORED}, "
                 f"`{IGNORE}` not counted; it names {len(classes)}. Also, {_EXAMPLES}."
             )
-        return cls(*zip(*classes, strict=True), ignored, is_colour, nearest)
+        kept, values_of = zip(*classes, strict=True)
+        return cls(kept, values_of, ignored, is_colour, nearest)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,7 +109,7 @@ class ClassMap:
         )
 
     @property
-    def mask_values(self) -> tuple[int, ...] | tuple[tuple[int, int, int], ...]:
+    def mask_values(self) -> tuple[int | tuple[int, int, int], ...]:
         """The first value of each class, a number or (red, green, blue)."""
         return tuple(self._unpacked(values[0]) for values in self.listed)
 
@@ -125,8 +126,9 @@ class ClassMap:
         return self.names.index(name)
 
     def name_of(self, value: int | str) -> str | None:
-        """Returns the name of the class that `value`, a number or "#rrggbb", is listed for, or
-        "ignore", or None if it is not listed.
+        """Returns the name of the class that has `value`, a number or "#rrggbb".
+
+        It is "ignore" for a value to ignore, and None for one that is not listed.
         """
         for written, class_id in self._ids_of_written().items():
             if written == value:
@@ -134,8 +136,9 @@ class ClassMap:
         return None
 
     def count_values(self, mask: np.ndarray) -> dict[int | str, int]:
-        """Returns the values of `mask`, numbers or "#rrggbb", in rising order with their pixel
-        counts.
+        """Returns the values of `mask`, numbers or "#rrggbb", with their pixel counts.
+
+        They are in rising order.
 
         Args:
             mask: [H, W] of integers or [H, W, 3] uint8 in RGB order. A map of numbers takes
@@ -152,9 +155,7 @@ class ClassMap:
         }
 
     def unknown_values(self, mask: np.ndarray) -> dict[int | str, int]:
-        """Returns the values of `mask` that are not in the map, with their pixel counts; as
-        `count_values`.
-        """
+        """Returns the values of `mask` that are not in the map, as `count_values` does."""
         known = self._ids_of_written()
         return {v: count for v, count in self.count_values(mask).items() if v not in known}
 
@@ -180,8 +181,10 @@ class ClassMap:
         return table[packed]
 
     def values(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the first mask value of class `ids` ([H, W] uint8): [H, W] uint8, or uint16 if a
-        value is above 255; for colours [H, W, 3] uint8 in RGB order.
+        """Returns the first mask value of each of the class `ids` ([H, W] uint8).
+
+        It is [H, W] uint8, or uint16 if a value is above 255; for colours [H, W, 3] uint8 in RGB
+        order.
 
         Raises:
             UserError: If a pixel is IGNORED and the map has no value to ignore.
@@ -197,16 +200,19 @@ class ClassMap:
         return np.asarray(firsts, dtype)[np.where(hidden, len(self), ids)]
 
     def palette(self) -> list[tuple[int, int, int]]:
-        """Returns a colour (red, green, blue) for each class, all different: the map's own, or for
-        up to eight classes those that people tell apart who do not tell red from green.
+        """Returns a colour (red, green, blue) for each class, all different.
+
+        They are the map's own, or for up to eight classes colours that are safe for colour-blind
+        readers.
         """
         if self.is_colour:
-            return list(self.mask_values)
+            return [_rgb_of(values[0]) for values in self.listed]
         return [_PALETTE[i] if i < len(_PALETTE) else _generated(i) for i in range(len(self))]
 
     def ids_of_binary(self, masks: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the class ids, [H, W] uint8, of binary masks that are other than 0 where a pixel
-        belongs to their class.
+        """Returns the class ids, [H, W] uint8, of one binary mask per class.
+
+        A mask is other than 0 where a pixel belongs to its class.
 
         Args:
             masks: [H, W] each, in the order of the classes. The first class may be left out: what
@@ -273,11 +279,12 @@ class ClassMap:
 
     def _unpacked(self, value: int) -> int | tuple[int, int, int]:
         """Returns `value`, or (red, green, blue) if it is a colour."""
-        return (value >> 16, value >> 8 & 255, value & 255) if self.is_colour else value
+        return _rgb_of(value) if self.is_colour else value
 
     def _nearest(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for each of `values` [N] the id of the nearest listed value, [N] uint8, and the
-        square of its distance, [N].
+        """Returns the ids [N] uint8 of the listed values that are nearest to `values` [N].
+
+        The second result is the square of their distance, [N].
         """
         ids = np.zeros(len(values), np.uint8)
         least = np.full(len(values), np.iinfo(np.int64).max)
@@ -287,7 +294,7 @@ class ClassMap:
                 parts = [(values >> k & 255) - (value >> k & 255) for k in (16, 8, 0)]
             else:
                 parts = [values - value]
-            distance = sum(part**2 for part in parts)
+            distance = np.sum([part**2 for part in parts], axis=0)
             closer = distance < least
             ids[closer] = class_id
             least[closer] = distance[closer]
@@ -372,7 +379,12 @@ def _written(value: int, is_colour: bool) -> int | str:
     return f"#{value:06x}" if is_colour else value
 
 
+def _rgb_of(value: int) -> tuple[int, int, int]:
+    return value >> 16, value >> 8 & 255, value & 255
+
+
 def _generated(number: int) -> tuple[int, int, int]:
     """Returns colour `number` of a series whose hues are spread by the golden ratio."""
     rgb = colorsys.hsv_to_rgb(number * 0.6180339887 % 1, 0.85, 1)
-    return tuple(round(255 * level) for level in rgb)
+    red, green, blue = (round(255 * level) for level in rgb)
+    return red, green, blue

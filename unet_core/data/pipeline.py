@@ -1,5 +1,4 @@
-"""From samples to `tf.data`: Python generators bound with `functools.partial`, interleaved, in
-whole batches.
+"""From samples to `tf.data`: interleaved Python generators that yield whole batches.
 
     dataset_fn = partial(make_train_dataset, samples, read, drawing, global_batch_size=4)
     dataset = dataset_fn(start_step, tf.distribute.InputContext())
@@ -14,8 +13,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -107,23 +106,30 @@ def make_train_dataset(
         tf.TensorSpec([steps_per_chunk * replicas, rows, *shape], tf.as_dtype(dtype))
         for shape, dtype in parts
     )
+    batches = _interleaved(make_chunks, signature, generators).unbatch()
+    batches = batches.map(Batch).prefetch(2 * replicas)
+    # Said to be endless, batches keep their static shape under every strategy, and workers need not
+    # ask one another at each step whether there are more.
+    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+
+def _interleaved(
+    make_elements: Callable[[int], Iterator[Any]], signature: Any, generators: int
+) -> tf.data.Dataset:
+    """Returns what `generators` generators yield, one of each in turn; they run at once."""
 
     def from_generator(number):
         return tf.data.Dataset.from_generator(
-            make_chunks, output_signature=signature, args=(number,)
+            make_elements, output_signature=signature, args=(number,)
         )
 
-    chunks = tf.data.Dataset.range(generators).interleave(
+    return tf.data.Dataset.range(generators).interleave(
         from_generator,
         cycle_length=generators,
         block_length=1,
         num_parallel_calls=generators,
         deterministic=True,
     )
-    batches = chunks.unbatch().map(Batch).prefetch(2 * replicas)
-    # Said to be endless, batches keep their static shape under every strategy, and workers need not
-    # ask one another at each step whether there are more.
-    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def make_image_dataset(
@@ -193,8 +199,9 @@ def _chunks(
     parts: Sequence[tuple[tuple[int, ...], np.dtype]],
     failures: list[UserError],
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields every `generators`-th chunk from chunk `number` on: for each of `parts` an array
-    [batches, rows, *shape].
+    """Yields every `generators`-th chunk from chunk `number` on.
+
+    A chunk has for each of `parts` an array [batches, rows, *shape].
     """
     stream = SampleStream(samples, read, drawing)
     first = start_step + int(number) * steps_per_chunk

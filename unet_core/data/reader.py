@@ -1,8 +1,7 @@
-"""From a sample on disk to arrays, once: what fits into a memory budget is kept, the rest is read
-again.
+"""From a sample on disk to arrays, kept in memory up to a budget.
 
-    read = Reader(classes, Scaling.parse("range"), channels=1, dtype=np.uint8, cache_mb=1024)
-    pair = read(sample)          # pair.image [H, W], pair.mask [H, W]
+read = Reader(classes, Scaling.parse("range"), channels=1, dtype=np.uint8, cache_mb=1024)
+pair = read(sample)          # pair.image [H, W], pair.mask [H, W]
 """
 
 from __future__ import annotations

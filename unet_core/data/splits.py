@@ -68,17 +68,11 @@ def split(
     if how == "group":
         parts = _by_group(samples, shares, rng)
     elif how == "stratified":
+        assert presence is not None
         parts = _stratified([presence(sample) for sample in samples], shares, rng)
     else:
         order = np.arange(len(samples)) if how == "contiguous" else rng.permutation(len(samples))
-        parts = np.empty(len(samples), np.int64)
-        if folds:
-            for number in range(folds):
-                first, last = (len(samples) * n // folds for n in (number, number + 1))
-                parts[order[first:last]] = number
-        else:
-            held_out = max(1, round(held_out_share * len(samples)))
-            parts[order] = np.arange(len(samples)) >= len(samples) - held_out
+        parts = _in_blocks(order, folds, held_out_share)
     training = [sample for sample, p in zip(samples, parts, strict=True) if p != part]
     held_out = [sample for sample, p in zip(samples, parts, strict=True) if p == part]
     if not training or not held_out:
@@ -87,6 +81,20 @@ def split(
             "change `folds` or `held_out_share`."
         )
     return training, held_out
+
+
+def _in_blocks(order: np.ndarray, folds: int, held_out_share: float) -> np.ndarray:
+    """Returns the part of each sample, parts being blocks of `order`."""
+    count = len(order)
+    parts = np.empty(count, np.int64)
+    if folds:
+        for number in range(folds):
+            first, last = (count * n // folds for n in (number, number + 1))
+            parts[order[first:last]] = number
+    else:
+        held_out = max(1, round(held_out_share * count))
+        parts[order] = np.arange(count) >= count - held_out
+    return parts
 
 
 def leaks(
@@ -170,7 +178,7 @@ def _by_group(
     names = [names[n] for n in rng.permutation(len(names))]
     names.sort(key=lambda name: -sizes[name])
     missing = np.array(shares) * len(samples)
-    part_of = {}
+    part_of: dict[str, int] = {}
     for done, name in enumerate(names):
         part = max(
             _open_parts(len(shares), part_of.values(), len(names) - done), key=missing.__getitem__
@@ -181,8 +189,9 @@ def _by_group(
 
 
 def _open_parts(count: int, filled: Collection[int], left: int) -> Sequence[int]:
-    """Returns the parts of `count` that may get the next of `left` items: all, or only the empty
-    ones if there is no item to spare.
+    """Returns the parts of `count` that may get the next of `left` items.
+
+    Those are all, or only the empty ones if there is no item to spare.
     """
     empty = [part for part in range(count) if part not in filled]
     return empty if len(empty) >= left else range(count)
@@ -191,19 +200,22 @@ def _open_parts(count: int, filled: Collection[int], left: int) -> Sequence[int]
 def _stratified(
     presence: Sequence[frozenset[int]], shares: Sequence[float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns the part of each sample, by iterative stratification: the rarest class first, each of
-    its samples where most of that class, and then of all, is missing.
+    """Returns the part of each sample, by iterative stratification.
+
+    The rarest class comes first; each of its samples goes where most of that class, and then of
+    all, is missing.
     """
     parts = np.full(len(presence), -1)
-    shares = np.array(shares)
-    missing = shares * len(presence)
-    classes = sorted(set().union(*presence))
-    missing_of = {c: shares * sum(c in found for found in presence) for c in classes}
+    wanted = np.array(shares)
+    missing = wanted * len(presence)
+    classes = sorted(set[int]().union(*presence))
+    missing_of = {c: wanted * sum(c in found for found in presence) for c in classes}
     order = rng.permutation(len(presence)).tolist()
-    filled, assigned = set(), 0
+    filled: set[int] = set()
+    assigned = 0
     while order:
         left = {c: sum(c in presence[n] for n in order) for c in classes}
-        rarest = min((c for c in classes if left[c]), key=left.get, default=None)
+        rarest = min((c for c in classes if left[c]), key=left.__getitem__, default=None)
         chosen = [n for n in order if rarest is None or rarest in presence[n]]
         for number in chosen:
             wish = missing_of[rarest] if rarest is not None else missing

@@ -70,8 +70,10 @@ class SampleStream:
         mask_out: np.ndarray,
         weights_out: np.ndarray | None = None,
     ) -> None:
-        """Writes what stands at position `index`: image [crop, crop(, C)], mask [crop, crop] uint8
-        and, if the reader makes them, pixel weights [crop, crop] float32.
+        """Writes what stands at position `index` of the stream.
+
+        That is an image [crop, crop(, C)], a mask [crop, crop] uint8 and, if the reader makes them,
+        pixel weights [crop, crop] float32.
 
         Raises:
             UserError: If the sample cannot be read.
@@ -98,8 +100,9 @@ class SampleStream:
 def names_of_batch(
     samples: Sequence[Sample], drawing: SamplingConfig, *, step: int, size: int
 ) -> list[str]:
-    """Returns the names of the samples that global batch `step` of `size` examples is drawn from,
-    row by row.
+    """Returns the names of the samples that global batch `step` of `size` examples is drawn from.
+
+    There is one name per row.
     """
     order = _Order(samples, drawing)
     return [order.sample_at(index).name for index in range(step * size, (step + 1) * size)]
@@ -108,9 +111,7 @@ def names_of_batch(
 def draw_pairs(
     samples: Sequence[Sample], read: Reader, drawing: SamplingConfig, *, count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the first `count` crops of the stream, images and masks as `SampleStream.write`
-    writes them.
-    """
+    """Returns images and masks of the first `count` crops, as `SampleStream.write` writes them."""
     stream = SampleStream(samples, read, drawing)
     crop = drawing.crop_size
     channels = (read.channels,) if read.channels > 1 else ()

@@ -50,7 +50,7 @@ def border_weights(
         cells = ((mask != background) & (mask != IGNORED)).astype(np.uint8)
         _, labels, boxes, _ = cv2.connectedComponentsWithStats(cells, connectivity=4)
         boxes = [box[:4] for box in boxes[1:]]
-        numbers = range(1, len(boxes) + 1)
+        numbers = np.arange(1, len(boxes) + 1)
     else:
         labels = instances
         numbers, boxes = _boxes_of(instances)

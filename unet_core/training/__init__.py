@@ -1,5 +1,6 @@
-"""The loop: steps, replicas, schedules, checkpoints, summaries. Knows nothing of images or
-segmentation.
+"""The training loop: steps, replicas, schedules, checkpoints, summaries.
+
+Nothing here knows of images or segmentation.
 
 from unet_core import training
 

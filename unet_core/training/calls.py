@@ -1,5 +1,6 @@
-"""The compiled calls of a loop: many steps on a dataset, or one on a batch in hand, and what they
-return to the host in one transfer.
+"""The compiled calls of a loop: many steps on a dataset, or one on a batch in hand.
+
+What they return comes to the host in one transfer.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ class Calls:
         return self._read(self._run_steps(iterator, plan, is_marked=is_marked, static=static))
 
     def batch(self, batch: Any) -> Result:
-        """Makes one step on a batch in hand; the sums are those of the batch, and `steps` are those
-        of the loop.
+        """Makes one step on a batch in hand.
+
+        The sums are those of the batch, and `steps` are those of the loop.
         """
         return self._read(self._run_batch(batch))
 
@@ -148,8 +150,10 @@ class Calls:
     # What follows runs in the graph.
 
     def _steps(self, iterator, plan, *, is_marked, static):
-        """Runs up to `plan[0]` steps on the device; leaves early when data end or a step is not
-        finite. `plan[1]` is 1 if the sums of the window begin anew.
+        """Runs up to `plan[0]` steps on the device.
+
+        It stops early when the data end or a step is not finite. `plan[1]` is 1 if the sums of the
+        window begin anew.
         """
         count, next_of = plan[0], functools.partial(next_element, iterator)
 
@@ -158,7 +162,7 @@ class Calls:
             goes_on = (done < count) & goes_on & ~exhausted
             return goes_on & (stuck < SKIPS_AT_SCALE_1) if self._loss_scaling else goes_on
 
-        def one(done, failed, exhausted, stuck, wait, examples, figures, window):
+        def one(done, failed, _, stuck, wait, examples, figures, window):
             after = figures[1]
             if self._micro_batches == 1:
                 item, ready, wait = next_of(wait, after)
@@ -224,8 +228,9 @@ class Calls:
         )
 
     def _packed(self, done, failed, exhausted, stuck, wait, examples, figures, sums):
-        """Returns all in one float64 tensor, in the order of `_HEAD`, figures, sums: one transfer
-        to the host.
+        """Returns all in one float64 tensor, which is one transfer to the host.
+
+        The order is that of `_HEAD`, figures, sums.
         """
         step = self._step
         head = (done, failed, exhausted, wait, examples, step.loss_scale, step.skipped, stuck)

@@ -1,5 +1,6 @@
-"""Devices, strategies and the precision a machine is good at. Each function here acts on the whole
-process or asks it.
+"""Devices, strategies and the precision a machine is good at.
+
+Each function here changes or asks the whole process.
 """
 
 from __future__ import annotations

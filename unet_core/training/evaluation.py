@@ -24,8 +24,7 @@ from unet_core.training.variables import AddedLosses
 
 
 class Evaluation:
-    """What is summed up of a batch: the loss and metrics of a model's outputs, or metrics of the
-    batch alone.
+    """What is summed over batches: loss and metrics of a model's outputs, or metrics of the batch.
 
     Args:
         strategy: Whose replicas evaluate.
@@ -47,11 +46,11 @@ class Evaluation:
         self._strategy = strategy
         self._refused = refused
         self._model = model
-        self._loss = loss
-        self._metrics = metrics
+        self._loss: Any = loss
+        self._metrics: Any = metrics
         self._forward = Forward(model, training=False) if model is not None else None
         self._added_losses = AddedLosses(model)
-        self._functions: list[tuple[Any, Callable]] = []
+        self._functions: list[tuple[Any, Any]] = []
         self._replaced_traces = 0
 
     @property
@@ -195,8 +194,9 @@ def _in_64_bits(sums: Any) -> dict[str, tf.Tensor]:
 
 
 def _with_any_rows(spec: Any) -> Any:
-    """Returns the spec of what TensorFlow (2.21) gives a replica that has no batch left: where all
-    sizes are known, the first is 0.
+    """Returns the spec of what TensorFlow (2.21) gives a replica that has no batch left.
+
+    Where all sizes are known, the first is 0.
     """
     if hasattr(spec, "_value_specs"):
         return type(spec)(*map(_with_any_rows, spec._value_specs))

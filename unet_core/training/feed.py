@@ -57,7 +57,7 @@ class Feed:
         self._strategy = strategy
         self._micro_batches = micro_batches
         self._iterator: Any = None
-        self._at: int | None = None
+        self._at = 0
         self._steps: int | None = None
         _open_feeds.add(self)
         # Once only, whatever the number of feeds.
@@ -168,14 +168,14 @@ def check_can_be_shared(dataset: tf.data.Dataset, replicas: int) -> None:
 
 
 def marked(dataset: tf.data.Dataset, *, rows: bool = False) -> tf.data.Dataset:
-    """Returns `dataset` with a mark beside each batch: TensorFlow gives a replica that has no batch
-    left one of zeros, whose mark is 0 or of no rows.
+    """Returns `dataset` with a mark beside each batch.
+
+    TensorFlow gives a replica that has no batch left one of zeros, whose mark is 0 or of no rows.
 
     Args:
         dataset: Any dataset.
         rows: Whether the mark has as many rows as the first tensor, to be cut with it.
     """
-
     is_tuple = isinstance(dataset.element_spec, tuple)
 
     def mark(*parts):
@@ -206,8 +206,9 @@ def unmarked(element: Any, is_marked: bool) -> tuple[Any, tf.Tensor | None]:
 
 
 def reason_of(error: tf.errors.OpError) -> str | None:
-    """Returns in one line what a Python generator behind a dataset has raised, or what an assertion
-    about a batch says; None if it is neither.
+    """Returns in one line what a Python generator behind a dataset has raised.
+
+    Likewise what an assertion about a batch says; None if `error` is neither.
     """
     message = error.message
     if "assertion failed: [" in message:
@@ -233,8 +234,10 @@ def _rows_of(tensor: Any) -> tf.Tensor:
 
 
 def _close_all() -> None:
-    """Ends all pipelines: a process that ends while a parallel generator is alive is aborted by
-    TensorFlow (seen on 2.21, tensorflow#56634).
+    """Ends all pipelines before the process ends.
+
+    TensorFlow aborts a process that ends while a parallel generator is alive (seen on 2.21,
+    tensorflow#56634).
     """
     for feed in list(_open_feeds):
         feed.close()

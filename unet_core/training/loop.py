@@ -104,73 +104,40 @@ class Loop:
         if not isinstance(self.strategy, tf.distribute.Strategy):
             raise UserError(f"`strategy` must be a tf.distribute.Strategy. Received {strategy!r}.")
         self._refused: list[UserError] = []
-        forward = None
-        if isinstance(model, (list, tuple)) and model and isinstance(model[0], Part):
-            options = (optimizer, loss, schedule, clip_norm, ema_decay)
-            parts = _checked_parts(model, options, micro_batches)
-            if metrics is not None:
-                check_callable("metrics", metrics, "metrics(batch)", 1)
-            self._evaluation = Evaluation(self.strategy, self._refused, metrics=metrics)
-        else:
-            check_callable("loss", loss, "loss(outputs, batch)", 2)
-            if metrics is not None:
-                check_callable("metrics", metrics, "metrics(outputs, batch)", 2)
-            forward = Forward(model, training=True)
-            part = Part(
-                model,
-                optimizer,
-                lambda batch: loss(forward(batch), batch),
-                name="model",
-                schedule=schedule,
-                clip_norm=clip_norm,
-                ema_decay=ema_decay,
-            )
-            parts = {"model": part}
-            self._evaluation = Evaluation(
-                self.strategy, self._refused, model=model, loss=loss, metrics=metrics
-            )
-        self.parts = parts
+        options = {"schedule": schedule, "clip_norm": clip_norm, "ema_decay": ema_decay}
+        self.parts, forward = _parts_of(model, optimizer, loss, metrics, micro_batches, **options)
+        self._is_short_form = forward is not None
+        evaluated = model if self._is_short_form else None
+        self._evaluation = Evaluation(
+            self.strategy, self._refused, model=evaluated, loss=loss, metrics=metrics
+        )
         self._micro_batches = micro_batches
         self._seconds_per_call = seconds_per_call
         self._workers = Workers(self.strategy)
-        self._is_short_form = forward is not None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        how: dict[str, Any] = {"micro_batches": micro_batches, "loss_scaling": loss_scaling}
+        seen: dict[str, Any] = {
+            "forward": forward,
+            "refused": self._refused,
+            "jit_compile": jit_compile,
+        }
         self._updates = [
-            Update(
-                part,
-                name,
-                self.strategy,
-                self._step,
-                loss_scaling=loss_scaling,
-                micro_batches=micro_batches,
-                jit_compile=jit_compile,
-                forward=forward,
-                refused=self._refused,
-            )
-            for name, part in parts.items()
+            Update(part, name, self.strategy, self._step, **seen, **how)
+            for name, part in self.parts.items()
         ]
         self._one_step = Step(
-            self._updates,
-            self.strategy,
-            self._step,
-            micro_batches=micro_batches,
-            loss_scaling=loss_scaling,
-            refused=self._refused,
+            self._updates, self.strategy, self._step, refused=self._refused, **how
         )
-        self._calls = Calls(
-            self._one_step,
-            self.strategy,
-            parts=len(parts),
-            micro_batches=micro_batches,
-            loss_scaling=loss_scaling,
-        )
+        self._calls = Calls(self._one_step, self.strategy, parts=len(self.parts), **how)
         self._loss_scaling = loss_scaling
         self._window_is_new = True
         self._watch = Stopwatch()
         self._steps_per_call = 1
         self._has_begun = False
         self._inside_averages = False
-        self._replica_wise = ReplicaWise(self.strategy, [part.model for part in parts.values()])
+        self._replica_wise = ReplicaWise(
+            self.strategy, [part.model for part in self.parts.values()]
+        )
         self.resumed_at = 0
         self._restores = 0
         if not self._is_short_form or _is_built(self.model):
@@ -195,8 +162,9 @@ class Loop:
 
     @property
     def state(self) -> dict[str, tf.Variable]:
-        """The loop's own variables by name, for a checkpoint: of the averages, the place of their
-        variable among those of the model.
+        """The loop's own variables by name, for a checkpoint.
+
+        The name of an average has the place of its variable among those of the model.
         """
         found = {}
         for update in self._updates:
@@ -280,8 +248,9 @@ class Loop:
         return self._train(feed, feed is dataset, int(until_step), intervals, should_stop)
 
     def feed(self, dataset: DatasetFn | tf.data.Dataset) -> Feed:
-        """Returns the dataset for several calls of `train`, which go on in it where the one before
-        has left it.
+        """Returns the dataset for several calls of `train`.
+
+        Each call goes on in it where the one before has left it.
         """
         return Feed(dataset, self.strategy, micro_batches=self._micro_batches)
 
@@ -416,31 +385,8 @@ class Loop:
                         self._prepare(feed.element_spec)
                         unprepared = False
                 pause = min([until_step, *((step // every + 1) * every for every in intervals)])
-                count = min(pause - step, self._steps_per_call)
-                before = time.perf_counter()
-                with self._own_errors(step):
-                    result = self._calls.steps(
-                        iterator,
-                        count,
-                        new_window=self._window_is_new,
-                        is_marked=feed.is_marked,
-                        static=feed.is_static,
-                    )
-                done = result.steps
-                if done:
-                    self._window_is_new = False
-                step += done
-                feed.advance(done)
-                seconds = time.perf_counter() - before
-                self._watch.add(seconds, done, result.wait, result.examples)
-                self._check_finite(result, step)
-                exhausted = result.exhausted or feed.is_used_up
-                # Workers run equally many steps per call, or their sums would not find one another.
-                wishes = self._workers.gather(
-                    [self._watch.steps_in(self._seconds_per_call), int(should_stop())]
-                )
-                self._steps_per_call = int(wishes[:, 0].min())
-                stopping = bool(wishes[:, 1].any())
+                result, exhausted, stopping = self._call(feed, iterator, step, pause, should_stop)
+                step += result.steps
                 ended = stopping or exhausted
                 if (step == pause or ended) and step != reported:
                     due = step % intervals[0] == 0
@@ -474,6 +420,34 @@ class Loop:
         finally:
             if not keep_open:
                 feed.close()
+
+    def _call(self, feed, iterator, step, pause, should_stop) -> tuple[Result, bool, bool]:
+        """Makes one compiled call, from `step` to `pause` at most.
+
+        Returns:
+            Its result, whether the data have ended, and whether this or another worker is to stop.
+        """
+        before = time.perf_counter()
+        with self._own_errors(step):
+            result = self._calls.steps(
+                iterator,
+                min(pause - step, self._steps_per_call),
+                new_window=self._window_is_new,
+                is_marked=feed.is_marked,
+                static=feed.is_static,
+            )
+        if result.steps:
+            self._window_is_new = False
+        feed.advance(result.steps)
+        seconds = time.perf_counter() - before
+        self._watch.add(seconds, result.steps, result.wait, result.examples)
+        self._check_finite(result, step + result.steps)
+        # Workers run equally many steps per call, or their sums would not find one another.
+        wishes = self._workers.gather(
+            [self._watch.steps_in(self._seconds_per_call), int(should_stop())]
+        )
+        self._steps_per_call = int(wishes[:, 0].min())
+        return result, result.exhausted or feed.is_used_up, bool(wishes[:, 1].any())
 
     def _check_free(self) -> None:
         if self._inside_averages:
@@ -578,6 +552,31 @@ def _as_tensor(value: Any) -> Any:
     if value is None or tf.is_tensor(value):
         return value
     return tf.convert_to_tensor(value)
+
+
+def _parts_of(
+    model: Any,
+    optimizer: keras.optimizers.Optimizer | None,
+    loss: Any,
+    metrics: Any,
+    micro_batches: int,
+    **options: Any,
+) -> tuple[dict[str, Part], Forward | None]:
+    """Returns the parts by name, and how the model of the short form is called."""
+    if isinstance(model, (list, tuple)) and model and isinstance(model[0], Part):
+        parts = _checked_parts(model, (optimizer, loss, *options.values()), micro_batches)
+        if metrics is not None:
+            check_callable("metrics", metrics, "metrics(batch)", 1)
+        return parts, None
+    check_callable("loss", loss, "loss(outputs, batch)", 2)
+    if metrics is not None:
+        check_callable("metrics", metrics, "metrics(outputs, batch)", 2)
+    forward = Forward(model, training=True)
+
+    def loss_of_batch(batch):
+        return loss(forward(batch), batch)
+
+    return {"model": Part(model, optimizer, loss_of_batch, name="model", **options)}, forward
 
 
 def _checked_parts(

@@ -19,8 +19,9 @@ RESERVED = ("loss", "examples")
 
 
 class Mean(NamedTuple):
-    """sum(values * weights) / sum(weights) over the whole global batch: all replicas, all
-    micro-batches.
+    """sum(values * weights) / sum(weights) over the whole global batch.
+
+    That is over all replicas and, with gradient accumulation, all micro-batches.
 
     Attributes:
         values: Floats of any shape, such as [B, T] for tokens.

@@ -128,10 +128,11 @@ def build(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> No
 
 
 def slots(optimizer: keras.optimizers.Optimizer) -> dict[tuple[int | None, str, int], Any]:
-    """Returns the optimizer's variables, in its order, by (place of the model variable that each
-    was made for, name of the slot, number among those of the same name).
+    """Returns the optimizer's variables, in its order, by what identifies each.
 
-    The place is None for what is of the whole optimizer, or named after no model variable.
+    That is (place of the model variable that it was made for, name of the slot, number among those
+    of the same name). The place is None for what is of the whole optimizer, or named after no model
+    variable.
     """
     stems: dict[str, list[int]] = {}
     for place, variable in enumerate(optimizer._trainable_variables):
@@ -141,6 +142,7 @@ def slots(optimizer: keras.optimizers.Optimizer) -> dict[tuple[int | None, str, 
         name = variable.name
         # The longest stem: `dense_kernel_momentum` is of `dense_kernel`, not of `dense`.
         stem = max((s for s in stems if name.startswith(s + "_")), key=len, default=None)
+        places: Sequence[int | None]
         if stem is None:
             # Keras numbers what has no name in the order it was made in one process.
             places, slot = [None], re.sub(r"_\d+$", "", name)
@@ -150,8 +152,8 @@ def slots(optimizer: keras.optimizers.Optimizer) -> dict[tuple[int | None, str, 
         # Model variables of one name have their slots in their order.
         while all((place, slot, number) in found for place in places):
             number += 1
-        place = next(place for place in places if (place, slot, number) not in found)
-        found[place, slot, number] = variable
+        free = next(place for place in places if (place, slot, number) not in found)
+        found[free, slot, number] = variable
     return found
 
 
@@ -196,7 +198,7 @@ def _known_overrides() -> list[Any]:
     ]
 
 
-def _class(name: str) -> type:
+def _class(name: str) -> Any:
     """Returns a class of `keras.optimizers`, one of no instances if this Keras has it not."""
     return getattr(keras.optimizers, name, type(name, (), {}))
 

@@ -90,8 +90,9 @@ class Part:
 
 
 class Forward:
-    """The model of the short form, called on the first item of a batch that is a tuple or list, or
-    on a batch that is one tensor.
+    """The model of the short form, called on the inputs in a batch.
+
+    Those are the first item of a batch that is a tuple or list, or a batch that is one tensor.
 
     Attributes:
         present: While tracing: whether this replica has a batch, a scalar bool tensor; None if it
@@ -110,6 +111,7 @@ class Forward:
         self._compiled = tf.function(self.call, jit_compile=True)
 
     def __call__(self, batch: Any) -> Any:
+        """Returns what the model makes of the inputs in `batch`."""
         inputs = inputs_of(batch)
 
         def call(inputs):
@@ -159,8 +161,9 @@ def inputs_of(batch: Any) -> Any:
 
 
 def check_callable(name: str, value: Any, form: str, arguments: int) -> None:
-    """Raises UserError unless `value` can be called with so many arguments and is none of Keras'
-    own losses or metrics, which average by themselves.
+    """Raises UserError unless `value` can be called with so many arguments.
+
+    Keras' own losses and metrics are refused too, because they average by themselves.
     """
     kind = type(value).__name__
     module = getattr(value, "__module__", None) or ""

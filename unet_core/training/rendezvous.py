@@ -95,7 +95,7 @@ def _wait_for_calls(cluster: Cluster, go_on: Callable[[], bool]) -> None:
     try:
         server = socket.create_server(("", int(cluster.addresses[0].rpartition(":")[2])))
     except OSError as error:
-        raise _cannot_start(cluster, os.strerror(error.errno)) from error
+        raise _cannot_start(cluster, error.strerror or str(error)) from error
     with server:
         server.settimeout(1)
         while len(callers) < len(cluster.addresses) - 1:

@@ -85,7 +85,7 @@ def _all_reduce(context, in_general, reduce_op, value, options=None):
         return [tf.stop_gradient(each) for each in context.merge_call(reduce, args=values)]
 
     @tf.custom_gradient
-    def attach(values, reduced):
+    def attach(_, reduced):
         def gradient(*upstream):
             return without_gradient(upstream), [None] * len(reduced)
 

@@ -103,7 +103,7 @@ class Stopwatch:
             return 1
         return max(1, int(seconds / max(self._step_seconds, 1e-9)))
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """Returns the figures of a report over the window."""
         if not self._steps:
             names = ("step_ms", "examples_per_sec", "data_wait_share")

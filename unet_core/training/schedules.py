@@ -18,7 +18,7 @@ Schedule = Callable[[tf.Tensor], tf.Tensor]
 
 def constant(rate: float) -> Schedule:
     """Returns the schedule that is always `rate`."""
-    return lambda step: tf.constant(rate, tf.float32)
+    return lambda _: tf.constant(rate, tf.float32)
 
 
 def step_decay(rate: float, *, every_steps: int, factor: float = 0.1) -> Schedule:
@@ -47,8 +47,9 @@ def polynomial(
 
 
 def cosine(rate: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
-    """Returns a linear rise to `rate` over `warmup_steps`, then half a cosine down to `final` at
-    `total_steps`.
+    """Returns a linear warm-up to `rate`, then half a cosine down to `final` at `total_steps`.
+
+    The warm-up takes `warmup_steps`.
 
     Raises:
         ValueError: If `warmup_steps` is negative or not below `total_steps`.

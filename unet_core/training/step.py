@@ -197,9 +197,10 @@ class Step:
         return update.part.schedule(self.step)
 
     def _remember(self) -> Callable | None:
-        """Returns what puts back every variable that this step may change although it is not
-        applied: those that the models write themselves, and with several parts all of the parts
-        before the last. None if there are none.
+        """Returns what restores every variable that a step may change although it is not applied.
+
+        Those are what the models write themselves, and with several parts all variables of the
+        parts before the last. None if there are none.
         """
         changing = {}
         for update in self._updates:

@@ -1,5 +1,7 @@
-"""What the loop does to one part: differentiate its loss on each replica, reduce once, check, clip,
-decay, apply, average.
+"""The update of one part.
+
+Its loss is differentiated on each replica; gradients are reduced once, checked, clipped and
+applied, with weight decay and moving averages.
 """
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -33,7 +35,7 @@ NO_ROWS = (
     "replicas (such as synchronised batch normalisation) needs some on each. Drop the remainder "
     "of the dataset, or repeat it."
 )
-Gradient = tf.Tensor | tf.IndexedSlices
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
 # How many sums of the loss there are before those of the named values, and the places of the
 # weights by which the two groups of gradients divide.
@@ -152,8 +154,9 @@ class Update:
         return True
 
     def is_as_seen(self) -> bool:
-        """Returns whether all that `refresh` has seen is trainable, or not, as it was then. This is
-        quicker than to look at the whole model again.
+        """Returns whether all that `refresh` has seen is trainable, or not, as it was then.
+
+        This is quicker than to look at the whole model again.
         """
         return self._flags == [each.trainable for each in self._seen]
 
@@ -240,8 +243,9 @@ class Update:
             return self._gradients_of_shared_loss(batch, present, loss_scale, error)
 
     def _gradients_of_shared_loss(self, batch, present, loss_scale, error):
-        """As `_gradients`, for what reduces over replicas, which cannot be inside XLA or a
-        condition; the model of the short form may be.
+        """As `_gradients`, for a loss that reduces over replicas.
+
+        Such a loss cannot be inside XLA or a condition; the model of the short form may be.
         """
         self._apart = False
         try:
@@ -371,8 +375,9 @@ class Update:
         return gradient if keeps else tf.convert_to_tensor(gradient)
 
     def _reduce_and_update(self, gradients, sums, rate, loss_scale, ok):
-        """Returns (sums of the global batch, whether loss and gradient are finite, the gradient's
-        global norm).
+        """Returns the sums of the global batch, whether all is finite, and the gradient's norm.
+
+        The norm is the global one; loss and gradient are what must be finite.
         """
         context = tf.distribute.get_replica_context()
         gradients = _reduced(gradients)
@@ -523,8 +528,9 @@ def _without_repeats(slices: tf.IndexedSlices) -> tf.IndexedSlices:
 
 
 def _global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
-    """Returns the global norm in float32, or float64 if there are such gradients; 16-bit squares
-    would overflow.
+    """Returns the global norm in float32, or float64 if there are such gradients.
+
+    16-bit squares would overflow.
     """
     dtypes = {gradient.dtype for gradient in gradients}
     if dtypes != {tf.float32}:

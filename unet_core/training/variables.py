@@ -1,5 +1,6 @@
-"""The variables of whatever a person calls a model: a Keras model or layer, a `tf.Module`, or a
-list of variables.
+"""The variables of whatever a person calls a model.
+
+That is a Keras model or layer, a `tf.Module`, or a list of variables.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def copies_of(strategy: tf.distribute.Strategy, variable: Variable) -> list[tf.V
 
 
 class AddedLosses(Sequence):
-    """What a model adds to a loss: regularisers, activity regularisers, `add_loss` (the last two
-    those of its last call). A context, in which the loss is computed.
+    """What a model adds to a loss: regularisers, activity regularisers, `add_loss`.
+
+    The last two are those of its last call. This is a context, in which the loss is computed.
 
     Some losses add `model.losses` themselves, as custom loops must. So in the context this stands
     in for them, and knows whether they have been asked for. The replicas of a strategy share one:
@@ -174,8 +176,9 @@ def draws_for_one_replica(layer: keras.layers.Layer) -> bool:
 
 
 def replica_wise_statistics(model: Model) -> list[Variable]:
-    """Returns the moving statistics that each replica makes of its own rows: those of Keras' batch
-    normalisation unless it is synchronised.
+    """Returns the moving statistics that each replica makes of its own rows.
+
+    Those are the ones of Keras' batch normalisation unless it is synchronised.
     """
     return [
         variable

@@ -1,5 +1,4 @@
-"""The workers of one run: which of them this process is, what they tell one another, and what is
-said when one is lost.
+"""The workers of one run: which of them this process is, and what they tell one another.
 
 A worker is one process of a `tf.distribute.MultiWorkerMirroredStrategy`; under any other strategy
 there is one. The chief, worker 0, alone writes.
@@ -66,8 +65,8 @@ class Workers:
         ]
         gathered = self.gather(digests)
         for name, column in zip(texts, gathered.T, strict=True):
-            differing = np.flatnonzero(column != column[0])
-            if differing.size:
+            differing = np.flatnonzero(column != column[0]).tolist()
+            if differing:
                 raise UserError(
                     f"The {name} of {self._list(differing)} differ from those of worker 0 "
                     f"({self.addresses[0]}). Start all workers with the same flags, data and run "
@@ -95,8 +94,8 @@ class Workers:
         finally:
             if self.is_chief:
                 mark.unlink(missing_ok=True)
-        unseeing = np.flatnonzero(seen == 0)
-        if unseeing.size:
+        unseeing = np.flatnonzero(seen == 0).tolist()
+        if unseeing:
             raise UserError(
                 f"{folder}: {self._list(unseeing)} cannot see what worker 0 "
                 f"({self.addresses[0]}) writes there. Put --run_dir on storage that all workers "
