@@ -222,19 +222,39 @@ def scratch_folder(parent: str | os.PathLike) -> Iterator[pathlib.Path]:
         new.discard()
 
 
-def open_to_read(path: str | os.PathLike) -> BinaryIO:
-    """Returns the file at `path`, or the one a link leads to, open for reading.
+@contextlib.contextmanager
+def open_to_read(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives the file at `path`, or the one a link leads to, open for reading.
 
     Raises:
         OSError: If it cannot be read, or is no regular file (a pipe is not waited for); it names
             `path`.
     """
-    with naming(path):
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT))
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | NO_WAIT)
+
+    with naming(path), open(path, "rb", opener=opener) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
             raise OSError(errno.EINVAL, "is not a regular file")
-        return file
+        yield file
+
+
+@contextlib.contextmanager
+def open_to_append(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives the file at `path`, made if need be, open for appending.
+
+    Raises:
+        OSError: If it cannot be written, is a link, or no regular file; it names `path`.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | NO_WAIT | NO_LINK, 0o666)
+
+    with naming(path), open(path, "ab", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        yield file
 
 
 def read_bytes(path: str | os.PathLike, *, most_bytes: int = MOST_BYTES) -> bytes:
@@ -243,7 +263,7 @@ def read_bytes(path: str | os.PathLike, *, most_bytes: int = MOST_BYTES) -> byte
     Raises:
         OSError: If it cannot be read, or has more than `most_bytes`.
     """
-    with open_to_read(path) as file, naming(path):
+    with open_to_read(path) as file:
         content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
             raise OSError(errno.EFBIG, f"has more than {most_bytes} bytes")
