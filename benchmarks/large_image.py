@@ -7,7 +7,7 @@ A grey TIFF of that size is drawn in a temporary folder (or --folder) and predic
 its own, by a network of random weights with the default layers: masks are written as TIFF, the
 overlay reduced. "above the network" is the largest memory of that process beyond what it takes once
 the network is loaded. With --kill_after the process is killed (SIGKILL) after so many seconds, and
-the table lists what it has left: only names that end in .part.
+the table lists what it has left: only names that end in .unet_core-tmp and -lock.
 """
 
 from __future__ import annotations

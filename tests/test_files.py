@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import pytest
+from helpers.full_disk import full_disk
 
 from unet_core import files
 from unet_core.errors import UserError
@@ -173,18 +174,10 @@ class TestWriteWhole:
         assert (tmp_path / "a.bin").read_bytes() == b"new"
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
-    def test_full_disk_leaves_the_old_file_and_no_part_and_names_the_file(
-        self, tmp_path, monkeypatch
-    ):
+    def test_full_disk_leaves_the_old_file_and_nothing_else_and_names_the_file(self, tmp_path):
         write_whole(tmp_path / "a.bin", b"old")
 
-        def fill_disk(path, content):
-            with path.open("wb") as file:
-                file.write(content[:1])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(pathlib.Path, "write_bytes", fill_disk)
-        with pytest.raises(OSError, match="No space left on device") as error:
+        with full_disk(), pytest.raises(OSError, match="No space left on device") as error:
             write_whole(tmp_path / "a.bin", b"new")
         assert error.value.filename == str(tmp_path / "a.bin")
         assert (tmp_path / "a.bin").read_bytes() == b"old"

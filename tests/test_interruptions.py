@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from unet_core.data import synthetic
+from unet_core.temporary import leftovers
 from unet_core.training.checkpoints import folder_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -136,7 +137,7 @@ class TestKill:
         assert code == 0, out
         assert "Going on from step" in out
         check_like_uninterrupted(run_dir, uninterrupted)
-        assert not list((run_dir / "checkpoints").glob("*.incomplete"))
+        assert leftovers(run_dir / "checkpoints") == []
 
     def test_nothing_appears_twice_in_the_event_files(self, data_dir, tmp_path):
         from tensorboard.backend.event_processing import event_accumulator

@@ -56,7 +56,9 @@ class TestConstructor:
         monkeypatch.chdir("/")
         with directory.locked():
             directory.store(CONFIG, "abc")
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock", "config.json"}
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {
+            *("lock", "config.json", "written.json")
+        }
         assert directory.checkpoints == tmp_path / "run" / "checkpoints"
 
     def test_address_is_refused(self, tmp_path, monkeypatch):
@@ -245,11 +247,14 @@ class TestWriteScores:
         run.write_scores({"a": nan, "b": {"c": [1.5, nan], "d": "x"}, "e": 3})
         text = (run.path / "scores.json").read_text()
         assert "NaN" not in text
-        assert json.loads(text) == {"a": None, "b": {"c": [1.5, None], "d": "x"}, "e": 3}
+        assert json.loads(text) == {
+            **{"format": 1, "a": None},
+            **{"b": {"c": [1.5, None], "d": "x"}, "e": 3},
+        }
 
     def test_scores_may_go_to_another_folder(self, run, tmp_path):
         run.write_scores({"a": 1.0}, tmp_path)
-        assert json.loads((tmp_path / "scores.json").read_text()) == {"a": 1.0}
+        assert json.loads((tmp_path / "scores.json").read_text()) == {"format": 1, "a": 1.0}
         assert not (run.path / "scores.json").exists()
 
     def test_nothing_but_the_scores_is_left(self, run, tmp_path):

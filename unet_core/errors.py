@@ -1,9 +1,25 @@
-"""The one error a person can mend."""
+"""The one error a person can do something about, and what the system says of files."""
+
+from __future__ import annotations
+
+import re
 
 
 class UserError(ValueError):
     """A wrong flag, file, mask or checkpoint; the message is complete in itself.
 
-    It says what is wrong, with which value, the rule, and the way out. `train_loop.py` prints it
+    It says what is wrong, with which value, the rule, and what to do. `train_loop.py` prints it
     and exits with code 2; a host program may catch it as a `ValueError`.
     """
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns in one line what the system said, out of what Python, TensorFlow or HDF5 made of
+    it.
+    """
+    text = getattr(error, "strerror", None)
+    if not text:
+        # TensorFlow puts the name of a file before it, and that of an operation behind.
+        text = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
+        text = re.sub(r" \[Op:\w+\]$", "", text.rpartition("; ")[2])
+    return text or type(error).__name__

@@ -1,16 +1,36 @@
-"""Folders of this machine, files written whole or not at all, and numbers as JSON can hold them."""
+"""Files of this machine: written whole or not at all, and read back against a schema.
+
+write_whole(path, content)             # replaces what has that name; a link is not followed
+with new_folder(path) as folder: ...   # is there, and whole, once the block has ended
+stored = read_json(path, Schema, what="the settings of a run", way="Restore it.", formats=(1,))
+
+with os_errors(path, "the scores cannot be written", "Make room."):
+    ...                                # an OSError becomes one message
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import pathlib
 import re
+import reprlib
+import stat
+import types
+import typing
 import warnings
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, BinaryIO, TypeVar
 
-from unet_core.errors import UserError
+import msgspec
+
+from unet_core.errors import UserError, reason_of
+from unet_core.temporary import NO_LINK, NO_WAIT, NewFile, NewFolder, naming
+
+Schema = TypeVar("Schema")
 
 # `scheme://`, which `pathlib` shortens to `scheme:/`; chained as in fsspec's `simplecache::s3://`.
 # One letter is a drive.
@@ -25,6 +45,11 @@ _CANNOT_FLUSH_FOLDER = {
     errno.EACCES,
     errno.EISDIR,
 }
+# What file systems answer that cannot lock (Lustre without -o flock, NFS without lockd).
+CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+MOST_BYTES = 2**26
+"""No file of this package that is read back whole is larger, unless it says so."""
+
 _warned: set[str] = set()
 
 
@@ -50,6 +75,46 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
             "do: mount it, or write to a local folder and copy that."
         )
     return pathlib.Path(os.path.abspath(os.path.expanduser(text)))
+
+
+@contextlib.contextmanager
+def os_errors(
+    path: str | os.PathLike,
+    what: str,
+    way: str,
+    *,
+    kinds: tuple[type[BaseException], ...] = (OSError,),
+) -> Iterator[None]:
+    """Makes one message of an OSError of the block: "<path>: <what> (<reason>). <way>".
+
+    Args:
+        path: What the caller was told to read or write.
+        what: Such as "the run folder cannot be written".
+        way: What to do about it, as sentences.
+        kinds: The errors, if others than OSError tell of files too.
+
+    Raises:
+        UserError: In place of each of `kinds`.
+    """
+    try:
+        yield
+    except kinds as error:
+        named = getattr(error, "filename", None)
+        where = f": {named}" if named and str(named) != str(path) else ""
+        raise UserError(f"{path}: {what} ({reason_of(error)}{where}). {way}") from error
+
+
+def warn_once(kind: str, message: str, *, stacklevel: int = 3) -> None:
+    """Warns, unless this process has warned of this kind before, whatever the message.
+
+    Args:
+        kind: What is warned of, for this function alone.
+        message: What is shown.
+        stacklevel: Whose line is named, as in `warnings.warn`; 3 is the caller of the caller.
+    """
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
 
 
 def flush(path: str | os.PathLike) -> None:
@@ -79,40 +144,301 @@ def flush(path: str | os.PathLike) -> None:
         )
 
 
-def warn_once(kind: str, message: str, *, stacklevel: int = 3) -> None:
-    """Warns, unless this process has warned of this kind before, whatever the message.
+def open_to_lock(path: str | os.PathLike) -> int:
+    """Returns a descriptor of the regular file at `path`, made if need be, for `lock_descriptor`.
 
-    Args:
-        kind: What is warned of, for this function alone.
-        message: What is shown.
-        stacklevel: Whose line is named, as in `warnings.warn`; 3 is the caller of the caller.
+    Raises:
+        OSError: If it cannot be opened, is a link, or no regular file.
     """
-    if kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+    flags = os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAIT
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return descriptor
 
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Writes `content` beside `path` and renames it, so that a file of that name is whole.
+def write_whole(path: str | os.PathLike, content: bytes, *, flushed: bool = True) -> None:
+    """Writes `content`, so that a file of the name `path` is whole at every moment; see `NewFile`.
 
     Raises:
         OSError: If it cannot be written; the error names the file.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".part")
+    new = NewFile(path)
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        with naming(path):
+            new.file.write(content)
+        new.commit(flushed=flushed)
+    finally:
+        new.discard()
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes `content` as JSON, whole or not at all; NaN and infinities become null.
+
+    Raises:
+        OSError: If it cannot be written; the error names the file.
+    """
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False)
+    write_whole(path, (text + "\n").encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder to fill; it is handed to the disk and called `path` once the block has
+    ended without an error, and removed if not. The parents of `path` are made.
+
+    Raises:
+        OSError: If it cannot be written, or something has come to have the name; it names `path`.
+    """
+    path = pathlib.Path(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    new = NewFolder(path)
+    try:
+        yield new.path
+        with naming(path):
+            for folder, _, names in os.walk(new.path):
+                for name in names:
+                    flush(os.path.join(folder, name))
+                flush(folder)
+            new.commit()
+            flush(path.parent)
+    finally:
+        new.discard()
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder in `parent`, which is removed with all it holds.
+
+    Raises:
+        OSError: If it cannot be made; the error names `parent`.
+    """
+    new = NewFolder(pathlib.Path(parent, "scratch"))
+    try:
+        yield new.path
+    finally:
+        new.discard()
+
+
+@contextlib.contextmanager
+def open_to_read(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives the file at `path`, or the one a link leads to, open for reading.
+
+    Raises:
+        OSError: If it cannot be read, or is no regular file (a pipe is not waited for); it names
+            `path`.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | NO_WAIT)
+
+    with naming(path), open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        yield file
+
+
+@contextlib.contextmanager
+def open_to_append(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives the file at `path`, made if need be, open for appending.
+
+    Raises:
+        OSError: If it cannot be written, is a link, or no regular file; it names `path`.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | NO_WAIT | NO_LINK, 0o666)
+
+    with naming(path), open(path, "ab", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        yield file
+
+
+def read_bytes(path: str | os.PathLike, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """Returns what the file at `path` holds; see `open_to_read`.
+
+    Raises:
+        OSError: If it cannot be read, or has more than `most_bytes`.
+    """
+    with open_to_read(path) as file:
+        content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise OSError(errno.EFBIG, f"has more than {most_bytes} bytes")
+        return content
+
+
+def read_json(
+    path: str | os.PathLike,
+    schema: type[Schema],
+    *,
+    what: str,
+    way: str,
+    formats: Collection[int] = (),
+    most_bytes: int = MOST_BYTES,
+    not_a_number: bool = False,
+) -> Schema:
+    """Returns what the JSON file at `path` holds, checked against `schema`.
+
+    Args:
+        path: The file.
+        schema: A `msgspec.Struct`, or another type that msgspec converts to.
+        what: What it is, such as "the settings of a run".
+        way: What to do if it is not, as sentences.
+        formats: The values of its key "format" that can be read, 0 if that may be missing; empty
+            if it has no such key.
+        most_bytes: No file is larger.
+        not_a_number: Whether NaN and Infinity, which JSON does not have, are read.
+
+    Raises:
+        UserError: If it cannot be read, is no JSON in UTF-8, has another format, or anything in it
+            does not fit; the message names the place.
+    """
+    value: Any = None
+    try:
+        value = _json_of(read_bytes(path, most_bytes=most_bytes), not_a_number)
+        if formats:
+            _check_format(path, value, formats)
+        return msgspec.convert(value, schema)
+    except UserError:
+        raise
+    except RecursionError:
+        problem = "it is nested too deeply"
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        problem = reason_of(error)
+    except msgspec.ValidationError as error:
+        place, found = _first_misfit(value, schema)
+        rule = str(error).partition(" - at ")[0].lower()
+        problem = f"{place}: {rule}, here {reprlib.repr(found)}"
+    except ValueError as error:  # Of the text: its encoding, its syntax, a number in it.
+        problem = str(error)
+    raise UserError(f"{path}: cannot be read as {what} ({problem}). {way}")
 
 
 def without_nan(value: Any) -> Any:
-    """Returns nested dicts and lists with None in place of every NaN."""
+    """Returns nested dicts and lists with None in place of NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Refused:
+    """Stands for a part of a JSON text that is not read."""
+
+    def __init__(self, why: str):
+        self.why = why
+
+
+def _json_of(content: bytes, not_a_number: bool) -> Any:
+    """Returns what a JSON text holds.
+
+    Raises:
+        ValueError: If it is none; or a number is beyond what 64 bits hold, or a key there twice.
+    """
+    refused: list[_Refused] = []
+
+    def refuse(why: str) -> _Refused:
+        refused.append(_Refused(why))
+        return refused[-1]
+
+    def whole(digits: str) -> int | _Refused:
+        # The longest texts take Python minutes, or are refused by it.
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+            return refuse(f"the number {digits:.24} is beyond 64 bits")
+        return int(digits)
+
+    def fraction(digits: str) -> float | _Refused:
+        value = float(digits)
+        return (
+            value if math.isfinite(value) else refuse(f"the number {digits:.24} is beyond 64 bits")
+        )
+
+    def constant(name: str) -> float | _Refused:
+        return float(name) if not_a_number else refuse(f"{name} is no number in JSON")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any] | _Refused:
+        found = dict(items)
+        if len(found) == len(items):
+            return found
+        names = [name for name, _ in items]
+        twice = next(name for name in names if names.count(name) > 1)
+        return refuse(f"the key {twice!r:.80} is there twice")
+
+    value = json.loads(
+        content.decode("utf-8-sig"),
+        parse_int=whole,
+        parse_float=fraction,
+        parse_constant=constant,
+        object_pairs_hook=pairs,
+    )
+    if refused:
+        raise ValueError(_describe_refused(value))
+    if b"\\ud" in content.lower():
+        # Half of a pair of surrogates is no character, and could be written nowhere.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _describe_refused(value: Any) -> str:
+    """Returns the place of the first `_Refused` in `value`, and why it is."""
+    waiting = [("$", value)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, _Refused):
+            return f"{place}: {value.why}"
+        if isinstance(value, dict):
+            waiting += [(f"{place}.{name:.80}", item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += reversed([(f"{place}[{n}]", item) for n, item in enumerate(value)])
+    raise AssertionError("Nothing in the value was refused.")
+
+
+def _check_format(path: str | os.PathLike, value: Any, formats: Collection[int]) -> None:
+    found = value.get("format", 0) if isinstance(value, dict) else 0
+    # What is no number at all is left to the schema.
+    if isinstance(found, int) and not isinstance(found, bool) and found not in formats:
+        read = " and ".join(map(str, sorted(formats)))
+        what = f"has format {found}" if found else "has no format number"
+        newer = "a newer" if found > max(formats) else "another"
+        raise UserError(
+            f"{path}: {what}, and this version reads format {read}. It was written by {newer} "
+            "version of unet_core: use that one."
+        )
+
+
+def _first_misfit(value: Any, kind: Any, place: str = "$") -> tuple[str, Any]:
+    """Returns the place and the value of the innermost part that does not fit its type `kind`."""
+    for part_place, part, part_kind in _typed_parts(value, kind):
+        try:
+            msgspec.convert(part, part_kind)
+        except msgspec.ValidationError:
+            return _first_misfit(part, part_kind, place + part_place)
+    return place, value
+
+
+def _typed_parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Gives place, value and type of each part of `value`, so far as the type `kind` has parts."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        yield from _typed_parts(value, args[0])
+    elif origin in (typing.Union, types.UnionType):
+        others = [each for each in args if each is not type(None)]
+        if len(others) == 1 and value is not None:
+            yield from _typed_parts(value, others[0])
+    elif isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            if field.encode_name in value:
+                yield f".{field.encode_name}", value[field.encode_name], field.type
+    elif isinstance(value, dict) and origin is dict:
+        for name, item in value.items():
+            yield f".{name:.80}", item, args[1]
+    elif isinstance(value, list) and origin is list:
+        for number, item in enumerate(value):
+            yield f"[{number}]", item, args[0]
+    elif isinstance(value, list) and origin is tuple and len(value) == len(args):
+        for number, item in enumerate(value):
+            yield f"[{number}]", item, args[number]

@@ -5,25 +5,63 @@ run = RunDirectory(path)
 config = run.resolve_for_resume(config, data_fingerprint)
 with run.locked():
     run.store(config, data_fingerprint)
+    run.claim(run.path / "mine.png")       # refused if there is one that the run has not written
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
 import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
+from filelock import lock_descriptor
+
 from unet_core.errors import UserError
-from unet_core.files import local_path, warn_once, without_nan, write_whole
+from unet_core.files import (
+    CANNOT_LOCK,
+    local_path,
+    open_to_lock,
+    os_errors,
+    read_bytes,
+    read_json,
+    warn_once,
+    write_json,
+    write_whole,
+)
 from unet_core.settings import RunConfig
 
-# What file systems answer that cannot lock (Lustre without -o flock, NFS without lockd).
-_CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_CONFIG_FORMAT = _SCORES_FORMAT = _WRITTEN_FORMAT = 1
+# What versions without `written.json` have called their files.
+_FILES = (
+    *("config.json", "finished", "history.csv", "known_masks.json", "scores.json"),
+    *("per_image.csv", "worst.png", "precision_recall.png"),
+)
+_OLD_NAMES = re.compile(
+    "|".join(
+        [
+            *map(re.escape, _FILES),
+            r"folds\.(csv|json)",
+            r"held_out/[^/]+_(predict|errors)\.png",
+            r"predictions/[^/]+_(predict|overlay|outlines|instances|probability[^/]*)\.(png|tif)",
+            r"predictions/[^/]+_(instances_overlay\.png|masks|(masks|overlay)\.[a-z0-9]+)",
+        ]
+    )
+)
+
+
+class _Config(msgspec.Struct, kw_only=True):
+    format: int = 0
+    settings: dict[str, Any]
+    data: str
+
+
+class _Files(msgspec.Struct):
+    format: int
+    files: list[str]
 
 
 class RunDirectory:
@@ -39,6 +77,7 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike):
         self.path = local_path(path)
+        self._written = Written(self.path)
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
         self.history = self.path / "history.csv"
@@ -57,31 +96,27 @@ class RunDirectory:
             OSError: If the lock fails otherwise; the error names it.
         """
         lock = self.path / "lock"
-        try:
+        way = "Choose another `run_dir`."
+        with os_errors(self.path, "the run folder cannot be written", way):
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: the run folder cannot be written ({error.strerror}: "
-                f"{error.filename}). "
-                "Choose another --run_dir."
-            ) from error
+            descriptor = open_to_lock(lock)
         try:
+            is_held = True
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path}: another process is using this run folder. Wait for it, or "
-                    f"choose another --run_dir."
-                ) from error
+                is_held = lock_descriptor(descriptor, blocking=False)
             except OSError as error:
-                if error.errno not in _CANNOT_LOCK:
+                if error.errno not in CANNOT_LOCK:
                     raise OSError(error.errno, error.strerror, str(lock)) from error
                 warn_once(
                     "lock",
                     f"{self.path}: the file system cannot lock ({error.strerror}), so see to it "
                     "that no second process uses this run folder.",
                     stacklevel=4,  # `contextlib` stands between.
+                )
+            if not is_held:
+                raise UserError(
+                    f"{self.path}: another process is using this run folder. Wait for it, or "
+                    "choose another `run_dir`."
                 )
             yield
         finally:
@@ -122,14 +157,29 @@ class RunDirectory:
         if differing:
             raise UserError(
                 f"{self.path}: holds a run with other settings: {'; '.join(differing)}. "
-                "Give the same ones to go on with it, or another --run_dir to begin a new run."
+                "Give the same ones to go on with it, or another `run_dir` to begin a new run."
             )
         return config
 
+    def claim(self, *paths: str | os.PathLike) -> None:
+        """Notes that the run writes these files in its folder; call it before they are written.
+
+        Raises:
+            UserError: If one of them is there and the run has not written it.
+            OSError: If the note cannot be written.
+        """
+        self._written.claim(paths)
+
     def store(self, config: RunConfig, data_fingerprint: str) -> None:
-        """Stores the config that `resolve_for_resume` has returned."""
-        stored = {"settings": config.stored(), "data": data_fingerprint}
-        write_whole(self._config, (json.dumps(stored, indent=1) + "\n").encode())
+        """Stores the config that `resolve_for_resume` has returned, and claims the files that every
+        run writes.
+
+        Raises:
+            UserError: If one of these is there and the run has not written it.
+        """
+        self.claim(*(self.path / name for name in _FILES))
+        stored = {"format": _CONFIG_FORMAT, "settings": config.stored(), "data": data_fingerprint}
+        write_json(self._config, stored)
 
     def read(self) -> tuple[RunConfig, str]:
         """Returns the config of the run in this folder and the fingerprint of its data.
@@ -137,34 +187,128 @@ class RunDirectory:
         Raises:
             UserError: If there is no run, or its config cannot be read.
         """
+        if not self.holds_run():
+            raise UserError(
+                f"{self.path}: holds no run. Train first, or give the `run_dir` of one."
+            )
+        what = "the config of a run"
+        way = "Put back what the run has written, or choose another `run_dir`."
+        formats = (0, _CONFIG_FORMAT)
+        stored = read_json(self._config, _Config, what=what, way=way, formats=formats)
         try:
-            stored = json.loads(self._config.read_text())
-            return RunConfig.from_stored(stored["settings"]), stored["data"]
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{self.path}: holds no run. Train first, or give the --run_dir of one."
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self._config}: cannot be read as the config of a run ({error})."
-            ) from error
+            return RunConfig.from_stored(stored.settings), stored.data
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._config}: cannot be read as {what} ({error}). {way}") from error
 
     def write_scores(self, scores: dict[str, Any], folder: pathlib.Path | None = None) -> None:
         """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes
         null.
+
+        Raises:
+            UserError: If one is in the run's folder that the run has not written.
         """
-        write_whole(
-            (folder or self.path) / "scores.json",
-            (json.dumps(without_nan(scores), indent=1) + "\n").encode(),
-        )
+        path = (folder or self.path) / "scores.json"
+        if path.parent == self.path:
+            self.claim(path)
+        write_json(path, {"format": _SCORES_FORMAT, **scores})
 
     def is_finished(self, step: int) -> bool:
-        """Returns whether everything after training was done at `step`."""
-        try:
-            return self._finished.read_text() == f"{step}\n"
-        except OSError:
+        """Returns whether everything after training was done at `step`.
+
+        Raises:
+            UserError: If what is there says something else.
+        """
+        if not os.path.lexists(self._finished):
             return False
+        way = "Move it away; the run is scored again then."
+        with os_errors(self._finished, "cannot be read as the mark of a finished run", way):
+            content = read_bytes(self._finished)
+        if not re.fullmatch(rb"[0-9]{1,18}\n", content):
+            raise UserError(
+                f"{self._finished}: cannot be read as the mark of a finished run (expected the "
+                f"number of a step, here {content[:40]!r}). {way}"
+            )
+        return int(content) == step
 
     def mark_finished(self, step: int) -> None:
-        """Remembers that everything after training is done at `step`."""
+        """Remembers that everything after training is done at `step`.
+
+        Raises:
+            UserError: If there is a file of this name that the run has not written.
+        """
+        self.claim(self._finished)
         write_whole(self._finished, f"{step}\n".encode())
+
+
+class Written:
+    """What a run has written in its folder, by its own list, `written.json`.
+
+    It is read anew by every call, because one process may train while another predicts.
+
+    Args:
+        folder: The folder; nothing is done to it here.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._path = folder / "written.json"
+
+    def claim(self, paths: Iterable[str | os.PathLike]) -> None:
+        """Puts files on the list.
+
+        Args:
+            paths: Files in the folder, at any depth, there or not.
+
+        Raises:
+            UserError: If one of them is there and not on the list; nothing is put on it then.
+            ValueError: If one lies outside the folder.
+            OSError: If the list cannot be written.
+        """
+        listed = self.files()
+        names = [local_path(path).relative_to(self._folder).as_posix() for path in paths]
+        new = [name for name in dict.fromkeys(names) if name not in listed]
+        foreign = [name for name in new if os.path.lexists(self._folder / name)]
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise UserError(
+                f"{self._folder / foreign[0]}{more}: there already, and not written by this run, "
+                "which would replace it. Move it elsewhere, or choose another `run_dir`."
+            )
+        if new:
+            write_json(self._path, {"format": _WRITTEN_FORMAT, "files": [*listed, *new]})
+
+    def files(self) -> dict[str, None]:
+        """Returns the list: paths from the folder with "/", in the order they were claimed.
+
+        In a folder that holds a run but no list, the files are of a version before it, and those
+        of its names count as written by the run.
+
+        Raises:
+            UserError: If the list cannot be read.
+        """
+        if os.path.lexists(self._path):
+            stored = read_json(
+                self._path,
+                _Files,
+                what="the list of what a run has written",
+                way="Put it back, or choose another `run_dir`.",
+                formats=(_WRITTEN_FORMAT,),
+            )
+            return dict.fromkeys(stored.files)
+        configs = (self._folder / "config.json", self._folder / "fold-0" / "config.json")
+        if not any(map(_is_config, configs)):
+            return {}
+        found = [
+            path.relative_to(self._folder).as_posix()
+            for folder in (".", "held_out", "predictions")
+            for path in sorted((self._folder / folder).glob("*"))
+        ]
+        return dict.fromkeys(filter(_OLD_NAMES.fullmatch, found))
+
+
+def _is_config(path: pathlib.Path) -> bool:
+    try:
+        read_json(path, _Config, what="", way="", formats=(0, _CONFIG_FORMAT))
+    except UserError:
+        return False
+    return True

@@ -1,11 +1,10 @@
-import contextlib
-import pathlib
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from helpers.full_disk import full_disk
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -518,9 +517,9 @@ class TestWritePng:
         images.write_png(tmp_path / "a.png", PICTURE)
         assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
-    def test_interrupted_write_leaves_the_old_picture(self, tmp_path, monkeypatch):
+    def test_interrupted_write_leaves_the_old_picture(self, tmp_path):
         images.write_png(tmp_path / "a.png", PICTURE)
-        with full_disk(monkeypatch), pytest.raises(OSError, match="No space left"):
+        with full_disk(), pytest.raises(OSError, match="No space left"):
             images.write_png(tmp_path / "a.png", 255 - PICTURE)
         np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), PICTURE)
 
@@ -547,9 +546,9 @@ class TestWritePalettePng:
             images.read_image(tmp_path / "a.png"), [[[1, 2, 3], [0, 0, 0]]]
         )
 
-    def test_interrupted_write_leaves_the_old_picture(self, tmp_path, monkeypatch):
+    def test_interrupted_write_leaves_the_old_picture(self, tmp_path):
         images.write_palette_png(tmp_path / "a.png", INDICES, [[0, 0, 0]])
-        with full_disk(monkeypatch), pytest.raises(OSError, match="No space left"):
+        with full_disk(), pytest.raises(OSError, match="No space left"):
             images.write_palette_png(tmp_path / "a.png", INDICES + 1, [[0, 0, 0]])
         np.testing.assert_array_equal(images.read_mask(tmp_path / "a.png"), INDICES)
 
@@ -561,15 +560,3 @@ def save_stack(path, pages):
 
 def cut_to(path, length):
     path.write_bytes(path.read_bytes()[:length])
-
-
-@contextlib.contextmanager
-def full_disk(monkeypatch):
-    def fill_disk(path, content):
-        with open(path, "wb") as file:
-            file.write(content[:40])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "write_bytes", fill_disk)
-        yield

@@ -178,7 +178,7 @@ class TestConvert:
 
     def test_json_nested_too_deeply_is_a_problem(self, tmp_path):
         (tmp_path / "a.json").write_text("[" * 100_000)
-        with pytest.raises(UserError, match="cannot be read as JSON"):
+        with pytest.raises(UserError, match=r"an annotation of labelme \(it is nested too deeply"):
             labelme.convert(tmp_path, tmp_path / "out", NAMES)
 
     @pytest.mark.parametrize("path", ["../a.png", "/etc/hostname", "..\\a.png", "a\0.png", ""])
@@ -199,7 +199,7 @@ class TestConvert:
             labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
         assert "2 problem(s)" in str(error.value)
         assert "label.json: shape 0 is labelled 'axon'" in str(error.value)
-        assert "text.json: cannot be read as JSON" in str(error.value)
+        assert "text.json: cannot be read as an annotation of labelme" in str(error.value)
         assert (tmp_path / "out" / "SegmentationClass" / "good.png").exists()
 
     def test_folder_without_json_is_refused(self, tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -123,15 +125,38 @@ class TestMemory:
         changed = survey.count_classes([sample], read, memory=memory(path))
         assert changed[sample].tolist() == [42, 6]
 
-    def test_other_class_map_or_a_damaged_file_is_counted_again(self, tmp_path):
+    def test_under_another_class_map_it_is_counted_again(self, tmp_path):
         sample = write(tmp_path, "a", picture(), picture(1))
         path = tmp_path / "known.json"
         first = memory(path)
         survey.count_classes([sample], Reader(CLASSES, RANGE), memory=first)
         first.store()
         assert memory(path, ClassMap.parse("0:x,1:y")).get(sample.mask[0]) is None
-        path.write_text("{")
-        assert memory(path).get(sample.mask[0]) is None
+
+    def test_file_of_somebody_else_is_refused_and_stays(self, tmp_path):
+        path = tmp_path / "known.json"
+        path.write_text('{"mine": 1}')
+        with pytest.raises(UserError, match=r"known\.json: cannot be read as .* `classes`"):
+            memory(path)
+        assert path.read_text() == '{"mine": 1}'
+
+    def test_what_was_stored_without_a_format_is_read(self, tmp_path):
+        sample = write(tmp_path, "a", picture(), picture(1))
+        first = memory(tmp_path / "known.json")
+        survey.count_classes([sample], Reader(CLASSES, RANGE), memory=first)
+        first.store()
+        stored = json.loads((tmp_path / "known.json").read_text())
+        assert stored.pop("format") == 1
+        (tmp_path / "known.json").write_text(json.dumps(stored))
+        assert memory(tmp_path / "known.json").get(sample.mask[0]) == {1: 48}
+
+    def test_colours_and_values_below_zero_come_back_as_they_were(self, tmp_path):
+        sample = write(tmp_path, "a", picture(), picture(1))
+        first = memory(tmp_path / "known.json")
+        first.put(sample.mask[0], {"#00ff10": 5, -3: 2, 7: 1})
+        first.store()
+        found = memory(tmp_path / "known.json").get(sample.mask[0])
+        assert found == {"#00ff10": 5, -3: 2, 7: 1}
 
 
 class TestCountClasses:

@@ -10,12 +10,14 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from helpers.full_disk import full_disk
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from unet_core.data import images, tiff_bands
 from unet_core.data.tiff_bands import TiffWriter, open_rows
 from unet_core.errors import UserError
+from unet_core.temporary import leftovers
 
 HEIGHT, WIDTH = 50, 37
 GREY = (np.arange(HEIGHT)[:, None] * 5 + np.arange(WIDTH)).astype(np.uint8)
@@ -657,10 +659,12 @@ class TestTiffWriter:
             assert picture.tag_v2[278] == 524
             assert len(picture.tag_v2[273]) == 4
 
-    def test_only_a_part_is_there_until_the_end(self, tmp_path):
+    def test_nothing_has_the_name_until_the_end(self, tmp_path):
         with TiffWriter(tmp_path / "a.tif", HEIGHT, WIDTH) as writer:
             writer.write(GREY)
-            assert [file.name for file in tmp_path.iterdir()] == ["a.tif.part"]
+            assert len(leftovers(tmp_path)) == 1
+            assert not (tmp_path / "a.tif").exists()
+        assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]
 
     def test_missing_rows_are_refused_and_nothing_is_left(self, tmp_path):
         with (
@@ -700,7 +704,7 @@ class TestTiffWriter:
             writer.write(GREY)
         np.testing.assert_array_equal(images.read_image(tmp_path / "a.tif"), GREY)
 
-    def test_killed_process_leaves_a_part_only(self, tmp_path):
+    def test_what_a_killed_process_leaves_is_removed_by_the_next_write(self, tmp_path):
         program = (
             "import os, signal, numpy as np\n"
             "from unet_core.data.tiff_bands import TiffWriter\n"
@@ -711,14 +715,17 @@ class TestTiffWriter:
         root = pathlib.Path(tiff_bands.__file__).parents[2]
         ended = subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
         assert ended.returncode == -signal.SIGKILL
-        assert [file.name for file in tmp_path.iterdir()] == ["a.tif.part"]
+        assert len(leftovers(tmp_path)) == 1
+        assert not (tmp_path / "a.tif").exists()
+        images.write_png(tmp_path / "b.png", GREY)
+        assert [file.name for file in tmp_path.iterdir()] == ["b.png"]
 
     @pytest.mark.parametrize("height", [50, 1500])
     def test_full_disk_is_told_of_the_final_file(self, tmp_path, height):
         # 50 rows stay in the buffer until the end, 1500 noisy ones do not.
-        (tmp_path / "a.tif.part").symlink_to("/dev/full")
         noise = np.random.default_rng(0).integers(0, 256, (height, height), np.uint8)
         with (
+            full_disk(),
             pytest.raises(OSError, match=r"No space left on device: '.*/a\.tif'"),
             TiffWriter(tmp_path / "a.tif", height, height) as writer,
         ):

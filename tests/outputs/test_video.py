@@ -405,7 +405,7 @@ class TestPredictVideo:
             run(source, tmp_path / "o", predict)
         assert names_in(tmp_path) == ["a.avi"]
 
-    def test_while_running_only_parts_are_there(self, tmp_path):
+    def test_while_running_nothing_has_its_name(self, tmp_path):
         seen = set()
 
         def predict(image):
@@ -413,7 +413,8 @@ class TestPredictVideo:
             return bright_is_cell(image)
 
         run(write_cells(tmp_path / "a.avi", size=(97, 65)), tmp_path / "out" / "o", predict)
-        assert seen == {"o_overlay.part.avi", "o_masks.part"}
+        assert {name.rpartition(".")[2] for name in seen} == {"unet_core-tmp", "unet_core-lock"}
+        assert names_in(tmp_path / "out") == ["o_masks", "o_overlay.avi"]
 
     def test_disk_that_fills_up_is_one_message_and_leaves_no_part(self, tmp_path, monkeypatch):
         looks = itertools.count()

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 
 import keras
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 import tensorflow as tf
 from helpers.tiny_loop import batches, make_loop, run, weights
 
-from unet_core import training
+from unet_core import temporary, training
 from unet_core.errors import UserError
 from unet_core.models.unet import make_unet
 from unet_core.training import schedules
@@ -139,23 +141,30 @@ class TestKeeping:
         assert manifest["metadata"] == {"classes": "0:a,1:b"}
 
 
+def half_written(directory):
+    """Makes what a save leaves whose process is killed."""
+    new = temporary.NewFolder(directory / "step-00000009")
+    (new.path / "state.data-00000-of-00001").write_bytes(b"half")
+    (new.path / "state_temp").mkdir()
+    (new.path / "state_temp" / "part").write_bytes(b"left by TensorFlow")
+    os.close(new._lock)
+    # This process has looked for what others left before there was any.
+    temporary._swept.clear()
+    return new.path
+
+
 class TestDamage:
     def test_half_written_save_is_passed_over(self, tmp_path):
         save_steps(tmp_path, 1)
-        partial = tmp_path / "step-00000009.incomplete"
-        partial.mkdir()
-        (partial / "state.data-00000-of-00001").write_bytes(b"half")
-        loop = make_loop(optimizer=adamw)
-        checkpoints = training.Checkpoints(tmp_path, loop)
+        partial = half_written(tmp_path)
+        checkpoints = training.Checkpoints(tmp_path, make_loop(optimizer=adamw))
         assert checkpoints.unfinished() == [partial]
         assert checkpoints.restore() == 1
+        assert checkpoints.unfinished() == []
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
-    def test_next_save_replaces_the_half_written_one(self, tmp_path):
-        partial = tmp_path / "step-00000002.incomplete"
-        partial.mkdir(parents=True)
-        (partial / "state.data-00000-of-00001").write_bytes(b"half")
-        (partial / "state_temp").mkdir()
-        (partial / "state_temp" / "part").write_bytes(b"left by TensorFlow")
+    def test_next_save_removes_the_half_written_one(self, tmp_path):
+        half_written(tmp_path)
         _, checkpoints = save_steps(tmp_path, 2)
         assert checkpoints.steps() == [2]
         assert checkpoints.unfinished() == []
@@ -210,6 +219,83 @@ class TestDamage:
         with pytest.raises(UserError, match=r"No space left.*step 1 is whole"):
             checkpoints.save()
         assert checkpoints.steps() == [1]
+
+
+class TestOwners:
+    def change(self, directory, change):
+        """Writes the checkpoint of step 1 with other owners, and a manifest that agrees."""
+        folder = directory / "step-00000001"
+        loop = make_loop(optimizer=adamw)
+        checkpoints = training.Checkpoints(directory, loop)
+        checkpoints.restore()
+        state = checkpoints._state()
+        owners = {n: getattr(state, n) for n in ("parts", "teachers", "loop", "also")}
+        change(owners)
+        tf.train.Checkpoint(**owners).write(str(folder / "state"))
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for name in manifest["files"]:
+            content = (folder / name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+        path.write_text(json.dumps(manifest | {"added_later": 1}))
+
+    def test_owner_of_a_later_version_is_named_and_left_out(self, tmp_path):
+        loop, _ = save_steps(tmp_path, 1)
+        later = tf.train.Checkpoint(patience=tf.Variable(3), best=tf.Variable([1.0, 2.0]))
+        self.change(tmp_path, lambda owners: owners.update(controls=later))
+        found = make_loop(optimizer=adamw)
+        with pytest.warns(UserWarning, match="step-00000001 holds the state of controls, which"):
+            assert training.Checkpoints(tmp_path, found).restore() == 1
+        for a, b in zip(everything(found), everything(loop), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_owner_that_the_checkpoint_lacks_is_named_and_nothing_is_restored(self, tmp_path):
+        save_steps(tmp_path, 1)
+        self.change(tmp_path, lambda owners: owners.pop("loop"))
+        found = make_loop(optimizer=adamw)
+        before = everything(found)
+        with pytest.raises(UserError, match="has no state of loop, which the loop has"):
+            training.Checkpoints(tmp_path, found).restore()
+        for a, b in zip(everything(found), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("added", [1, -1])
+    def test_more_or_fewer_variables_of_an_owner_are_refused(self, tmp_path, added):
+        save_steps(tmp_path, 1)
+
+        def change(owners):
+            state = dict(make_loop().state)
+            state.pop("skipped_steps")
+            more = {"new": tf.Variable(1), "newer": tf.Variable(1)} if added > 0 else {}
+            owners["loop"] = tf.train.Checkpoint(**state, **more)
+
+        self.change(tmp_path, change)
+        loop = make_loop(optimizer=adamw)
+        with pytest.raises(UserError, match="does not fit the loop it is restored into"):
+            training.Checkpoints(tmp_path, loop).restore()
+
+    def test_what_a_later_version_added_to_the_manifest_stays(self, tmp_path):
+        save_steps(tmp_path, 1)
+        self.change(tmp_path, lambda owners: None)
+        checkpoints = training.Checkpoints(tmp_path, make_loop(optimizer=adamw))
+        checkpoints.restore()
+        checkpoints.save(score=0.5)
+        manifest = json.loads((tmp_path / "step-00000001" / "manifest.json").read_text())
+        assert (manifest["score"], manifest["added_later"]) == (0.5, 1)
+
+    def test_newer_format_is_refused_by_its_number(self, tmp_path):
+        save_steps(tmp_path, 1)
+        path = tmp_path / "step-00000001" / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 3}))
+        with pytest.raises(UserError, match="has format 3, and this version reads format 2"):
+            training.Checkpoints(tmp_path, make_loop(optimizer=adamw)).restore()
+
+    def test_score_that_is_no_number_is_saved_and_restored(self, tmp_path):
+        save_steps(tmp_path, 1, scores={1: float("nan")})
+        checkpoints = training.Checkpoints(tmp_path, make_loop(optimizer=adamw))
+        assert checkpoints.restore() == 1
+        assert checkpoints.best_step is None
 
 
 class TestLoadWeights:

@@ -25,7 +25,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile as PilTiffImageFile
 
-from unet_core.errors import UserError
+from unet_core.errors import UserError, reason_of
 from unet_core.files import write_whole
 
 MOST_PIXELS = 2**29
@@ -228,7 +228,7 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
         OSError: If the file cannot be written.
     """
     _, encoded = cv2.imencode(".png", pixels)
-    write_whole(path, encoded.tobytes())
+    _write_picture(path, encoded.tobytes())
 
 
 def write_palette_png(
@@ -250,7 +250,12 @@ def write_palette_png(
     picture.putpalette(colours + [0] * (3 * 256 - len(colours)))
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
-    write_whole(path, encoded.getvalue())
+    _write_picture(path, encoded.getvalue())
+
+
+def _write_picture(path: str | os.PathLike, content: bytes) -> None:
+    # To wait for the disk can take longer than all else, and a picture can be made again.
+    write_whole(path, content, flushed=False)
 
 
 @contextlib.contextmanager
@@ -298,7 +303,7 @@ def opened(
         raise
     except Exception as error:  # Decoders raise anything, from SyntaxError to struct.error.
         if isinstance(error, OSError) and error.strerror:
-            raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+            raise UserError(f"{path}: cannot be read ({reason_of(error)}).") from error
         raise UserError(
             f"{path}: cannot be decoded as a picture ({error}): it is damaged, cut short, or of a "
             "kind that is not read. Copy it again, save it as PNG or TIFF of 8 or 16 bits, or "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import PIL.Image
 
@@ -19,7 +20,7 @@ from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.layouts import numeric_order
 from unet_core.errors import UserError
-from unet_core.files import write_whole
+from unet_core.files import os_errors, read_bytes, read_json, write_whole
 
 IGNORE_LABELS = ("__ignore__", "ignore")
 # As labelme draws them, in pixels.
@@ -27,6 +28,16 @@ _LINE_WIDTH, _POINT_RADIUS = 10, 5
 _FEWEST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2}
 # OpenCV takes coordinates in 2^-4 pixels.
 _SHIFT = 4
+# The image may lie in the document.
+_MOST_BYTES = 2**30
+
+
+class _Document(msgspec.Struct):
+    shapes: list[dict[str, Any]]
+    imageData: str | None = None
+    imagePath: str | None = None
+    imageHeight: int | None = None
+    imageWidth: int | None = None
 
 
 def convert(
@@ -61,7 +72,9 @@ def convert(
     if not paths:
         raise UserError(f"{json_dir}: holds no JSON files.")
     names_path, names = output_dir / "class_names.txt", "".join(f"{n}\n" for n in class_names)
-    if names_path.exists() and names_path.read_bytes() != names.encode():
+    with os_errors(names_path, "cannot be read", "Convert to an empty folder."):
+        before = read_bytes(names_path) if os.path.lexists(names_path) else None
+    if before not in (None, names.encode()):
         raise UserError(
             f"{names_path}: lists other classes than {', '.join(class_names)}, so that old and new "
             "masks would differ in meaning. Convert to an empty folder, or with the old classes."
@@ -72,27 +85,28 @@ def convert(
     warnings, problems = [], []
     for path in progress(paths):
         mask_path = mask_dir / f"{path.stem}.png"
-        if mask_path.exists():
+        if os.path.lexists(mask_path):
             warnings.append(f"{mask_path}: is there already and was left as it is.")
             continue
         try:
             document = _read(path)
             suffix, content = _image(path, document)
-            mask = draw(document, class_names, _size(path, content, document))
+            size = _size(path, content, document)
+            mask = draw({"shapes": document.shapes}, class_names, size)
         except UserError as error:
             message = str(error)
             problems.append(message if str(path) in message else f"{path}: {message}")
             continue
         image_path = image_dir / f"{path.stem}{suffix}"
-        if not image_path.exists():
+        if not os.path.lexists(image_path):
             write_whole(image_path, content)
-        elif image_path.read_bytes() != content:
+        elif not _holds(image_path, content):
             warnings.append(
                 f"{image_path}: another image is there already; {path.name} was left out."
             )
             continue
         images.write_png(mask_path, mask)
-    if not names_path.exists():
+    if before is None:
         write_whole(names_path, names.encode())
     if problems:
         lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, 1)]
@@ -122,11 +136,9 @@ def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, 
         except (
             ArithmeticError,
             LookupError,
-            OSError,
             TypeError,
             ValueError,
             cv2.error,
-            PIL.Image.DecompressionBombError,
         ) as error:
             raise UserError(f"shape {number} ({label}) cannot be drawn ({error}).") from error
     return mask
@@ -158,7 +170,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
             cv2.circle(mask, tuple(map(int, centre)), radius, value, cv2.FILLED, shift=_SHIFT)
     elif kind == "mask":
         content = base64.b64decode(shape["mask"], validate=True)
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        with images.opened("its mask", content=content) as picture:
             inside = np.array(picture.convert("L")) > 0
         left, top = (round(float(v)) for v in points[0])
         part = mask[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
@@ -168,42 +180,45 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
         raise ValueError(f"shapes of type {kind!r} are not known")
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}).") from error
-    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise UserError(f"{path}: is no labelme file; it has no list of shapes.")
-    return document
+def _read(path: pathlib.Path) -> _Document:
+    what = "an annotation of labelme"
+    way = "Save it again in labelme, or remove it."
+    return read_json(path, _Document, what=what, way=way, most_bytes=_MOST_BYTES)
 
 
-def _image(path: pathlib.Path, document: dict[str, Any]) -> tuple[str, bytes]:
+def _image(path: pathlib.Path, document: _Document) -> tuple[str, bytes]:
     """Returns suffix and content of the document's image: the one inside, or the file it names."""
-    if document.get("imageData"):
+    if document.imageData:
         try:
-            content = base64.b64decode(document["imageData"], validate=True)
-        except (binascii.Error, TypeError, ValueError) as error:
+            content = base64.b64decode(document.imageData, validate=True)
+        except (binascii.Error, ValueError) as error:
             raise UserError(f"{path}: its imageData cannot be decoded ({error}).") from error
         return (".jpg" if content.startswith(b"\xff\xd8") else ".png"), content
-    named = str(document.get("imagePath") or "").replace("\\", "/")
+    named = (document.imagePath or "").replace("\\", "/")
     file = path.parent / named
     if not named or "\0" in named or path.parent.resolve() not in file.resolve().parents:
         raise UserError(f"{path}: its imagePath ({named!r}) is not inside {path.parent}.")
+    with os_errors(path, f"its image {file} cannot be read", "Put it there."):
+        return file.suffix.lower(), read_bytes(file, most_bytes=_MOST_BYTES)
+
+
+def _holds(path: pathlib.Path, content: bytes) -> bool:
     try:
-        return file.suffix.lower(), file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: its image {file} cannot be read ({error.strerror}).") from error
+        return read_bytes(path, most_bytes=_MOST_BYTES) == content
+    except OSError:
+        return False  # Whatever it is, it is not that image.
 
 
-def _size(path: pathlib.Path, content: bytes, document: dict[str, Any]) -> tuple[int, int]:
+def _size(path: pathlib.Path, content: bytes, document: _Document) -> tuple[int, int]:
     """Returns (H, W) of the image, which must be what the document says if it says it."""
     try:
         with PIL.Image.open(io.BytesIO(content)) as picture:
             width, height = picture.size
-    except (OSError, PIL.Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Decoders raise anything, from SyntaxError to struct.error.
         raise UserError(f"{path}: its image cannot be decoded ({error}).") from error
-    said = document.get("imageHeight") or height, document.get("imageWidth") or width
+    said = document.imageHeight or height, document.imageWidth or width
     if said != (height, width):
         raise UserError(
             f"{path}: its image has {width}x{height} pixels, and its shapes were drawn on "

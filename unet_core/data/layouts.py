@@ -18,6 +18,7 @@ import contextlib
 import csv
 import dataclasses
 import glob
+import io
 import itertools
 import os
 import pathlib
@@ -27,11 +28,12 @@ from collections.abc import Sequence
 from unet_core.data import images
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
-from unet_core.files import write_whole
+from unet_core.files import read_bytes, write_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LAYOUTS = ("folders", "voc", "csv", "stack")
 PARTS = ("train", "val", "test")
+_MOST_TABLE_BYTES = 2**30
 _PREDICTED = re.compile(r"_(predict|overlay|outlines|instances|probability(_.*)?)$")
 
 
@@ -224,7 +226,7 @@ def _voc(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
     samples, part_of = [], {}
     for part in parts:
         try:
-            lines = (lists / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+            lines = read_bytes(lists / f"{part}.txt").decode("utf-8-sig").splitlines()
         except (OSError, UnicodeError) as error:
             problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
             continue
@@ -247,8 +249,8 @@ def _voc(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
 def _csv(path: pathlib.Path, problems: list[str]) -> list[Sample]:
     path = path / "samples.csv" if path.is_dir() else path
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        text = read_bytes(path, most_bytes=_MOST_TABLE_BYTES).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, UnicodeError, csv.Error) as error:
         problems.append(f"{path}: cannot be read as a CSV file ({error}).")
         return []

@@ -10,10 +10,12 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from unet_core.conventions import IGNORED
@@ -23,10 +25,23 @@ from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
-from unet_core.files import write_whole
+from unet_core.files import read_json, write_whole
 
 # Beyond this much, files are told apart by size and time, not by what they hold.
 _HASHED_BYTES = 1 << 30
+_MEMORY_FORMAT = 1
+_MOST_MEMORY_BYTES = 2**30
+# A grey value, or a colour.
+_Value = Annotated[str, msgspec.Meta(pattern="^(-?[0-9]{1,10}|#[0-9a-f]{6})$")]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Known(msgspec.Struct, kw_only=True):
+    """Of each mask the size and time of its file, and the pixels of each value."""
+
+    format: int = 0
+    classes: str
+    masks: dict[str, tuple[list[int], dict[_Value, _Count]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,35 +87,44 @@ class Memory:
     Args:
         path: A JSON file, or None to remember nothing beyond this process.
         classes: Counts under another class map are other counts.
+
+    Raises:
+        UserError: If there is a file of this name that holds something else; it stays as it is.
     """
 
     def __init__(self, path: pathlib.Path | None, classes: ClassMap):
         self._path = path
         self._key = str(classes)
-        self._known: dict[str, list] = {}
-        try:
-            stored = json.loads(path.read_text()) if path else {}
-            if stored.get("classes") == self._key:
-                self._known = dict(stored["masks"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # Counted again.
+        self._known: dict[str, tuple[list[int], dict[str, int]]] = {}
+        if path and os.path.lexists(path):
+            stored = read_json(
+                path,
+                _Known,
+                what="what is remembered of the masks",
+                way="Move it away; the masks are counted again then.",
+                formats=(0, _MEMORY_FORMAT),
+                most_bytes=_MOST_MEMORY_BYTES,
+            )
+            if stored.classes == self._key:
+                self._known = stored.masks
 
     def get(self, source: Source) -> dict[int | str, int] | None:
         """Returns the value counts of a mask that has not changed since it was counted."""
         entry = self._known.get(str(source))
         if not entry or entry[0] != _size_and_time(source.path):
             return None
-        return {int(v) if str(v).isdecimal() else v: int(n) for v, n in entry[1].items()}
+        return {v if v.startswith("#") else int(v): count for v, count in entry[1].items()}
 
     def put(self, source: Source, values: Mapping[int | str, int]) -> None:
         """Remembers the value counts of a mask."""
-        self._known[str(source)] = [_size_and_time(source.path), dict(values)]
+        counts = {str(value): int(count) for value, count in values.items()}
+        self._known[str(source)] = (_size_and_time(source.path), counts)
 
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
         if self._path:
-            stored = {"classes": self._key, "masks": self._known}
-            write_whole(self._path, json.dumps(stored).encode())
+            stored = _Known(format=_MEMORY_FORMAT, classes=self._key, masks=self._known)
+            write_whole(self._path, msgspec.json.encode(stored))
 
 
 def read_headers(

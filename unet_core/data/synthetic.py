@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 
 import cv2
@@ -23,6 +22,7 @@ import numpy as np
 
 from unet_core.data import images
 from unet_core.errors import UserError
+from unet_core.files import new_folder, os_errors
 
 MEMBRANE, CELL = 0, 255
 _SLICES_PER_KEY = 6
@@ -40,8 +40,7 @@ def write_dataset(
     """Writes `train/image`, `train/label` and `test` as PNG named 0.png, 1.png, ... under
     `data_dir`.
 
-    It is written to a temporary sibling and renamed, so that a killed write never looks like a data
-    set.
+    They appear as a whole, so that a killed write never looks like a data set.
 
     Args:
         data_dir: The folder to make; it must not exist.
@@ -61,24 +60,17 @@ def write_dataset(
         )
     work = [("train", z) for z in range(train_slices)] + [("test", z) for z in range(test_slices)]
     volumes = {"train": Volume(size=size, seed=seed), "test": Volume(size=size, seed=seed + 1)}
-    try:
-        data_dir.parent.mkdir(parents=True, exist_ok=True)
-        sibling = pathlib.Path(tempfile.mkdtemp(prefix=f".{data_dir.name}.", dir=data_dir.parent))
-        sibling.chmod(0o755)
+    way = "Make room, or choose another folder."
+    with os_errors(data_dir, "synthetic data cannot be written", way), new_folder(data_dir) as new:
         for folder in ("train/image", "train/label", "test"):
-            (sibling / folder).mkdir(parents=True)
+            (new / folder).mkdir(parents=True)
         for part, z in progress(work):
             image, mask = volumes[part].slice_at(z)
             if part == "train":
-                images.write_png(sibling / "train" / "image" / f"{z}.png", image)
-                images.write_png(sibling / "train" / "label" / f"{z}.png", mask)
+                images.write_png(new / "train" / "image" / f"{z}.png", image)
+                images.write_png(new / "train" / "label" / f"{z}.png", mask)
             else:
-                images.write_png(sibling / "test" / f"{z}.png", image)
-        sibling.rename(data_dir)
-    except OSError as error:
-        raise UserError(
-            f"{data_dir}: synthetic data cannot be written ({error.strerror})."
-        ) from error
+                images.write_png(new / "test" / f"{z}.png", image)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from PIL.ImageFile import ImageFile
 
 from unet_core.data import images
 from unet_core.errors import UserError
+from unet_core.files import NewFile, naming, os_errors
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 277, 278, 279
@@ -144,11 +145,9 @@ class Rows:
         top, _ = segments.corner(index)
         height = min(segments.height, self.height - top) if segments.strips else segments.height
         name = self._name(top, min(top + height, self.height))
-        try:
+        with os_errors(name, "cannot be read", "Copy the file again, or remove it."):
             file.seek(segments.offsets[index])
             data = file.read(segments.lengths[index])
-        except OSError as error:
-            raise UserError(f"{name}: cannot be read ({error.strerror}).") from error
         size = {_WIDTH: segments.width, _HEIGHT: height, _ROWS_PER_STRIP: height}
         content = _small_tiff({**segments.tags, **size}, data, segments.order)
         with images.opened(name, content=content) as picture:
@@ -315,8 +314,8 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
 
 
 class TiffWriter:
-    """Writes a TIFF in bands of rows, whole or not at all: under the name `<path>.part`, which
-    becomes `path` when the `with` is left.
+    """Writes a TIFF in bands of rows, whole or not at all: it takes its name when the `with` is
+    left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
     4 GB. Colours are in RGB order, in the bands and in the file. As they read it, OpenCV 5.0
@@ -345,7 +344,6 @@ class TiffWriter:
         palette: Sequence[Sequence[int]] | None = None,
     ):
         self._path = pathlib.Path(path)
-        self._partial = self._path.with_name(self._path.name + ".part")
         self._shape = (height, width, channels)
         self._dtype = np.dtype(dtype)
         kind = (self._dtype.name, channels)
@@ -365,7 +363,7 @@ class TiffWriter:
         row_bytes = width * channels * self._dtype.itemsize
         self._big = height * row_bytes > _LARGEST_CLASSIC
         self._rows_per_strip = min(height, max(1, _STRIP_TARGET // row_bytes))
-        self._file: BinaryIO | None = None
+        self._new: NewFile | None = None
         self._waiting: list[np.ndarray] = []
         self._rows = 0
         self._offsets: list[int] = []
@@ -405,10 +403,10 @@ class TiffWriter:
         self._abandoned = True
 
     def __enter__(self) -> TiffWriter:
+        self._new = NewFile(self._path)
         with self._naming_errors():
-            self._file = open(self._partial, "wb")
             # The place of the directory is not known yet.
-            self._file.write(_header(0, "<", self._big))
+            self._new.file.write(_header(0, "<", self._big))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
@@ -417,7 +415,7 @@ class TiffWriter:
             with self._naming_errors():
                 self._finish()
             return
-        self._remove()
+        self._new.discard()
         if kind is None and not self._abandoned:
             raise ValueError(
                 f"{self._path} takes {height} rows, of which {self._rows} were written; it is not "
@@ -428,8 +426,8 @@ class TiffWriter:
         content = zlib.compress(b"".join(rows.tobytes() for rows in self._waiting), _DEFLATE_LEVEL)
         self._waiting.clear()
         with self._naming_errors():
-            self._offsets.append(self._file.tell())
-            self._lengths.append(self._file.write(content))
+            self._offsets.append(self._new.file.tell())
+            self._lengths.append(self._new.file.write(content))
 
     def _finish(self) -> None:
         """Writes the directory and gives the file its name."""
@@ -451,29 +449,23 @@ class TiffWriter:
             tags[_EXTRA_SAMPLES] = _ALPHA
         if self._colour_map:
             tags |= {_PHOTOMETRIC: _INDICES, _COLOUR_MAP: self._colour_map}
-        self._file.write(bytes(self._file.tell() % 2))
-        at = self._file.tell()
-        self._file.write(_directory(tags, at, "<", self._big))
-        self._file.seek(0)
-        self._file.write(_header(at, "<", self._big))
-        self._file.close()
-        self._partial.replace(self._path)
-
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._partial.unlink()
+        file = self._new.file
+        file.write(bytes(file.tell() % 2))
+        at = file.tell()
+        file.write(_directory(tags, at, "<", self._big))
+        file.seek(0)
+        file.write(_header(at, "<", self._big))
+        self._new.commit()
 
     @contextlib.contextmanager
     def _naming_errors(self) -> Iterator[None]:
         """Makes an OSError inside the `with` name the file by its final name; nothing is kept."""
         try:
-            yield
-        except OSError as error:
-            if self._file is not None:
-                self._remove()
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            with naming(self._path):
+                yield
+        except OSError:
+            self._new.discard()
+            raise
 
 
 def _small_tiff(tags: _Tags, data: bytes, order: str) -> bytes:

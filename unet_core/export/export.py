@@ -20,10 +20,8 @@ the image around by a margin, and cut that off again. Neither checks the pixels:
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 import keras
@@ -34,11 +32,13 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.errors import UserError
 from unet_core.export import onnx_file
+from unet_core.files import new_folder, os_errors, write_json
 from unet_core.inference.network import make_inference_network
 from unet_core.models.layers import mirrored_indices
 from unet_core.models.unet import TileGeometry, tile_geometry
 from unet_core.settings import RunConfig
 
+_FORMAT = 1
 FORMATS = ("saved_model", "keras", "onnx")
 _SIGNATURES = {
     "serving_default": tf.uint8,
@@ -107,12 +107,16 @@ def export(
             f"{classes}. Received one of {found[0]} and {found[1]}."
         )
     margin = default_margin(model) if margin is None else margin
-    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        _write_json(partial / "classes.json", _described(classes))
-        settings = {"settings": config.stored(), "step": step}
-        _write_json(partial / "unet_core.json", settings)
+    errors = os_errors(
+        output_dir,
+        "cannot be written",
+        "Make room or choose another folder.",
+        kinds=(OSError, tf.errors.OpError),
+    )
+    with errors, new_folder(output_dir) as partial:
+        write_json(partial / "classes.json", _described(classes))
+        settings = {"format": _FORMAT, "settings": config.stored(), "step": step}
+        write_json(partial / "unet_core.json", settings)
         if "saved_model" in formats:
             server = _Server(
                 make_inference_network(model, precision=precision, bare=True),
@@ -128,15 +132,6 @@ def export(
         if "onnx" in formats:
             proto = onnx_file.make_onnx(model, scaling, margin, classes.names)
             (partial / "model.onnx").write_bytes(proto.SerializeToString())
-        partial.rename(output_dir)
-    except (OSError, tf.errors.OpError) as error:
-        # TensorFlow and h5py tell of a full disk in words of their own.
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise UserError(
-            f"{output_dir}: cannot be written ({reason}). Make room or choose another folder."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def default_margin(model: keras.Model) -> int:
@@ -261,7 +256,3 @@ def _or_one(spread: tf.Tensor) -> tf.Tensor:
 def _described(classes: ClassMap) -> list[dict]:
     pairs = zip(classes.names, classes.mask_values, strict=True)
     return [{"id": i, "name": name, "mask_value": value} for i, (name, value) in enumerate(pairs)]
-
-
-def _write_json(path: pathlib.Path, content) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -7,21 +7,30 @@ trained.model, trained.config, trained.classes, trained.step
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
+from typing import Any
 
 import keras
+import msgspec
 
 from unet_core import training
 from unet_core.data.classes import ClassMap
-from unet_core.errors import UserError
+from unet_core.errors import UserError, reason_of
+from unet_core.files import read_json
 from unet_core.models.build import make_network
 from unet_core.run_directory import RunDirectory
 from unet_core.settings import RunConfig
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
+_EXPORT_FORMAT = 1
+
+
+class _Settings(msgspec.Struct, kw_only=True):
+    format: int = 0
+    settings: dict[str, Any]
+    step: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +92,27 @@ def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trai
 
 
 def _open_export(path: pathlib.Path) -> Trained:
+    stored = read_json(
+        path / EXPORT_SETTINGS,
+        _Settings,
+        what="the settings of an export",
+        way="Export again.",
+        formats=(0, _EXPORT_FORMAT),
+    )
     try:
-        stored = json.loads((path / EXPORT_SETTINGS).read_text())
-        config, step = RunConfig.from_stored(stored["settings"]), int(stored["step"])
+        config = RunConfig.from_stored(stored.settings)
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():
             raise UserError(
-                f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export it with "
-                "--formats=keras beside what else you need."
+                f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export the format "
+                "keras (`formats`) beside what else you need."
             )
         model = build_network(config)
         model.load_weights(weights)
     except UserError:
         raise
     except Exception as error:  # zipfile, h5py and Keras raise anything.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as an export ({reason}). Export again.") from error
-    return Trained(model, config, step)
+        raise UserError(
+            f"{path}: cannot be read as an export ({reason_of(error)}). Export again."
+        ) from error
+    return Trained(model, config, stored.step)

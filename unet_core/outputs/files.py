@@ -25,6 +25,7 @@ from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows, TiffWriter, open_rows
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
+from unet_core.files import os_errors
 from unet_core.inference import instances
 from unet_core.inference.masks import predicted_ids, write_mask
 from unet_core.inference.predictor import Predictor, check_finite
@@ -120,7 +121,8 @@ def predict_files(
     total = sum(pixels[source.path] for source in sources)
     rows, warnings, failures = [], [], []
     predicted, start = 0, time.perf_counter()
-    try:
+    way = "Those already there are whole; make room or choose another --output_dir."
+    with os_errors(output_dir, "predictions cannot be written", way):
         output_dir.mkdir(parents=True, exist_ok=True)
         with progress(total=total) as bar:
             for source, stem in zip(sources, stems, strict=True):
@@ -148,11 +150,6 @@ def predict_files(
                         "has not learned this kind of image: train longer, or check that images "
                         "and masks belong together."
                     )
-    except OSError as error:
-        raise UserError(
-            f"{output_dir}: predictions cannot be written ({error.strerror}). Those already there "
-            "are whole; make room or choose another --output_dir."
-        ) from error
     seconds = time.perf_counter() - start
     table = tables.table(_Summary(classes).header(), rows)
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)

@@ -33,6 +33,7 @@ from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
+from unet_core.files import NewFolder, open_to_read, os_errors, scratch_folder
 from unet_core.inference.masks import predicted_ids
 from unet_core.inference.predictor import check_finite
 
@@ -265,8 +266,8 @@ def predict_video(
     The overlay has the suffix of the source if OpenCV can write that, else ".avi"; ".mp4" for a
     camera. Masks hold the mask values of the class map and lose nothing: they are
     `<stem>_masks.avi` (FFV1, or ".mkv"), or `<stem>_masks/000000.png` and so on where this OpenCV
-    reads no such video back exactly, for odd sizes and for values above 255. Everything is called
-    `.part` until it is finished.
+    reads no such video back exactly, for odd sizes and for values above 255. Nothing has these
+    names before it is finished.
 
     Args:
         predict: [H, W] (one channel) or [H, W, 3] (RGB) uint8 to probabilities [H, W, C] float32.
@@ -475,22 +476,24 @@ class _Writer:
 
 
 class _VideoTarget:
-    """A video under way, called `.part` until it is whole."""
+    """A video under way, which lies in a folder of its own until it is whole."""
 
     def __init__(self, path: pathlib.Path, codec: Codec, size: tuple[int, int], rate: float):
         self.path = path
-        self._part = path.with_name(f"{path.stem}.part{path.suffix}")
+        self._folder: NewFolder | None = None
         self._codec = codec
         self._size = size
         self._rate = rate
         self._writer: _Writer | None = None
 
     def open(self) -> None:
+        self._folder = NewFolder(self.path)
+        self._part = self._folder.path / f"video{self.path.suffix}"
         self._writer = _Writer(self._part, self._codec, self._size, self._rate)
         if not self._writer.is_open:
             raise UserError(
-                f"{self._part}: cannot be written as a video. Remove what has that name, or choose "
-                "another --output_dir."
+                f"{self.path}: cannot be written as a video. Look whether the folder can be "
+                "written, or choose another `output_dir`."
             )
 
     def write(self, picture: np.ndarray) -> None:
@@ -517,37 +520,39 @@ class _VideoTarget:
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.close()
-            with contextlib.suppress(OSError):
-                self._part.unlink()
+        if self._folder is not None:
+            self._folder.discard()
 
 
 class _FolderTarget:
-    """A folder of numbered PNG files under way, called `.part` until it is whole."""
+    """A folder of numbered PNG files under way, which has another name until it is whole."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        self._part = path.with_name(path.name + ".part")
+        self._new: NewFolder | None = None
         self._written = 0
 
     def open(self) -> None:
-        self.discard()
-        self._part.mkdir()
+        self._new = NewFolder(self.path)
 
     def write(self, pixels: np.ndarray) -> None:
-        images.write_png(self._part / f"{self._written:06d}.png", pixels)
+        images.write_png(self._new.path / f"{self._written:06d}.png", pixels)
         self._written += 1
 
     def is_full(self) -> bool:
         return False
 
     def finish(self, _: int) -> None:
-        if self.path.is_dir():
+        if self.path.is_symlink() or self.path.is_file():
+            self.path.unlink()
+        elif self.path.is_dir():
             shutil.rmtree(self.path)
-        self._part.rename(self.path)
+        self._new.commit()
 
     def discard(self) -> None:
         """Removes what is not finished."""
-        shutil.rmtree(self._part, ignore_errors=True)
+        if self._new is not None:
+            self._new.discard()
 
 
 def _make_overlay_target(
@@ -623,14 +628,9 @@ def _readable_size(path: str) -> int:
     Raises:
         UserError: If it cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            return file.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read as a video ({error.strerror}). Name a file "
-            f"({', '.join(VIDEO_SUFFIXES)}), or a camera, such as camera:0."
-        ) from error
+    way = f"Name a file ({', '.join(VIDEO_SUFFIXES)}), or a camera, such as camera:0."
+    with os_errors(path, "cannot be read as a video", way), open_to_read(path) as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def _capture(source: str | int) -> cv2.VideoCapture:
@@ -678,13 +678,8 @@ def _keeps(
     """
     width, height = size
     frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
-    with (
-        _written_to(folder),
-        tempfile.TemporaryDirectory(
-            prefix=".trial.part.", dir=folder, ignore_cleanup_errors=True
-        ) as trial,
-    ):
-        path = pathlib.Path(trial) / f"trial{codec.suffix}"
+    with _written_to(folder), scratch_folder(folder) as trial:
+        path = trial / f"trial{codec.suffix}"
         writer = _Writer(path, codec, size, rate)
         if not writer.is_open:
             return False
@@ -740,13 +735,9 @@ def _check_room(folder: str | os.PathLike) -> None:
 @contextlib.contextmanager
 def _written_to(folder: str | os.PathLike) -> Iterator[None]:
     """Makes of an OSError of the block the UserError that `folder` cannot be written."""
-    try:
+    way = "What was not finished is removed. Make room or choose another `output_dir`."
+    with os_errors(folder, "predictions cannot be written", way):
         yield
-    except OSError as error:
-        raise UserError(
-            f"{folder}: predictions cannot be written ({error.strerror}); what was not finished is "
-            "removed. Make room or choose another --output_dir."
-        ) from error
 
 
 def _rate(frames: int, seconds: float) -> float:

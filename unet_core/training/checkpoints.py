@@ -4,10 +4,9 @@
     step = checkpoints.restore()           # 0 if there is none
     checkpoints.save(score=0.81)           # the best score's checkpoint is kept beside the latest 3
 
-A checkpoint is a folder `step-00000500` with TensorFlow's checkpoint files and `manifest.json`:
-step, scores, the caller's metadata, what each part of the loop consists of, and size and SHA-256 of
-each file. It is written under another name, flushed to disk, and renamed: a folder of that name is
-whole. Nothing in it is executed when it is read.
+A checkpoint is a folder `step-00000500`, see `checkpoint_files`. It is written under another name,
+flushed to disk, and renamed: a folder of that name is whole. Nothing in it is executed when it is
+read.
 
 Each owner has its own part of the checkpoint: of every part of the loop the variables of the model
 by place, the optimizer's, the averages by the place of their variable; the loop's own; and those of
@@ -16,13 +15,9 @@ the host (`also`).
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import os
 import pathlib
-import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -32,24 +27,29 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core import files
-from unet_core.errors import UserError
-from unet_core.training import optimizers
+from unet_core.errors import UserError, reason_of
+from unet_core.temporary import NewFolder, leftovers, remove_leftovers
+from unet_core.training import checkpoint_files, optimizers
+from unet_core.training.checkpoint_files import (
+    PREFIX,
+    Manifest,
+    Monitor,
+    PartEntry,
+    Slot,
+    folder_of,
+    steps_in,
+)
 from unet_core.training.loop import Loop
 from unet_core.training.parts import Part
 from unet_core.training.variables import (
     check_equal_on_replicas,
     finalise,
     key_of,
-    name_of,
     of_tensorflow,
     variables_of,
 )
 
-_FORMAT = 2
-_MANIFEST = "manifest.json"
-_PREFIX = "state"
-_INCOMPLETE = ".incomplete"
-_NAME = re.compile(r"step-(\d{8,})")
+__all__ = ["Checkpoints", "folder_of", "load_weights", "steps_in"]
 
 
 class Checkpoints:
@@ -89,7 +89,7 @@ class Checkpoints:
         self._directory = files.local_path(directory)
         self._loop = loop
         self._keep = keep
-        self._monitor = {"name": monitor, "higher_is_better": bool(higher_is_better)}
+        self._monitor = Monitor(monitor, bool(higher_is_better))
         self._metadata = _as_json(metadata)
         self._also = dict(also or {})
         for name, variable in self._also.items():
@@ -108,8 +108,10 @@ class Checkpoints:
         return steps_in(self._directory)
 
     def unfinished(self) -> list[pathlib.Path]:
-        """Returns the folders of saves that were interrupted; `restore` passes them over."""
-        return sorted(self._directory.glob(f"step-*{_INCOMPLETE}"))
+        """Returns the folders of saves that are interrupted, or under way; `restore` removes those
+        whose process is dead.
+        """
+        return leftovers(self._directory)
 
     def save(self, *, score: float | None = None) -> pathlib.Path:
         """Saves the loop as it is now and returns the checkpoint's folder.
@@ -142,14 +144,14 @@ class Checkpoints:
             self.best_step, self.best_score = step, score
         if step in self._lineage and final.exists():
             if score is not None:
-                self._add_score(final, score)
+                best = {"best_step": self.best_step, "best_score": self.best_score}
+                checkpoint_files.add_score(final, score=score, **best)
             return final
         for part in self._loop.parts.values():
             check_equal_on_replicas(self._loop.strategy, _own_writing(part))
         try:
             self._write(final, step, score)
         except (OSError, tf.errors.OpError) as error:
-            reason = _reason(error)
             last = max(self._lineage & set(self.steps()), default=None)
             kept = (
                 "There is no earlier checkpoint."
@@ -157,7 +159,7 @@ class Checkpoints:
                 else f"The checkpoint of step {last} is whole."
             )
             raise UserError(
-                f"{final}: the checkpoint cannot be written ({reason}). {kept} "
+                f"{final}: the checkpoint cannot be written ({reason_of(error)}). {kept} "
                 "Make room or permit writing, and start the same command again."
             ) from error
         self._lineage.add(step)
@@ -179,29 +181,26 @@ class Checkpoints:
                 of another network, optimizer or kind of loop.
         """
         self._loop.check_may_save()
+        remove_leftovers(self._directory)
         steps = self.steps()
         if not steps and step is None and not best:
             self._lineage = set()
             return 0
-        folder, manifest = _find(self._directory, step=step, best=best)
-        step = manifest["step"]
+        folder, manifest = checkpoint_files.find(self._directory, step=step, best=best)
+        step = manifest.step
         self._check_fits(folder, manifest)
         asked = {name: _rate(part.optimizer) for name, part in self._loop.parts.items()}
-        try:
-            self._state().read(str(folder / _PREFIX)).assert_consumed()
-        except (AssertionError, ValueError) as error:
-            raise UserError(
-                f"{folder}: the checkpoint does not fit the loop it is restored into "
-                f"({str(error).splitlines()[0]}). Build it as it was when it was saved."
-            ) from error
+        with checkpoint_files.reading(folder):
+            self._check_owners(folder)
+            self._state().read(str(folder / PREFIX)).assert_existing_objects_matched()
         for name, part in self._loop.parts.items():
             finalise(part.model)
             _say_rate(name, part, asked[name])
-        self._loop.window = manifest["window"]
-        self.best_step, self.best_score = manifest["best_step"], manifest["best_score"]
-        if manifest["monitor"] != self._monitor:
+        self._loop.window = manifest.window
+        self.best_step, self.best_score = manifest.best_step, manifest.best_score
+        if manifest.monitor != self._monitor:
             warnings.warn(
-                f"{folder.name} was saved with the best of {_monitored(manifest['monitor'])}, and "
+                f"{folder.name} was saved with the best of {_monitored(manifest.monitor)}, and "
                 f"now it is that of {_monitored(self._monitor)}: the best score starts anew.",
                 stacklevel=2,
             )
@@ -211,53 +210,46 @@ class Checkpoints:
         return step
 
     def _write(self, final: pathlib.Path, step: int, score: float | None) -> None:
-        partial = final.with_name(final.name + _INCOMPLETE)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        self._state().write(str(partial / _PREFIX))
-        manifest = {
-            "format": _FORMAT,
-            "step": step,
-            "score": score,
-            "best_step": self.best_step,
-            "best_score": self.best_score,
-            "monitor": self._monitor,
-            "metadata": self._metadata,
-            **self._description(),
-            "window": self._loop.window,
-            "files": {path.name: _describe(path) for path in sorted(partial.iterdir())},
-        }
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in partial.iterdir():
-            files.flush(path)
-        files.flush(partial)
-        if final.exists():
-            # Of a step that is trained anew after a restore to an earlier one.
-            _remove(final)
-        partial.rename(final)
-        files.flush(self._directory)
-
-    def _add_score(self, folder: pathlib.Path, score: float) -> None:
-        manifest = _verify(folder)
-        manifest |= {"score": score, "best_step": self.best_step, "best_score": self.best_score}
+        self._directory.mkdir(parents=True, exist_ok=True)
+        new = NewFolder(final)
         try:
-            files.write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        except OSError as error:
-            raise UserError(
-                f"{folder}: the score cannot be added ({_reason(error)}). Make room or permit "
-                "writing, and start the same command again."
-            ) from error
+            self._state().write(str(new.path / PREFIX))
+            manifest = Manifest(
+                format=checkpoint_files.FORMAT,
+                step=step,
+                score=score,
+                best_step=self.best_step,
+                best_score=self.best_score,
+                monitor=self._monitor,
+                metadata=self._metadata,
+                window=[float(each) for each in self._loop.window],
+                files={
+                    path.name: checkpoint_files.describe(path)
+                    for path in sorted(new.path.iterdir())
+                },
+                **self._description(),
+            )
+            checkpoint_files.write_manifest(new.path, manifest)
+            for path in new.path.iterdir():
+                files.flush(path)
+            files.flush(new.path)
+            if final.exists():
+                # Of a step that is trained anew after a restore to an earlier one.
+                checkpoint_files.remove(final)
+            new.commit()
+            files.flush(self._directory)
+        finally:
+            new.discard()
 
     def _description(self) -> dict[str, Any]:
         """Returns what a checkpoint must have in common with the loop it is restored into."""
         state = self._loop.state
         parts = {
-            name: {
-                "variables": _variable_shapes(part.model),
-                "optimizer": type(part.optimizer).__name__,
-                "slots": _slots(part),
-            }
+            name: PartEntry(
+                variables=checkpoint_files.variable_shapes(part.model),
+                optimizer=type(part.optimizer).__name__,
+                slots=_slots(part),
+            )
             for name, part in self._loop.parts.items()
         }
         return {
@@ -267,28 +259,28 @@ class Checkpoints:
             "also": sorted(self._also),
         }
 
-    def _check_fits(self, folder: pathlib.Path, manifest: dict[str, Any]) -> None:
-        here, there = self._description(), manifest
-        if list(here["parts"]) != list(there["parts"]):
+    def _check_fits(self, folder: pathlib.Path, there: Manifest) -> None:
+        here = self._description()
+        if list(here["parts"]) != list(there.parts):
             raise UserError(
-                f"{folder}: the checkpoint has the parts {', '.join(there['parts'])}, the loop "
+                f"{folder}: the checkpoint has the parts {', '.join(there.parts)}, the loop "
                 f"has {', '.join(here['parts'])}. Make the loop as it was when it was saved."
             )
         for name, part in self._loop.parts.items():
-            saved = there["parts"][name]
-            _check_network(folder, saved["variables"], part.model)
+            saved = there.parts[name]
+            checkpoint_files.check_network(folder, saved.variables, part.model)
             found = type(part.optimizer).__name__
-            if saved["optimizer"] != found:
+            if saved.optimizer != found:
                 raise UserError(
-                    f"{folder}: the checkpoint was saved with the optimizer {saved['optimizer']}, "
+                    f"{folder}: the checkpoint was saved with the optimizer {saved.optimizer}, "
                     f"and the loop has {found}. Make the one it was saved with; to go on with "
                     "another, load the weights alone by `load_weights` and begin a new run."
                 )
-            slots = here["parts"][name]["slots"]
-            if saved["slots"] != slots:
+            slots = here["parts"][name].slots
+            if saved.slots != slots:
                 raise UserError(
                     f"{folder}: the optimizer {found} has other variables there "
-                    f"({len(saved['slots'])}, {_places(saved['slots'])}) than here "
+                    f"({len(saved.slots)}, {_places(saved.slots)}) than here "
                     f"({len(slots)}, {_places(slots)}): it was set differently, or other layers "
                     "were frozen. Make the optimizer, and freeze, as when it was "
                     "saved; freeze or unfreeze after `restore`."
@@ -298,11 +290,51 @@ class Checkpoints:
             ("loss_scaling", "`loss_scaling`"),
             ("also", "variables in `also`"),
         ):
-            if here[what] != there[what]:
+            saved, own = getattr(there, what), here[what]
+            if saved != own:
                 raise UserError(
-                    f"{folder}: the {name} differ: {there[what]} there, {here[what]} here. Make "
-                    "the loop as it was when it was saved."
+                    f"{folder}: the {name} differ: {saved} there, {own} here. Make the loop as it "
+                    "was when it was saved."
                 )
+
+    def _check_owners(self, folder: pathlib.Path) -> None:
+        """Checks that the checkpoint holds a variable for each of the loop, and none else of the
+        owners that the loop has; warns of owners that it has not, such as those of a later version.
+        """
+        saved = checkpoint_files.owners_in(folder)
+        own = self._owners()
+        lacking = [name for name, variables in own.items() if variables and not saved[name]]
+        if lacking:
+            raise UserError(
+                f"{folder}: the checkpoint has no state of {', '.join(lacking)}, which the loop "
+                "has. Build the loop as it was when it was saved."
+            )
+        here = len({id(variable) for variables in own.values() for variable in variables})
+        there = sum(saved[name] for name in own)
+        if here != there:
+            raise UserError(
+                f"{folder}: the checkpoint does not fit the loop it is restored into ({there} "
+                f"variables there, {here} here). Build it as it was when it was saved."
+            )
+        unknown = sorted(set(saved) - set(own))
+        if unknown:
+            warnings.warn(
+                f"{folder.name} holds the state of {', '.join(unknown)}, which this loop has not: "
+                "it is left out. Perhaps a later version has saved it.",
+                stacklevel=3,
+            )
+
+    def _owners(self) -> dict[str, list[tf.Variable]]:
+        """Returns the variables of each part of a checkpoint."""
+        parts = self._loop.parts.values()
+        teachers = [part.average_into for part in parts if part.average_into is not None]
+        found = {
+            "parts": [v for p in parts for v in (*variables_of(p.model), *p.optimizer.variables)],
+            "teachers": [v for teacher in teachers for v in variables_of(teacher)],
+            "loop": self._loop.state.values(),
+            "also": self._also.values(),
+        }
+        return {name: list(map(of_tensorflow, variables)) for name, variables in found.items()}
 
     def _state(self) -> tf.train.Checkpoint:
         group = tf.train.Checkpoint
@@ -331,7 +363,7 @@ class Checkpoints:
             return False  # A NaN is never the best.
         if self.best_score is None or self.best_step == step:
             return True
-        if self._monitor["higher_is_better"]:
+        if self._monitor.higher_is_better:
             return score > self.best_score
         return score < self.best_score
 
@@ -344,21 +376,7 @@ class Checkpoints:
         for step in self.steps():
             # What is not of the lineage lies beyond a step that was restored, and is trained anew.
             if step not in kept:
-                _remove(folder_of(self._directory, step))
-        for partial in self.unfinished():
-            shutil.rmtree(partial)
-
-
-def steps_in(directory: str | os.PathLike) -> list[int]:
-    """Returns the steps of the whole checkpoints in `directory`, ascending."""
-    directory = files.local_path(directory)
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
-
-
-def folder_of(directory: str | os.PathLike, step: int) -> pathlib.Path:
-    """Returns the folder of the checkpoint of `step`."""
-    return files.local_path(directory) / f"step-{step:08d}"
+                checkpoint_files.remove(folder_of(self._directory, step))
 
 
 def load_weights(
@@ -386,129 +404,42 @@ def load_weights(
     """
     if not steps_in(directory):
         raise UserError(f"{directory}: holds no checkpoint; train first.")
-    folder, manifest = _find(files.local_path(directory), step=step, best=best)
-    names = list(manifest["parts"])
+    folder, manifest = checkpoint_files.find(files.local_path(directory), step=step, best=best)
+    names = list(manifest.parts)
     if part is None and len(names) == 1:
         part = names[0]
     if part not in names:
         raise UserError(f"{folder}: `part` ({part!r}) must be one of {', '.join(names)}.")
-    _check_network(folder, manifest["parts"][part]["variables"], model)
+    checkpoint_files.check_network(folder, manifest.parts[part].variables, model)
     variables = variables_of(model)
-    reader = tf.train.load_checkpoint(str(folder / _PREFIX))
     prefix = "" if len(names) == 1 else f"{part}_"
-    for place, variable in enumerate(variables):
-        key = f"parts/{part}/model/{place}/.ATTRIBUTES/VARIABLE_VALUE"
-        average = f"loop/{prefix}average_{place}/.ATTRIBUTES/VARIABLE_VALUE"
-        variable.assign(reader.get_tensor(average if reader.has_tensor(average) else key))
+    with checkpoint_files.reading(folder):
+        reader = tf.train.load_checkpoint(str(folder / PREFIX))
+        for place, variable in enumerate(variables):
+            key = f"parts/{part}/model/{place}/.ATTRIBUTES/VARIABLE_VALUE"
+            average = f"loop/{prefix}average_{place}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(reader.get_tensor(average if reader.has_tensor(average) else key))
     finalise(model)
-    return manifest["step"]
+    return manifest.step
 
 
-def _find(
-    directory: pathlib.Path, *, step: int | None, best: bool
-) -> tuple[pathlib.Path, dict[str, Any]]:
-    """Returns the folder and manifest of the checkpoint of `step`, or the best, or the latest."""
-    steps = steps_in(directory)
-    if best and step is None and steps:
-        step = _verify(folder_of(directory, steps[-1]))["best_step"]
-        if step is None:
-            step = steps[-1]
-        elif step not in steps:
-            raise UserError(
-                f"{directory}: the best checkpoint, of step {step}, is not there any more; there "
-                f"are {', '.join(map(str, steps))}."
-            )
-    if step is None and steps:
-        step = steps[-1]
-    if step not in steps:
-        there = f"there are {', '.join(map(str, steps))}" if steps else "there is none"
-        raise UserError(f"{directory}: holds no checkpoint of step {step}; {there}.")
-    folder = folder_of(directory, step)
-    return folder, _verify(folder)
-
-
-def _verify(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the manifest of `folder`, all of whose files are as they were written.
-
-    Raises:
-        UserError: If a file is missing, changed or cut short.
-    """
-    problem = None
-    manifest: dict[str, Any] = {}
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        written_by = manifest.get("format", 1)
-        if written_by != _FORMAT:
-            raise UserError(
-                f"{folder}: the checkpoint has format {written_by}, and this version reads format "
-                f"{_FORMAT}. Go on with the version it was saved by, or begin a new run."
-            )
-        for name, expected in manifest["files"].items():
-            path = folder / pathlib.PurePath(name).name
-            found = _describe(path)
-            if found != expected:
-                problem = f"{name} has {found['bytes']} bytes, {expected['bytes']} were written"
-                if found["bytes"] == expected["bytes"]:
-                    problem = f"{name} has changed since it was written"
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"{_MANIFEST} or a file it lists cannot be read: {error}"
-    if problem is None:
-        return manifest
-    earlier = [step for step in steps_in(folder.parent) if folder_of(folder.parent, step) < folder]
-    way_out = (
-        f"The one before it is {folder_of(folder.parent, earlier[-1]).name}: to go on from there, "
-        f"move "
-        f"{folder.name} out of the folder."
-        if earlier
-        else "There is none before it: to begin anew, choose another run folder."
-    )
-    raise UserError(f"{folder}: the checkpoint is damaged ({problem}). {way_out}")
-
-
-def _check_network(folder: pathlib.Path, saved: list[list[Any]], model: Any) -> None:
-    # By place, not by name: Keras numbers the layers of one process.
-    pairs = itertools.zip_longest(saved, _variable_shapes(model))
-    differing = [(there, here) for there, here in pairs if (there or [0])[1:] != (here or [0])[1:]]
-    if differing:
-        listed = "; ".join(
-            f"{_name_and_shape(there)} there, {_name_and_shape(here)} here"
-            for there, here in differing[:3]
-        )
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UserError(
-            f"{folder}: the checkpoint is of another network ({listed}{more}). Build the network "
-            "it was made with; if layers have no variables yet, call it once on a batch first."
-        )
-
-
-def _variable_shapes(model: Any) -> list[list[Any]]:
-    return [[name_of(v), list(v.shape), tf.as_dtype(v.dtype).name] for v in variables_of(model)]
-
-
-def _slots(part: Part) -> list[list[Any]]:
-    """Returns [place of the model variable, name, number, shape] of each optimizer variable."""
+def _slots(part: Part) -> list[Slot]:
     places = {key_of(v): place for place, v in enumerate(variables_of(part.model))}
     built_for = part.optimizer._trainable_variables
     return [
-        [
+        (
             None if place is None else places.get(key_of(built_for[place])),
             name,
             number,
             list(variable.shape),
-        ]
+        )
         for (place, name, number), variable in optimizers.slots(part.optimizer).items()
     ]
 
 
-def _places(slots: list[list[Any]]) -> str:
+def _places(slots: list[Slot]) -> str:
     places = sorted({slot[0] for slot in slots if slot[0] is not None})
     return f"for the model's variables {', '.join(map(str, places))}" if places else "no slots"
-
-
-def _name_and_shape(variable: list[Any] | None) -> str:
-    return f"{variable[0]} {variable[1]} {variable[2]}" if variable else "nothing"
 
 
 def _own_writing(part: Part) -> list[Any]:
@@ -556,30 +487,6 @@ def _say_rate(name: str, part: Part, asked: float | None) -> None:
         )
 
 
-def _monitored(monitor: dict[str, Any]) -> str:
-    direction = "higher" if monitor["higher_is_better"] else "lower"
-    return f"{monitor['name'] or 'a score'} ({direction} is better)"
-
-
-def _reason(error: OSError | tf.errors.OpError) -> str:
-    """Returns what the system said, out of what TensorFlow made of it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    first_line = error.message.strip().splitlines()[0]
-    return re.sub(r" \[Op:\w+\]$", "", first_line.rpartition("; ")[2])
-
-
-def _describe(path: pathlib.Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
-
-
-def _remove(folder: pathlib.Path) -> None:
-    for path in folder.iterdir():
-        if path.name == _MANIFEST or path.name.startswith(_PREFIX) or path.name == "checkpoint":
-            path.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+def _monitored(monitor: Monitor) -> str:
+    direction = "higher" if monitor.higher_is_better else "lower"
+    return f"{monitor.name or 'a score'} ({direction} is better)"

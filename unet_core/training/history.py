@@ -10,31 +10,42 @@ import csv
 import io
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
-from unet_core.files import write_whole
+from unet_core.errors import UserError
+from unet_core.files import open_to_append, os_errors, read_bytes, write_whole
+
+_STEP = "step"
+_MOST_BYTES = 2**30
+_WAY = "Put back the history of the run, or move the file away."
 
 
 class History:
     """Appends rows to a CSV file, first dropping those beyond the step a run goes on from.
 
+    A file that has other columns keeps them: rows are matched by the names of the columns.
+
     Args:
         path: The file; made if it does not exist.
         columns: The names of the columns, "step" the first.
         resumed_at: The last step whose row stays.
+
+    Raises:
+        UserError: If the file is not the history of a run; it stays as it is.
+        OSError: If it cannot be written; the error names it.
     """
 
     def __init__(self, path: str | os.PathLike, columns: Sequence[str], *, resumed_at: int = 0):
         self._path = pathlib.Path(path)
-        self._columns = list(columns)
-        kept = []
-        if self._path.exists():
-            rows = list(csv.reader(self._path.read_text().splitlines()))
-            # A row cut short by a kill is the last one, and lies beyond every checkpoint.
-            kept = [
-                row for row in rows[1:] if len(row) == len(columns) and int(row[0]) <= resumed_at
-            ]
-        write_whole(self._path, _as_csv([self._columns, *kept]).encode())
+        rows: list[dict[str, str]] = []
+        there: list[str] = []
+        if os.path.lexists(self._path):
+            there, rows = _read(self._path)
+        kept = [row for row in rows if int(row[_STEP]) <= resumed_at]
+        self._columns = list(dict.fromkeys([*columns, *(there if kept else ())]))
+        cells = [[row.get(name, "") for name in self._columns] for row in kept]
+        write_whole(self._path, _as_csv([self._columns, *cells]).encode())
 
     def append(self, row: Mapping[str, float]) -> None:
         """Appends one row and flushes it to disk; a column that `row` lacks stays empty.
@@ -47,13 +58,68 @@ class History:
         if unknown:
             raise KeyError(f"The history has no column {', '.join(sorted(unknown))}.")
         cells = ["" if name not in row else _cell(row[name]) for name in self._columns]
+        with open_to_append(self._path) as file:
+            file.write(_as_csv([cells]).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns and the rows of a history.
+
+    Raises:
+        UserError: If it is none; the message names the line.
+    """
+    with os_errors(path, "the history of the run cannot be read", _WAY):
+        content = read_bytes(path, most_bytes=_MOST_BYTES)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _foreign(path, line, f"holds bytes that are no UTF-8 ({error.reason})") from error
+    # A row that a kill has cut short is the last one, and lies beyond every checkpoint.
+    cut_line = 0 if text.endswith("\n") else text.count("\n") + 1
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns: list[str] = []
+    rows = []
+    try:
+        for cells in reader:
+            if not columns:
+                columns = cells
+                if cells[:1] != [_STEP] or len(set(cells)) < len(cells):
+                    problem = f"must name the columns once each, {_STEP!r} the first"
+                    raise _foreign(path, reader.line_num, problem)
+                continue
+            problem = _problem_of(cells, columns)
+            if problem and reader.line_num != cut_line:
+                raise _foreign(path, reader.line_num, problem)
+            if not problem:
+                rows.append(dict(zip(columns, cells, strict=True)))
+    except csv.Error as error:
+        if reader.line_num != cut_line:
+            raise _foreign(path, reader.line_num, f"is no CSV ({error})") from error
+    return columns, rows
+
+
+def _problem_of(cells: Sequence[str], columns: Sequence[str]) -> str | None:
+    """Returns what is wrong with a row, if anything is."""
+    if len(cells) != len(columns):
+        return f"has {len(cells)} cells, and the first line names {len(columns)} columns"
+    if not re.fullmatch(r"[0-9]{1,18}", cells[0]):
+        return f"must begin with a step, a whole number from 0. Here it is {cells[0]:.40}"
+    for name, cell in zip(columns[1:], cells[1:], strict=True):
         try:
-            with self._path.open("a") as file:
-                file.write(_as_csv([cells]))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            float(cell or "nan")
+        except ValueError:
+            return f"must hold a number in the column {name:.40}. Here it is {cell:.40}"
+    return None
+
+
+def _foreign(path: pathlib.Path, line: int, problem: str) -> UserError:
+    return UserError(
+        f"{path}, line {line}: {problem}. So this is not what the run has written, and it stays as "
+        f"it is. {_WAY}"
+    )
 
 
 def _cell(value: float) -> str:

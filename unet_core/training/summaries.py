@@ -13,9 +13,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import shutil
-import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO
 
@@ -23,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from unet_core.files import local_path
+from unet_core.errors import reason_of
+from unet_core.files import NewFile, local_path, naming, open_to_read, os_errors
 
 _SUFFIX = ".unet_core"
 # Around the content of a record: its length, and two checksums.
 _HEAD_BYTES, _TAIL_BYTES = 12, 4
-# Windows has no such pipes.
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_READ_ERRORS = (OSError, tf.errors.OpError, DecodeError)
+_WAY = "Move it away; the run goes on without what it shows."
 
 
 class SummaryWriter:
@@ -41,8 +39,9 @@ class SummaryWriter:
             dropped; 0 begins anew.
 
     Raises (and so do the methods):
-        UserError: If `directory` is not a path of this machine.
-        OSError: If a file cannot be read or written; the error names it.
+        UserError: If `directory` is not a path of this machine, or a file that has a name of this
+            class's files cannot be read as one.
+        OSError: If a file cannot be written; the error names it.
     """
 
     def __init__(self, directory: str | os.PathLike, *, resumed_at: int = 0):
@@ -102,8 +101,7 @@ def _os_error(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        reason = error.message.strip().splitlines()[0].rpartition("; ")[2]
-        raise OSError(errno.EIO, reason, str(path)) from error
+        raise OSError(errno.EIO, reason_of(error), str(path)) from error
 
 
 def _cut(path: pathlib.Path, last_step: int) -> None:
@@ -112,52 +110,35 @@ def _cut(path: pathlib.Path, last_step: int) -> None:
     TensorBoard's own way, a SessionLog.START event, is not honoured by all of its readers
     (tensorboard 2.21), and `tf.summary` cannot write one.
     """
-    # Without waiting for the other end of a pipe.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        spans = _spans_until(path, last_step)
-        if sum(length for _, length in spans) < found.st_size:
+    with contextlib.ExitStack() as stack:
+        with os_errors(path, "cannot be read as an event file", _WAY, kinds=_READ_ERRORS):
+            file = stack.enter_context(open_to_read(path))
+            spans = _spans_until(path, last_step)
+        if sum(length for _, length in spans) < os.fstat(file.fileno()).st_size:
             _replace(path, file, spans)
 
 
 def _spans_until(path: pathlib.Path, last_step: int) -> list[tuple[int, int]]:
     """Returns start and length of the whole records of `path` up to `last_step`."""
     spans, start = [], 0
-    with _os_error(path):
-        try:
-            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                length = _HEAD_BYTES + len(record) + _TAIL_BYTES
-                event = tf.compat.v1.Event.FromString(record)
-                if event.step <= last_step or event.HasField("file_version"):
-                    spans.append((start, length))
-                start += length
-        except tf.errors.DataLossError:
-            pass
-        except DecodeError as error:
-            raise OSError(errno.EINVAL, "is not an event file", str(path)) from error
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            length = _HEAD_BYTES + len(record) + _TAIL_BYTES
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= last_step or event.HasField("file_version"):
+                spans.append((start, length))
+            start += length
     return spans
 
 
 def _replace(path: pathlib.Path, file: BinaryIO, spans: Iterable[tuple[int, int]]) -> None:
     """Puts a file with these parts of `file` in the place of `path`, which may be a link."""
+    new = NewFile(path)
     try:
-        # TensorBoard reads whatever has "tfevents" in its name.
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".cut-")
-        try:
-            with open(descriptor, "wb") as copy:
-                for start, length in spans:
-                    file.seek(start)
-                    copy.write(file.read(length))
-                copy.flush()
-                os.fsync(descriptor)
-            with contextlib.suppress(OSError):
-                shutil.copymode(path, partial)
-            os.replace(partial, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            for start, length in spans:
+                file.seek(start)
+                new.file.write(file.read(length))
+        new.commit()
+    finally:
+        new.discard()
