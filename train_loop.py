@@ -74,7 +74,7 @@ def _define_flags() -> None:
     for name, field in FIELDS.items():
         kind, choices = KINDS[name], field.metadata["choices"]
         if kind.is_list:
-            default = field.default and [str(value) for value in field.default]
+            default = [str(value) for value in RunConfig()[name] or ()] or None
             flags.DEFINE_list(name, default, field.metadata["help"])
         elif choices:
             flags.DEFINE_enum(name, field.default, list(choices), field.metadata["help"])

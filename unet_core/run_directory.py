@@ -141,8 +141,8 @@ class RunDirectory:
             UserError: If settings or data differ; the message names them.
         """
         if not self.holds_run():
-            steps = config.optimization.schedule_steps or config.training.train_steps
-            return config.replace(schedule_steps=steps)
+            first = config.optimization.schedule_steps or config.training.train_steps
+            return config.replace(schedule_steps=first)
         before, fingerprint = self.read()
         if config.network.precision == "auto":
             config = config.replace(precision=before.network.precision)

@@ -156,7 +156,7 @@ def make_image_dataset(
     rows = max(1, global_batch_size // context.num_replicas_in_sync)
     if len(set(shapes.values())) > 1:
         rows = 1
-    signature = (
+    signature: tuple[tf.TensorSpec, ...] = (
         tf.TensorSpec([None, None, read.channels], tf.as_dtype(read.dtype)),
         tf.TensorSpec([None, None], tf.uint8),
     )

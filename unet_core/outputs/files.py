@@ -83,6 +83,7 @@ def predict_files(
     wanted: PredictionOutputs,
     *,
     overwrite: bool = False,
+    claim: Callable[..., None] = lambda *_: None,
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PredictionSummary:
@@ -95,6 +96,7 @@ def predict_files(
         output_dir: The folder to write to; made if need be.
         wanted: What to write.
         overwrite: Whether files that are there may be replaced.
+        claim: Called with all files that may be written, before any is; may refuse.
         progress: Makes a bar of the pixels, given their `total`, as `tqdm.tqdm` does.
         should_stop: Asked before every image and band.
 
@@ -116,6 +118,7 @@ def predict_files(
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
+    claim(*_paths(output_dir, stems, _suffixes(wanted, classes)))
     # Once for each file: to count the pages of a stack, all of them are visited.
     pixels = {path: _pixels(path) for path in {source.path for source in sources}}
     total = sum(pixels[source.path] for source in sources)
@@ -369,17 +372,38 @@ def _level_suffixes(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
-    """Raises UserError if a file that may be written is there."""
-    suffixes = ["predict", "overlay", "outlines", "probability", "instances", "instances_overlay"]
-    suffixes += _level_suffixes(classes.names)
-    taken = [
-        path
+def _suffixes(wanted: PredictionOutputs, classes: ClassMap) -> list[str]:
+    """Returns what the names of the files of a prediction may add to that of its image."""
+    levels = ["probability"] if len(classes) == 2 else _level_suffixes(classes.names)
+    of_output = {
+        "mask": ["predict"],
+        "overlay": ["overlay"],
+        "outlines": ["outlines"],
+        "probabilities": levels,
+    }
+    numbered = ["instances", "instances_overlay"] if wanted.instances != "none" else []
+    return [suffix for output in wanted.outputs for suffix in of_output[output]] + numbered
+
+
+def _paths(
+    output_dir: pathlib.Path, stems: Sequence[str], suffixes: Sequence[str]
+) -> list[pathlib.Path]:
+    """Returns the files of all predictions, small images' and large ones'."""
+    return [
+        output_dir / f"{stem}_{suffix}{kind}"
         for stem in stems
         for suffix in suffixes
         for kind in (".png", ".tif")
-        if (path := output_dir / f"{stem}_{suffix}{kind}").exists()
     ]
+
+
+def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
+    """Raises UserError if a file that may be written is there."""
+    everything = PredictionOutputs(
+        outputs=("mask", "overlay", "outlines", "probabilities"), instances="components"
+    )
+    paths = _paths(output_dir, stems, _suffixes(everything, classes))
+    taken = [path for path in paths if path.exists()]
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(

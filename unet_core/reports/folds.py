@@ -22,6 +22,7 @@ from unet_core.files import os_errors, read_json, write_json
 _FORMAT = 1
 _SHOWN = ("dice/", "iou/mean", "accuracy", "v_rand", "v_info", "unet_medical_dice", "boundary_f1/")
 _WORST = 3
+FILES = ("folds.csv", "folds.json", "worst.png")
 _Scores = dict[str, float | None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from unet_core.data import splits, survey
+from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import folds
@@ -31,7 +32,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     problems = [*data.problems, *pixels.problems]
     if not problems:
         sampling = make_sampling(config.data, config.augmentation, seed=config.training.seed)
-        training_samples = []
+        training_samples: list[Sample] = []
         for fold in folds.configs(config) if config.data.fold == "all" else [config]:
             training_samples, held_out = dataclasses.replace(data, settings=fold.data).split()
             progress = progress_bar("Looking for leaks")

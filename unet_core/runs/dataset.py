@@ -111,7 +111,7 @@ class DataSet:
         if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
             problems += self.pixels().problems
         if problems:
-            raise UserError(survey.list_problems(self.settings.data_dir, problems))
+            raise UserError(survey.list_problems(str(self.settings.data_dir), problems))
 
     def pixels(self) -> survey.Pixels:
         """Decodes all images and masks and returns what they hold."""
@@ -154,7 +154,7 @@ class DataSet:
         )
         leaks = splits.leaks(training, held_out)
         if leaks:
-            raise UserError(survey.list_problems(settings.data_dir, leaks))
+            raise UserError(survey.list_problems(str(settings.data_dir), leaks))
         return training, held_out
 
     def weigh(self, loss: LossSettings, class_weights: Sequence[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.runs import folds, progress
 from unet_core.runs.dataset import DataSet
@@ -30,7 +31,8 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
     )
     data.check()
     elsewhere = config.prediction.output_dir
-    training_samples, samples = [], list(data.samples)
+    training_samples: list[Sample] = []
+    samples = list(data.samples)
     if data.fingerprint() == run.read()[1]:
         training_samples, samples = data.split()
         if not samples:

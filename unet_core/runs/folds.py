@@ -53,11 +53,15 @@ def configs(config: RunConfig) -> list[RunConfig]:
 
 def _write_table(config: RunConfig, folds: list[RunConfig]) -> None:
     from unet_core.reports import folds as table
+    from unet_core.run_directory import RunDirectory
 
     # Where the scores are: training leaves them in the run folder, `evaluate` where it is told to.
     elsewhere = config.task.mode == "evaluate" and config.prediction.output_dir
     where = "output_dir" if elsewhere else "run_dir"
     output_dir = pathlib.Path(config[where])
+    if where == "run_dir":
+        run = RunDirectory(output_dir)
+        run.claim(*(run.path / name for name in table.FILES))
     text = table.write([pathlib.Path(fold[where]) for fold in folds], output_dir)
     print(f"\n{len(folds)} folds, each scored on what it held out\n{text}\n")
     print(f"folds.csv, folds.json and worst.png are in {output_dir}.")

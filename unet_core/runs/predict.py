@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from unet_core.data import layouts
 from unet_core.data.samples import Source
@@ -37,8 +37,9 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         return
     sources = layouts.find_images(source)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
+    own = {} if config.prediction.output_dir else {"claim": run.claim}
     failures = predict_images(
-        config.prediction, make_predictor(config, trained), sources, output_dir, stop
+        config.prediction, make_predictor(config, trained), sources, output_dir, stop, **own
     )
     if failures:
         raise UserError(
@@ -55,6 +56,7 @@ def predict_images(
     stop: StopRequest,
     *,
     overwrite: bool | None = None,
+    claim: Callable[..., None] = lambda *_: None,
 ) -> Sequence[str]:
     """Writes predictions and returns a sentence for each image that could not be predicted.
 
@@ -65,6 +67,7 @@ def predict_images(
         output_dir: The folder to write to.
         stop: Asked before every image.
         overwrite: Whether files that are there may be replaced; None is as the settings say.
+        claim: As for `predict_files`.
     """
     done = predict_files(
         predictor,
@@ -78,6 +81,7 @@ def predict_images(
             object_class=settings.object_class,
         ),
         overwrite=settings.overwrite if overwrite is None else overwrite,
+        claim=claim,
         progress=pixel_bar("Predicting"),
         should_stop=stop,
     )

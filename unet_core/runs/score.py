@@ -28,6 +28,16 @@ def make_predictor(config: RunConfig, trained: Trained) -> Predictor:
     )
 
 
+def claim_pictures(run: RunDirectory, samples: Sequence[Sample]) -> None:
+    """Notes that the run writes the pictures of its held-out samples.
+
+    Raises:
+        UserError: If one of them is there and the run has not written it.
+    """
+    folder = run.path / "held_out"
+    run.claim(*(folder / f"{s.name}_{kind}.png" for s in samples for kind in ("predict", "errors")))
+
+
 def score(
     run: RunDirectory,
     settings: PredictionSettings,
@@ -43,6 +53,8 @@ def score(
     """Scores `samples`, writes scores and pictures to `output_dir` and shows a table; nothing of it
     if stopped.
     """
+    if output_dir == run.path:
+        claim_pictures(run, samples)
     result = score_samples(
         predictor.window,
         samples,

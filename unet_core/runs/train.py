@@ -35,7 +35,7 @@ from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
-from unet_core.runs.score import make_predictor, score
+from unet_core.runs.score import claim_pictures, make_predictor, score
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report, devices
 
@@ -179,6 +179,7 @@ def build(plan: Plan) -> Session:
     workers.check_folder(plan.run.path)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
+        claim_pictures(plan.run, plan.held_out)
         plan.data.memory.store()
     with plan.strategy.scope():
         model = build_network(config)
@@ -198,9 +199,10 @@ def build(plan: Plan) -> Session:
     workers.check_same(checkpoints=str(start))
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
-    if config.optimization.schedule_steps <= start < config.training.train_steps:
+    end = config.optimization.schedule_steps
+    if end is not None and end <= start < config.training.train_steps:
         print(
-            f"The schedule ended at step {config.optimization.schedule_steps}: the learning rate "
+            f"The schedule ended at step {end}: the learning rate "
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
@@ -272,14 +274,16 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             )
         test = dataset.test_folder(config.data)
         if test and not stop():
-            overwrite = config.prediction.overwrite or not config.prediction.output_dir
+            elsewhere = config.prediction.output_dir
+            # In the run's folder only what the run has written is replaced.
+            own = {} if elsewhere else {"overwrite": True, "claim": run.claim}
             failures = predict_images(
                 config.prediction,
                 predictor,
                 layouts.find_images(test),
                 output_folder(config, run.predictions),
                 stop,
-                overwrite=overwrite,
+                **own,
             )
             for failure in failures:
                 print(f"WARNING: {failure}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import SAMPLES
@@ -210,7 +211,7 @@ class AugmentationSettings:
     def __post_init__(self):
         check_fields(self)
 
-    def overrides(self) -> dict[str, object]:
+    def overrides(self) -> dict[str, Any]:
         """Returns the values given, by name, that override those of the recipe `augment`."""
         values = {n: v for n, v in vars(self).items() if v is not None}
         del values["augment"]
