@@ -18,16 +18,23 @@ function that XLA compiles leaves such checks out; there the loss and its gradie
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any
 
 from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
+from unet_core.registry import LazyModule
 
-Loss = Callable[..., tf.Tensor]
+if TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    # The names of the losses are read where TensorFlow is not loaded: for `--help`.
+    tf = LazyModule("tensorflow")
+
+Loss = Callable[..., "tf.Tensor"]
 """(masks, logits, pixel_weights=None) -> [B] float32."""
 
 
@@ -176,76 +183,92 @@ def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
     return total
 
 
-def parse(
-    text: str,
-    *,
-    class_weights: Sequence[float] | None = None,
-    overlap_classes: Sequence[int] | None = None,
-    focal_gamma: float = 2.0,
-    tversky_alpha: float = 0.3,
-    tversky_beta: float = 0.7,
-) -> Loss:
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """What the losses of `LOSSES` may be given.
+
+    Attributes:
+        class_weights: One factor per class in `cross_entropy` and `focal`; None is 1 for all.
+        overlap_classes: Ids of the classes that count in Dice and Tversky losses; None is all.
+        focal_gamma: Exponent of `focal`.
+        tversky_alpha: Weight of false positives in `tversky`.
+        tversky_beta: Weight of false negatives in `tversky`.
+    """
+
+    class_weights: Sequence[float] | None = None
+    overlap_classes: Sequence[int] | None = None
+    focal_gamma: float = 2.0
+    tversky_alpha: float = 0.3
+    tversky_beta: float = 0.7
+
+
+def _cross_entropy(masks, logits, pixel_weights, options: LossOptions) -> tf.Tensor:
+    return cross_entropy(
+        masks, logits, class_weights=options.class_weights, pixel_weights=pixel_weights
+    )
+
+
+def _focal(masks, logits, pixel_weights, options: LossOptions) -> tf.Tensor:
+    return focal(
+        masks,
+        logits,
+        gamma=options.focal_gamma,
+        class_weights=options.class_weights,
+        pixel_weights=pixel_weights,
+    )
+
+
+def _dice(masks, logits, _, options: LossOptions, *, batchwise: bool = False) -> tf.Tensor:
+    return soft_dice(masks, logits, classes=options.overlap_classes, batchwise=batchwise)
+
+
+def _tversky(masks, logits, _, options: LossOptions, *, batchwise: bool = False) -> tf.Tensor:
+    return tversky(
+        masks,
+        logits,
+        alpha=options.tversky_alpha,
+        beta=options.tversky_beta,
+        classes=options.overlap_classes,
+        batchwise=batchwise,
+    )
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "focal": _focal,
+    "dice": _dice,
+    "batch_dice": functools.partial(_dice, batchwise=True),
+    "tversky": _tversky,
+    "batch_tversky": functools.partial(_tversky, batchwise=True),
+}
+"""Name -> function of (masks, logits, pixel_weights, options), with `options` a `LossOptions`."""
+
+
+def parse(text: str, **options: Any) -> Loss:
     """Returns the loss written as `name:weight,name:weight`, a bare name having the weight 1.
 
-    The names are cross_entropy, focal, dice, batch_dice, tversky and batch_tversky. Pixel weights
-    act on the first two.
+    Args:
+        text: A sum of the names of `LOSSES`. Pixel weights act on cross_entropy and focal.
+        **options: Those of `LossOptions`.
 
     Raises:
         UserError: If a name is not one of these, or a weight not a finite number.
     """
-
-    def entropy(masks, logits, pixel_weights):
-        return cross_entropy(
-            masks, logits, class_weights=class_weights, pixel_weights=pixel_weights
-        )
-
-    def focal_loss(masks, logits, pixel_weights):
-        return focal(
-            masks,
-            logits,
-            gamma=focal_gamma,
-            class_weights=class_weights,
-            pixel_weights=pixel_weights,
-        )
-
-    def dice_loss(batchwise):
-        return lambda masks, logits, _: soft_dice(
-            masks, logits, classes=overlap_classes, batchwise=batchwise
-        )
-
-    def tversky_loss(batchwise):
-        return lambda masks, logits, _: tversky(
-            masks,
-            logits,
-            alpha=tversky_alpha,
-            beta=tversky_beta,
-            classes=overlap_classes,
-            batchwise=batchwise,
-        )
-
-    known = {
-        "cross_entropy": entropy,
-        "focal": focal_loss,
-        "dice": dice_loss(False),
-        "batch_dice": dice_loss(True),
-        "tversky": tversky_loss(False),
-        "batch_tversky": tversky_loss(True),
-    }
-    return weighted_sum([_parsed_term(entry, known) for entry in text.split(",")])
-
-
-def _parsed_term(entry: str, known: Mapping[str, Loss]) -> tuple[float, Loss]:
-    name, _, weight = entry.strip().partition(":")
-    try:
-        factor = float(weight or 1)
-    except ValueError:
-        factor = math.nan
-    if name not in known or not math.isfinite(factor):
-        raise UserError(
-            f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
-            f"{', '.join(known)}."
-        )
-    return factor, known[name]
+    chosen = LossOptions(**options)
+    terms = []
+    for entry in text.split(","):
+        name, _, weight = entry.strip().partition(":")
+        try:
+            factor = float(weight or 1)
+        except ValueError:
+            factor = math.nan
+        if name not in LOSSES or not math.isfinite(factor):
+            raise UserError(
+                f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
+                f"{', '.join(LOSSES)}."
+            )
+        terms.append((factor, functools.partial(LOSSES[name], options=chosen)))
+    return weighted_sum(terms)
 
 
 def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor]:
@@ -365,8 +388,11 @@ def _check_classes(chosen: Sequence[int], classes: int) -> None:
 
 
 def _check_class_weights(weights: Sequence[float], classes: int) -> None:
-    values = np.asarray(weights, np.float64)
-    if values.shape != (classes,) or not (np.isfinite(values) & (values >= 0)).all():
+    try:
+        values = [float(weight) for weight in weights]
+    except TypeError:
+        values = []
+    if len(values) != classes or not all(math.isfinite(v) and v >= 0 for v in values):
         raise ValueError(
             f"`class_weights` ({weights}) must be one finite number of at least 0 for each of the "
             f"{classes} classes."

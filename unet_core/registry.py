@@ -31,3 +31,17 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class LazyModule:
+    """A module that is imported when one of its attributes is first asked for.
+
+    Args:
+        name: Its full name.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)

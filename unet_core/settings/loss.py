@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from unet_core.losses import LOSSES
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import TRAIN
-
-LOSSES = ("cross_entropy", "focal", "dice", "batch_dice", "tversky", "batch_tversky")
 
 
 @dataclasses.dataclass(frozen=True)
