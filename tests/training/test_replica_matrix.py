@@ -1,8 +1,9 @@
 """Any number of replicas trains the same weights, whatever the model and whichever feature is on.
 
 U-Nets are tried with all that this package trains them with; small models of many kinds with what
-they have of their own. Of the latter `-m slow` tries each with each way to train, by default each
-kind of either once. `pytest -s` prints one line per comparison: what, largest deviation, bound.
+they have of their own. By default most features are tried on two replicas alone, and few of the
+small models; `-m slow` tries the others. `pytest -s` prints one line per comparison: what, largest
+deviation, bound.
 
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
 within rounding of zero passes its gradient in one run and not in the other, which AdamW turns into
@@ -186,17 +187,24 @@ def first_of(copies):
     return [values[0] for values in copies]
 
 
+def on_two_and_four(names):
+    """Each feature on two replicas, and on four; the latter are slow but for a few kinds."""
+    fast = {"plain", "accumulation", "batch norm", "together with batch norm"}
+    for name in names:
+        yield pytest.param(name, 2, id=f"{name}-2")
+        marks = () if name in fast else pytest.mark.slow
+        yield pytest.param(name, 4, id=f"{name}-4", marks=marks)
+
+
 class TestUNets:
-    @pytest.mark.parametrize("replicas", [2, 4])
-    @pytest.mark.parametrize("name", FLOAT32)
+    @pytest.mark.parametrize(("name", "replicas"), list(on_two_and_four(FLOAT32)))
     def test_replicas_train_the_weights_of_one(self, name, replicas):
         ((one, first),), ((many, second),) = train(name), train(name, replicas)
         check(f"{name}-{replicas}", deviation(many, first_of(one)), BOUND)
         assert second.loss == pytest.approx(first.loss, rel=1e-5)
         assert second.gradient_norm == pytest.approx(first.gradient_norm, rel=1e-3)
 
-    @pytest.mark.parametrize("replicas", [2, 4])
-    @pytest.mark.parametrize("name", HALF)
+    @pytest.mark.parametrize(("name", "replicas"), list(on_two_and_four(HALF)))
     def test_half_precision_deviates_about_as_much_as_another_order_of_rows(self, name, replicas):
         (one, _), *permuted = train(name, permutations=(None, *range(PERMUTATIONS)))
         ((many, _),) = train(name, replicas)
