@@ -321,7 +321,8 @@ def _checked_ids(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
             "is of one class, not of shares of several (soft labels). Whole numbers, which Keras' "
             "`fit` makes floats of, are cast by tf.cast(masks, tf.int32)."
         )
-    # TensorFlow compares int32 on the host even if it is on a GPU (seen on 2.21), int64 not.
+    # TensorFlow compares int32 on the host even if it is on a GPU, int64 not (seen on 2.21,
+    # tensorflow#16106).
     ids = tf.cast(masks, tf.int64)
     classes = _number_of_classes(logits)
     ignored = tf.equal(ids, IGNORED)

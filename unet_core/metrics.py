@@ -61,7 +61,8 @@ def confusion_matrix(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     message = "One batch may have 2^31 - 1 pixels at most; evaluate in smaller ones."
     tf.debugging.assert_less_equal(tf.size(masks, tf.int64), np.int64(_MOST_PIXELS), message)
     classes = max(2, logits.shape[-1])
-    # TensorFlow compares int32 on the host even if it is on a GPU (seen on 2.21), int64 not.
+    # TensorFlow compares int32 on the host even if it is on a GPU, int64 not (seen on 2.21,
+    # tensorflow#16106).
     ids = tf.cast(masks, tf.int64)
     counted = _are_classes(ids, classes)
     predicted = tf.cast(predicted_classes(logits), tf.int64)

@@ -43,9 +43,9 @@ _UNET_MEDICAL_SIZE = (388, 388)
 class ThresholdBaseline:
     """The best Dice that any one threshold of the grey values reaches.
 
-    The threshold is chosen with the ground truth in hand, so none that is chosen without it does
-    better. Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are
-    tried, both the dark and the bright side. Images are added one by one, so any number will do.
+    The threshold is chosen knowing the ground truth, so none that is chosen without it does better.
+    Thresholds of the images as they are and blurred by Gaussians of 1, 2 and 3 pixels are tried,
+    both the dark and the bright side. Images are added one by one, so any number will do.
 
     Args:
         classes: Number of classes.

@@ -88,48 +88,6 @@ class TestUpdate:
 
 
 class TestReplicas:
-    @pytest.mark.parametrize("replicas", [2, 4])
-    @pytest.mark.parametrize("name", ["sgd", "adamw", "clip"])
-    def test_replicas_match_one_replica_weights(self, mirrored, replicas, name):
-        kwargs = {
-            "sgd": dict(optimizer=lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True)),
-            "adamw": dict(
-                optimizer=lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-5)
-            ),
-            "clip": dict(clip_norm=0.1),
-        }[name]
-        one, many = make_loop(**kwargs), make_loop(mirrored(replicas), **kwargs)
-        (first,) = run(one, batches, 10)
-        (second,) = run(many, batches, 10)
-        np.testing.assert_allclose(weights(many), weights(one), atol=1e-6)
-        assert second.loss == pytest.approx(first.loss, rel=1e-5)
-        assert second.gradient_norm == pytest.approx(first.gradient_norm, rel=1e-4)
-
-    @pytest.mark.parametrize("batch_norm", [False, True])
-    def test_unet_with_dropout_and_batch_dice_matches_one_replica(self, mirrored, batch_norm):
-        def pictures(step, rows):
-            rng = np.random.default_rng(step)
-            images = rng.integers(0, 256, (rows, 16, 16, 1)).astype(np.uint8)
-            return images, (images[..., 0] > 128).astype(np.uint8)
-
-        def loss(logits, batch):
-            dice = losses.soft_dice(batch[1], logits, classes=[0], batchwise=True)
-            return losses.cross_entropy(batch[1], logits) + dice
-
-        found = []
-        for replicas in (1, 2, 4):
-            strategy = mirrored(replicas)
-            with strategy.scope():
-                model = make_unet(
-                    classes=2, depth=2, base_filters=4, dropout=0.3, batch_norm=batch_norm
-                )
-                optimizer = keras.optimizers.AdamW(1e-3, weight_decay=1e-2, epsilon=1e-5)
-            loop = training.Loop(model, optimizer, loss=loss, strategy=strategy, clip_norm=1.0)
-            run(loop, functools.partial(batches, make=pictures), 10)
-            found.append(weights(loop))
-        np.testing.assert_allclose(found[1], found[0], atol=1e-5)
-        np.testing.assert_allclose(found[2], found[0], atol=1e-5)
-
     def test_batches_whose_size_is_known_beforehand_match_too(self, mirrored):
         def endless(start_step, context):
             rows = 4 // context.num_replicas_in_sync

@@ -1,6 +1,9 @@
-"""Any number of replicas trains the same weights, whichever feature is on.
+"""Any number of replicas trains the same weights, whatever the model and whichever feature is on.
 
-`pytest -s` prints one line per comparison: feature, replicas, largest deviation, bound.
+U-Nets are tried with all that this package trains them with; small models of many kinds with what
+they have of their own. By default most features are tried on two replicas alone, and few of the
+small models; `-m slow` tries the others. `pytest -s` prints one line per comparison: what, largest
+deviation, bound.
 
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
 within rounding of zero passes its gradient in one run and not in the other, which AdamW turns into
@@ -20,15 +23,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from training import model_runs
+from training.foreign_models import HALF as HALF_MODEL
+from training.foreign_models import PROBLEMS
+from training.model_runs import by_loop, cell, check, deviation
 
 from unet_core import losses, training
+from unet_core.errors import UserError
 from unet_core.models.unet import make_unet
 from unet_core.training import devices
 
 ROWS = 16
 STEPS = 10
 BOUND = 1e-5
+HALF_BOUND = 2.0**-11  # Of one rounding to float16.
 PERMUTATIONS = 5
+DECAY = 0.9
 
 
 def cross_entropy(logits, batch):
@@ -45,6 +55,11 @@ def pixel_weighted(logits, batch):
 
 def batch_dice(logits, batch):
     return losses.soft_dice(batch[1], logits, batchwise=True)
+
+
+def dice_of_background(logits, batch):
+    dice = losses.soft_dice(batch[1], logits, classes=[0], batchwise=True)
+    return losses.cross_entropy(batch[1], logits) + dice
 
 
 def adamw():
@@ -80,7 +95,19 @@ FLOAT32 = {
     "dropout": Feature(network=dict(dropout=0.3)),
     "adamw": Feature(optimizer=decaying_adamw),
     "nesterov": Feature(optimizer=nesterov),
-    "averages": Feature(loop=dict(ema_decay=0.9)),
+    "averages": Feature(loop=dict(ema_decay=DECAY)),
+    "together": Feature(
+        loss=dice_of_background,
+        optimizer=decaying_adamw,
+        network=dict(dropout=0.3),
+        loop=dict(clip_norm=1.0),
+    ),
+    "together with batch norm": Feature(
+        loss=dice_of_background,
+        optimizer=decaying_adamw,
+        network=dict(dropout=0.3, batch_norm=True),
+        loop=dict(clip_norm=1.0),
+    ),
 }
 HALF = {
     "bfloat16": Feature(seed=10, network=dict(precision="bfloat16")),
@@ -131,8 +158,9 @@ def copies_of_all(loop):
 
 @functools.cache
 def train(name, replicas=1, permutations=(None,)):
-    """Returns, for each permutation of the rows, what `copies_of_all` finds after training with
-    feature `name`.
+    """Returns, for each permutation of the rows, what training with feature `name` leaves.
+
+    That is what `copies_of_all` finds, and the last report.
     """
     feature = FEATURES[name]
     strategy = tf.distribute.get_strategy()
@@ -149,52 +177,111 @@ def train(name, replicas=1, permutations=(None,)):
         for variable, value in zip(everything, beginning, strict=True):
             variable.assign(value)
         rows = functools.partial(dataset, feature=feature, permutation=permutation)
-        list(loop.train(rows, until_step=STEPS, report_every_steps=STEPS))
+        (report,) = loop.train(rows, until_step=STEPS, report_every_steps=STEPS)
         assert loop.step == STEPS
-        found.append(copies_of_all(loop))
+        found.append((copies_of_all(loop), report))
     return found
 
 
-def deviation(copies, reference):
-    """Returns the largest difference of any variable on any replica from the first replica of
-    `reference`.
-    """
-    return max(
-        np.abs(a.astype(np.float64) - b[0].astype(np.float64)).max()
-        for a, b in zip(copies, reference, strict=True)
-    )
+def first_of(copies):
+    return [values[0] for values in copies]
 
 
-def check(name, replicas, found, bound):
-    print(f"\n{name:<16} {replicas} replicas  deviation {found:.2e}  bound {bound:.2e}", end=" ")
-    assert found <= bound
+def on_two_and_four(names):
+    """Each feature on two replicas, and on four; the latter are slow but for a few kinds."""
+    fast = {"plain", "accumulation", "batch norm", "together with batch norm"}
+    for name in names:
+        yield pytest.param(name, 2, id=f"{name}-2")
+        marks = () if name in fast else pytest.mark.slow
+        yield pytest.param(name, 4, id=f"{name}-4", marks=marks)
 
 
-class TestReplicas:
-    @pytest.mark.parametrize("replicas", [2, 4])
-    @pytest.mark.parametrize("name", FLOAT32)
-    def test_weights_equal_those_of_one_replica(self, name, replicas):
-        (one,), (many,) = train(name), train(name, replicas)
-        check(name, replicas, deviation(many, one), BOUND)
+class TestUNets:
+    @pytest.mark.parametrize(("name", "replicas"), list(on_two_and_four(FLOAT32)))
+    def test_replicas_train_the_weights_of_one(self, name, replicas):
+        ((one, first),), ((many, second),) = train(name), train(name, replicas)
+        check(f"{name}-{replicas}", deviation(many, first_of(one)), BOUND)
+        assert second.loss == pytest.approx(first.loss, rel=1e-5)
+        assert second.gradient_norm == pytest.approx(first.gradient_norm, rel=1e-3)
 
-    @pytest.mark.parametrize("replicas", [2, 4])
-    @pytest.mark.parametrize("name", HALF)
+    @pytest.mark.parametrize(("name", "replicas"), list(on_two_and_four(HALF)))
     def test_half_precision_deviates_about_as_much_as_another_order_of_rows(self, name, replicas):
-        one, *permuted = train(name, permutations=(None, *range(PERMUTATIONS)))
-        (many,) = train(name, replicas)
-        largest = max(deviation(p, one) for p in permuted)
-        check(name, replicas, deviation(many, one), 1.5 * largest)
+        (one, _), *permuted = train(name, permutations=(None, *range(PERMUTATIONS)))
+        ((many, _),) = train(name, replicas)
+        largest = max(deviation(copies, first_of(one)) for copies, _ in permuted)
+        check(f"{name}-{replicas}", deviation(many, first_of(one)), 1.5 * largest)
 
-
-class TestAccumulation:
     @pytest.mark.parametrize("replicas", [1, 2, 4])
     def test_four_micro_batches_train_the_weights_of_one_batch(self, replicas):
-        (whole,), (summed,) = train("plain"), train("accumulation", replicas)
-        check("K=4 against K=1", replicas, deviation(summed, whole), BOUND)
+        ((whole, _),), ((summed, _),) = train("plain"), train("accumulation", replicas)
+        check(f"accumulation-{replicas}", deviation(summed, first_of(whole)), BOUND)
 
-
-class TestFeatures:
     @pytest.mark.parametrize("name", sorted(set(FLOAT32) - {"plain", "accumulation", "averages"}))
     def test_feature_trains_other_weights_than_none(self, name):
-        (plain,), (one,) = train("plain"), train(name)
-        assert deviation(one[:1], plain[:1]) > 2 * BOUND
+        ((plain, _),), ((one, _),) = train("plain"), train(name)
+        assert deviation(one[:1], first_of(plain[:1])) > 2 * BOUND
+
+
+# How small models are trained on two replicas.
+WAYS = {
+    "plain": model_runs.Feature(finite=False),
+    "uneven": model_runs.Feature(shares=(2, 1)),
+    "clip_norm": model_runs.Feature(loop=dict(clip_norm=0.3)),
+    "micro_batches": model_runs.Feature(
+        shares=(1,) * 4, rows=2 * model_runs.ROWS, loop=dict(micro_batches=2)
+    ),
+    "ema_decay": model_runs.Feature(loop=dict(ema_decay=DECAY)),
+    "loss_scaling": model_runs.Feature(loop=dict(loss_scaling=True)),
+}
+
+
+@functools.cache
+def on_one_replica(model, optimizer, rows, clip_norm):
+    """Returns all variables, then their averages."""
+    loop = dict(clip_norm=clip_norm, ema_decay=DECAY)
+    way = model_runs.Feature(shares=(1,), rows=rows, loop=loop)
+    return first_of(by_loop(PROBLEMS[model], optimizer, feature=way))
+
+
+def cells():
+    """Each model with each way to train, the optimizers taking turns along both."""
+    for i, model in enumerate(PROBLEMS):
+        for k, way in enumerate(WAYS):
+            divides_twice = model == "weighted_activity"
+            if way == "micro_batches" and (PROBLEMS[model].by_batch or divides_twice):
+                continue
+            optimizer = ("momentum", "adamw")[(i + k) % 2]
+            yield cell(model, optimizer, way, fast=i % 3 == 0 and (i // 3) % 6 == k)
+
+
+class TestModels:
+    @pytest.mark.parametrize(("model", "optimizer", "way"), list(cells()))
+    def test_two_replicas_train_the_weights_of_one(self, mirrored, model, optimizer, way):
+        how = WAYS[way]
+        expected = on_one_replica(model, optimizer, how.rows, how.loop.get("clip_norm"))
+        found = by_loop(PROBLEMS[model], optimizer, mirrored(2), how)
+        if way != "ema_decay":
+            assert len(expected) > len(found)
+            expected = expected[: len(found)]
+        check(f"{model}-{optimizer}-{way}", deviation(found, expected), BOUND)
+
+    def test_mean_beside_losses_of_the_model_cannot_be_summed_over_micro_batches(self):
+        with pytest.raises(UserError, match=r"take `model\.losses` into"):
+            by_loop(PROBLEMS["weighted_activity"], "momentum", feature=WAYS["micro_batches"])
+
+    @pytest.mark.parametrize("optimizer", [cell("momentum", fast=True), cell("adamw")])
+    @pytest.mark.parametrize("length", ["endless", "finite"])
+    def test_float16_rounds_like_one_that_takes_the_same_halves(self, mirrored, optimizer, length):
+        # Each replica rounds the gradient of its rows to 16 bits. One replica that takes the same
+        # halves of the rows one after the other does so too, and is equal; that of the whole batch
+        # is rounded once.
+        plain = model_runs.Feature(finite=length == "finite", loop=dict(loss_scaling=True))
+        halves = dataclasses.replace(plain, loop=dict(loss_scaling=True, micro_batches=2))
+        (same, whole) = (
+            first_of(by_loop(HALF_MODEL, optimizer, feature=way))
+            for way in (halves, dataclasses.replace(plain, shares=(1,)))
+        )
+        found = by_loop(HALF_MODEL, optimizer, mirrored(2), plain)
+        name = f"float16-{optimizer}-{length}"
+        check(name, deviation(found, same), BOUND)
+        check(name, deviation(found, whole), HALF_BOUND)

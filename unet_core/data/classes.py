@@ -312,7 +312,7 @@ class ClassMap:
         )
         return (
             f"The mask holds values that are not in the class map {self}: {some}{more}.{hint} "
-            "Mend the mask, or list the values."
+            "Correct the mask, or list the values."
         )
 
 

@@ -82,7 +82,7 @@ class Reader:
         return pair
 
     def weights(self, sample: Sample) -> np.ndarray | None:
-        """Returns the pixel weights [H, W] float32 of a sample, reckoned once for what is kept.
+        """Returns the pixel weights [H, W] float32 of a sample, computed once for what is kept.
 
         Raises:
             UserError: If the sample cannot be read.

@@ -25,7 +25,7 @@ class Sample:
     """Where one image and its truth are.
 
     Attributes:
-        name: Tells it from the others in tables and file names.
+        name: Identifies it in tables and file names.
         image: Its pixels.
         mask: Its mask; or, in the order of the classes, one binary mask for each.
         group: What must not be torn apart by a split: a patient, an animal, a volume.

@@ -1,4 +1,4 @@
-"""The compiled calls of a loop: many steps on a dataset, or one on a batch in hand.
+"""The compiled calls of a loop: many steps on a dataset, or one on a given batch.
 
 What they return comes to the host in one transfer.
 """
@@ -117,7 +117,7 @@ class Calls:
         return self._read(self._run_steps(iterator, plan, is_marked=is_marked, static=static))
 
     def batch(self, batch: Any) -> Result:
-        """Makes one step on a batch in hand.
+        """Makes one step on a given batch.
 
         The sums are those of the batch, and `steps` are those of the loop.
         """

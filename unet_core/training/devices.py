@@ -87,7 +87,8 @@ def make_strategy(
         listed = ", ".join(f"{number} ({device.name})" for number, device in enumerate(available))
         raise UserError(f"`devices`: there is no device {missing[0]}. There are: {listed}.")
     names = [f"{kind}:{number}" for number in devices or range(len(available))]
-    # Collective operations on CPUs fail once a process has had strategies of two sizes (TF 2.21).
+    # Collective operations on CPUs fail once a process has had strategies of two sizes (seen on
+    # 2.21, tensorflow#62790).
     reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
     return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 

@@ -65,16 +65,16 @@ class Loop:
             evaluation, in 64 bits; with a list of parts `batch -> dict`.
         strategy: Where model and optimizer were made; by default the current one.
         schedule, clip_norm, ema_decay: Of the one part; see `Part`.
-        loss_scaling: Whether to scale the loss for float16. An overflow on any replica then skips
-            the update on all and halves the scale. Without it a gradient that is not finite stops
-            the training.
-        micro_batches: How many batches of the dataset make up one global batch (gradient
-            accumulation). Their gradients are summed before the one update, so that memory is that
-            of one of them. What uses statistics of the batch (batch norm, a batch-wise loss) sees
-            one micro-batch. Only for one part.
+        loss_scaling: Whether to scale the loss, for mixed precision in float16. An overflow on any
+            replica then skips the update on all and halves the scale. Without it a gradient that is
+            not finite stops the training.
+        micro_batches: Gradient accumulation: micro-batches per optimizer update. So many batches of
+            the dataset make up one global batch; their gradients are summed before the one update,
+            so that memory is that of one of them. What uses statistics of the batch (batch norm, a
+            batch-wise loss) sees one micro-batch. Only for one part.
         jit_compile: Whether to compile model, loss and gradient with XLA. A loss that reduces over
             several replicas stays outside; layers that do may not be compiled on several replicas.
-            Dropout then draws other masks than without (TensorFlow 2.21).
+            Dropout then draws other masks than without (TensorFlow 2.21, tensorflow#121243).
         seconds_per_call: How long one compiled call may take, about: a request to stop is seen
             after that.
 
@@ -107,22 +107,16 @@ class Loop:
         options = {"schedule": schedule, "clip_norm": clip_norm, "ema_decay": ema_decay}
         self.parts, forward = _parts_of(model, optimizer, loss, metrics, micro_batches, **options)
         self._is_short_form = forward is not None
-        evaluated = model if self._is_short_form else None
-        self._evaluation = Evaluation(
-            self.strategy, self._refused, model=evaluated, loss=loss, metrics=metrics
-        )
+        seen = {"model": model, "loss": loss} if self._is_short_form else {}
+        self._evaluation = Evaluation(self.strategy, self._refused, metrics=metrics, **seen)
         self._micro_batches = micro_batches
         self._seconds_per_call = seconds_per_call
         self._workers = Workers(self.strategy)
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         how: dict[str, Any] = {"micro_batches": micro_batches, "loss_scaling": loss_scaling}
-        seen: dict[str, Any] = {
-            "forward": forward,
-            "refused": self._refused,
-            "jit_compile": jit_compile,
-        }
+        own: dict[str, Any] = {"forward": forward, "jit_compile": jit_compile}
         self._updates = [
-            Update(part, name, self.strategy, self._step, **seen, **how)
+            Update(part, name, self.strategy, self._step, refused=self._refused, **own, **how)
             for name, part in self.parts.items()
         ]
         self._one_step = Step(
@@ -255,7 +249,7 @@ class Loop:
         return Feed(dataset, self.strategy, micro_batches=self._micro_batches)
 
     def update(self, batch: Any) -> Report:
-        """Makes one step on a batch in hand and returns its report; `loss` is that of the batch.
+        """Makes one step on a given batch and returns its report; `loss` is that of the batch.
 
         Args:
             batch: Any structure of tensors or arrays; with several replicas, per-replica values as
@@ -263,18 +257,18 @@ class Loop:
 
         Raises:
             NonFiniteError: As in `train`.
-            UserError: If the loop has micro-batches, or the batch is not shared among replicas.
+            UserError: If the loop accumulates gradients, or the batch is not shared among replicas.
         """
         if self._micro_batches > 1:
             raise UserError(
-                f"`update` makes one step of one batch, and this loop makes one of "
+                f"`update` makes one step of one batch, and this loop accumulates gradients over "
                 f"{self._micro_batches} micro-batches; make a loop without `micro_batches`."
             )
         leaves = tf.nest.flatten(batch)
         shared = [isinstance(leaf, tf.distribute.DistributedValues) for leaf in leaves]
         if self.strategy.num_replicas_in_sync > 1 and not all(shared):
             raise UserError(
-                f"A batch in hand must hold one part for each of the "
+                f"A given batch must hold one part for each of the "
                 f"{self.strategy.num_replicas_in_sync} replicas: make it with "
                 "strategy.experimental_distribute_values_from_function."
             )

@@ -148,7 +148,7 @@ def inputs_of(batch: Any) -> Any:
     """Returns what the model of the short form is called with.
 
     Raises:
-        UserError: If the batch is a dict, of which nobody said what goes into the model.
+        UserError: If the batch is a dict, of which it is not known what goes into the model.
     """
     if isinstance(batch, Mapping):
         raise UserError(
