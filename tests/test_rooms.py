@@ -67,6 +67,23 @@ class TestImport:
         )
         assert done.stdout == "False\n"
 
+    def test_nothing_of_posix_alone_is_needed_to_import(self):
+        # As on Windows, where these are missing.
+        code = """
+import os, select, sys
+import tensorflow, keras, cv2, tqdm, PIL.Image
+sys.modules["fcntl"] = None
+for owner, names in ((os, ("O_NONBLOCK", "O_NOFOLLOW", "fchmod", "mkfifo")), (select, ("poll",))):
+    for name in names:
+        delattr(owner, name)
+import unet_core.inference, unet_core.inference.trained, unet_core.outputs.files, train_loop
+import unet_core.reports.folds, unet_core.training, unet_core.run_directory, unet_core.data.survey
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
     def test_importing_every_module_changes_nothing_of_the_process(self):
         names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
         names = [name.removesuffix(".__init__") for name in names]

@@ -241,6 +241,127 @@ class TestLocked:
         assert (tmp_path / "file").read_text() == "mine"
 
 
+class TestClaim:
+    def listed(self, run):
+        return json.loads((run.path / "written.json").read_text())["files"]
+
+    def test_what_was_claimed_may_be_replaced_by_a_later_process(self, run):
+        run.claim(run.path / "held_out" / "a.png")
+        (run.path / "held_out").mkdir()
+        (run.path / "held_out" / "a.png").touch()
+        RunDirectory(run.path).claim(run.path / "held_out" / "a.png")
+        assert self.listed(run).count("held_out/a.png") == 1
+
+    @pytest.mark.parametrize("name", ["mine.png", "held_out/mine.png"])
+    def test_file_of_somebody_else_is_refused_and_nothing_is_claimed(self, run, name):
+        path = run.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+        before = self.listed(run)
+        with pytest.raises(UserError) as error:
+            run.claim(run.path / "other.png", path)
+        assert str(error.value).startswith(f"{path}: there already, and not written by this run")
+        assert "Move it elsewhere, or choose another `run_dir`." in str(error.value)
+        assert self.listed(run) == before
+
+    def test_link_to_nothing_and_folders_are_somebody_elses_too(self, run):
+        (run.path / "a").symlink_to("nothing")
+        (run.path / "b").mkdir()
+        with pytest.raises(UserError, match=r"/a and 1 more: there already"):
+            run.claim(run.path / "a", run.path / "b")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("finished", "history.csv", "known_masks.json", "scores.json"),
+            *("per_image.csv", "worst.png", "precision_recall.png"),
+        ],
+    )
+    def test_new_run_refuses_a_folder_with_files_of_these_names(self, tmp_path, name):
+        (tmp_path / name).write_text("mine")
+        run = RunDirectory(tmp_path)
+        with pytest.raises(UserError, match=f"{name}: there already"), run.locked():
+            run.store(CONFIG, "abc")
+        assert (tmp_path / name).read_text() == "mine"
+        assert {path.name for path in tmp_path.iterdir()} == {name, "lock"}
+
+    def test_scores_and_mark_of_somebody_else_stay(self, tmp_path):
+        for name in ("scores.json", "finished"):
+            (tmp_path / name).write_text("mine")
+        run = RunDirectory(tmp_path)
+        with pytest.raises(UserError, match=r"scores\.json: there already"):
+            run.write_scores({"a": 1.0})
+        with pytest.raises(UserError, match="finished: there already"):
+            run.mark_finished(5)
+        assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+
+    def test_path_outside_the_folder_is_an_error_of_the_program(self, run, tmp_path):
+        with pytest.raises(ValueError, match="is not in the subpath"):
+            run.claim(tmp_path / "a.png")
+
+    @pytest.fixture
+    def old_run(self, run):
+        """The folder of a run of a version that kept no list."""
+        (run.path / "written.json").unlink()
+        for folder in ("held_out", "predictions"):
+            (run.path / folder).mkdir()
+        for name in (
+            *("scores.json", "worst.png", "held_out/a_errors.png", "held_out/my_note.png"),
+            *("predictions/a_predict.png", "predictions/a_probability_b.tif", "my_note.txt"),
+            *("predictions/a_instances_overlay.png", "predictions/v_masks.avi", "mine.png"),
+        ):
+            (run.path / name).write_text("x")
+        return run
+
+    def test_run_without_a_list_owns_the_files_of_its_names(self, old_run):
+        old_run.claim(
+            old_run.path / "scores.json",
+            old_run.path / "held_out" / "a_errors.png",
+            old_run.path / "predictions" / "a_predict.png",
+        )
+        assert set(self.listed(old_run)) == {
+            *("config.json", "scores.json", "worst.png", "held_out/a_errors.png"),
+            *("predictions/a_predict.png", "predictions/a_probability_b.tif"),
+            *("predictions/a_instances_overlay.png", "predictions/v_masks.avi"),
+        }
+
+    @pytest.mark.parametrize("name", ["mine.png", "my_note.txt", "held_out/my_note.png"])
+    def test_run_without_a_list_does_not_own_files_of_other_names(self, old_run, name):
+        with pytest.raises(UserError, match="there already"):
+            old_run.claim(old_run.path / name)
+
+    def test_folder_of_folds_without_a_list_owns_their_table(self, run, tmp_path):
+        run.path.rename(tmp_path / "fold-0")
+        (tmp_path / "folds.csv").touch()
+        RunDirectory(tmp_path).claim(tmp_path / "folds.csv")
+
+    def test_config_that_is_none_of_a_run_makes_nothing_its_own(self, tmp_path):
+        for name in ("config.json", "scores.json"):
+            (tmp_path / name).write_text("{}")
+        with pytest.raises(UserError, match=r"scores\.json: there already"):
+            RunDirectory(tmp_path).claim(tmp_path / "scores.json")
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", ["config.json", "scores.json", "written.json"])
+    def test_number_is_in_every_file(self, run, name):
+        run.write_scores({"a": 1.0})
+        assert json.loads((run.path / name).read_text())["format"] == 1
+
+    def test_config_without_a_number_is_read(self, run):
+        path = run.path / "config.json"
+        stored = json.loads(path.read_text())
+        del stored["format"]
+        path.write_text(json.dumps(stored))
+        assert run.read()[1] == "abc"
+
+    def test_newer_config_is_refused_by_its_number(self, run):
+        path = run.path / "config.json"
+        path.write_text(json.dumps({"format": 2, "other": True}))
+        with pytest.raises(UserError, match=r"config\.json: has format 2, .* reads format 0 and 1"):
+            run.read()
+
+
 class TestWriteScores:
     def test_nan_becomes_null_at_any_depth_and_the_rest_stays(self, run):
         nan = float("nan")

@@ -274,7 +274,7 @@ class Written:
                 f"{self._folder / foreign[0]}{more}: there already, and not written by this run, "
                 "which would replace it. Move it elsewhere, or choose another `run_dir`."
             )
-        if new:
+        if new or not self._path.exists():
             write_json(self._path, {"format": _WRITTEN_FORMAT, "files": [*listed, *new]})
 
     def files(self) -> dict[str, None]:

@@ -60,6 +60,47 @@ class TestHistory:
         History(path, COLUMNS, resumed_at=20)
         assert [row[0] for row in rows_of(path)] == ["step", "10", "20"]
 
+    def test_added_column_keeps_all_earlier_rows(self, path):
+        wider = ["step", "train/loss", "train/rate", "held_out/dice"]
+        history = History(path, wider, resumed_at=20)
+        history.append({"step": 30, "train/loss": 3.0, "train/rate": 0.5})
+        assert rows_of(path) == [
+            wider,
+            ["10", "0.1", "", ""],
+            ["20", "0.05", "", ""],
+            ["30", "3", "0.5", ""],
+        ]
+
+    def test_column_that_is_there_no_more_keeps_its_values(self, path):
+        history = History(path, ["step", "held_out/dice"], resumed_at=20)
+        history.append({"step": 30, "held_out/dice": 0.5})
+        assert rows_of(path) == [
+            ["step", "held_out/dice", "train/loss"],
+            ["10", "", "0.1"],
+            ["20", "", "0.05"],
+            ["30", "0.5", ""],
+        ]
+
+    def test_columns_in_another_order_are_matched_by_name(self, path):
+        History(path, ["step", "held_out/dice", "train/loss"], resumed_at=10)
+        assert rows_of(path)[1] == ["10", "", "0.1"]
+
+    def test_last_row_without_a_line_end_is_kept_if_it_is_whole(self, path):
+        path.write_text(path.read_text().rstrip("\n"))
+        History(path, COLUMNS, resumed_at=30)
+        assert [row[0] for row in rows_of(path)] == ["step", "10", "20", "30"]
+
+    def test_link_laid_in_its_place_is_not_written_through(self, path, tmp_path):
+        history = History(path, COLUMNS, resumed_at=30)
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        path.unlink()
+        path.symlink_to(victim)
+        with pytest.raises(OSError, match=r"history\.csv") as error:
+            history.append({"step": 40})
+        assert error.value.filename == str(path)
+        assert victim.read_text() == "mine"
+
     def test_new_run_begins_anew(self, path):
         History(path, COLUMNS)
         assert rows_of(path) == [COLUMNS]
