@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from unet_core.data import layouts, synthetic
+from unet_core.data import images, synthetic
+from unet_core.data.layouts.find import find_images, find_samples
+from unet_core.data.layouts.voc import write_voc_lists
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.runs.dataset import DataSet
@@ -20,7 +22,7 @@ def write(path, pixels=PICTURE):
 
 
 def find(folder, layout="folders", **kwargs):
-    return layouts.find_samples(folder, layout, **kwargs)
+    return find_samples(folder, layout, **kwargs)
 
 
 def names(samples):
@@ -75,7 +77,7 @@ class TestEveryLayout:
             write(tmp_path / "SegmentationClass" / f"{number}.png", mask)
         self.check(decoded(tmp_path, layout="voc"), slices)
         found = find(tmp_path, "voc").samples
-        layouts.write_voc_lists(tmp_path, found[:2], found[2:])
+        write_voc_lists(tmp_path, found[:2], found[2:])
         self.check(decoded(tmp_path, layout="voc"), slices)
         assert [s.split for s in find(tmp_path, "voc").samples] == ["train", "train", "val"]
 
@@ -191,7 +193,7 @@ class TestVoc:
     def test_names_with_spaces_are_read_back_from_lists(self, tmp_path):
         self.make(tmp_path, "slice 1", "slice 2")
         first, second = find(tmp_path, "voc").samples
-        layouts.write_voc_lists(tmp_path, [first], [second])
+        write_voc_lists(tmp_path, [first], [second])
         found = find(tmp_path, "voc")
         assert found.problems == ()
         assert [(s.name, s.split) for s in found.samples] == [
@@ -224,7 +226,7 @@ class TestVoc:
         lists = tmp_path / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True)
         (lists / "train.txt").write_text("mine\n")
-        layouts.write_voc_lists(tmp_path, [], [])
+        write_voc_lists(tmp_path, [], [])
         assert (lists / "train.txt").read_text() == "mine\n"
         assert (lists / "val.txt").exists()
 
@@ -290,56 +292,56 @@ class TestFindImages:
             write(tmp_path / f"9_{suffix}.png")
         for name in ("10.png", "9.bmp"):
             write(tmp_path / name)
-        assert [source.path.name for source in layouts.find_images(tmp_path)] == ["9.bmp", "10.png"]
+        assert [source.path.name for source in find_images(tmp_path)] == ["9.bmp", "10.png"]
 
     def test_file_that_is_named_is_an_image_whatever_it_is_called(self, tmp_path):
         write(tmp_path / "9_predict.png")
-        assert len(layouts.find_images(tmp_path / "9_predict.png")) == 1
+        assert len(find_images(tmp_path / "9_predict.png")) == 1
 
     def test_damaged_stack_is_told_of_when_its_turn_comes(self, tmp_path):
         (tmp_path / "a.tif").write_bytes(b"II*\0damaged")
         write(tmp_path / "b.png")
-        names = [source.path.name for source in layouts.find_images(tmp_path)]
+        names = [source.path.name for source in find_images(tmp_path)]
         assert names == ["a.tif", "b.png"]
 
     def test_file_glob_and_pages(self, tmp_path):
         write(tmp_path / "a1.png")
         write(tmp_path / "b1.png")
         cv2.imwritemulti(str(tmp_path / "s.tif"), [PICTURE] * 2)
-        assert layouts.find_images(tmp_path / "a1.png") == [Source(tmp_path / "a1.png")]
-        assert layouts.find_images(f"{tmp_path}/*1.png") == [
+        assert find_images(tmp_path / "a1.png") == [Source(tmp_path / "a1.png")]
+        assert find_images(f"{tmp_path}/*1.png") == [
             Source(tmp_path / "a1.png"),
             Source(tmp_path / "b1.png"),
         ]
-        pages = layouts.find_images(tmp_path / "s.tif")
+        pages = find_images(tmp_path / "s.tif")
         assert [source.page for source in pages] == [0, 1]
 
     def test_folder_with_brackets_in_its_name_is_a_folder(self, tmp_path):
         write(tmp_path / "set[1]" / "a.png")
-        assert len(layouts.find_images(tmp_path / "set[1]")) == 1
+        assert len(find_images(tmp_path / "set[1]")) == 1
 
     def test_glob_passes_over_what_is_no_picture(self, tmp_path):
         write(tmp_path / "a.png")
         (tmp_path / "notes.txt").write_text("x")
         (tmp_path / "old.tif").mkdir()
-        assert layouts.find_images(tmp_path / "*") == [Source(tmp_path / "a.png")]
+        assert find_images(tmp_path / "*") == [Source(tmp_path / "a.png")]
 
     def test_name_that_only_holds_the_word_overlay_is_an_image(self, tmp_path):
         write(tmp_path / "cells_overlay_growth.png")
-        assert len(layouts.find_images(tmp_path)) == 1
+        assert len(find_images(tmp_path)) == 1
 
     def test_nothing_to_predict_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="holds no pictures"):
-            layouts.find_images(tmp_path)
+            find_images(tmp_path)
         with pytest.raises(UserError, match="no such folder"):
-            layouts.find_images(tmp_path / "none")
+            find_images(tmp_path / "none")
 
     def test_tiff_larger_than_is_read_at_once_is_an_image(self, tmp_path, monkeypatch):
         write(tmp_path / "a.tif")
-        monkeypatch.setattr(layouts.images, "MOST_PIXELS", 1)
-        assert layouts.find_images(tmp_path) == [Source(tmp_path / "a.tif")]
+        monkeypatch.setattr(images, "MOST_PIXELS", 1)
+        assert find_images(tmp_path) == [Source(tmp_path / "a.tif")]
 
     def test_damaged_tiff_is_left_to_its_reader(self, tmp_path):
         write(tmp_path / "a.png")
         (tmp_path / "b.tif").write_bytes(b"no picture")
-        assert len(layouts.find_images(tmp_path)) == 2
+        assert len(find_images(tmp_path)) == 2

@@ -12,7 +12,7 @@ import pytest
 from helpers.brightness import make_brightness
 
 from unet_core.conventions import IGNORED
-from unet_core.data.layouts import find_images
+from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.inference.masks import predicted_ids

@@ -18,7 +18,7 @@ import PIL.Image
 
 from unet_core.conventions import IGNORED
 from unet_core.data import images
-from unet_core.data.layouts import numeric_order
+from unet_core.data.layouts.listing import numeric_order
 from unet_core.errors import UserError
 from unet_core.files import os_errors, read_bytes, read_json, write_whole
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from unet_core.conventions import IGNORED
-from unet_core.data import labelme, layouts
+from unet_core.data import labelme
+from unet_core.data.layouts.voc import write_voc_lists
 from unet_core.runs.dataset import DataSet, make_classes
 from unet_core.runs.finished_run import check_used, required
 from unet_core.runs.process import StopRequest
@@ -30,6 +31,6 @@ def convert_labelme(config: RunConfig, _: StopRequest) -> None:
             data_dir=output_dir, layout="voc", classes=f"{listed},{IGNORED}:ignore"
         )
         data = DataSet.open(voc.data, seed=config.training.seed, progress=progress_bar)
-        layouts.write_voc_lists(output_dir, *data.split())
+        write_voc_lists(output_dir, *data.split())
         command += " --split=fixed"
     print(f"Train with {command}")

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unet_core.data import balance, images, layouts, splits, survey, weight_maps
+from unet_core.data import balance, images, splits, survey, weight_maps
 from unet_core.data.augment import Recipe
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
+from unet_core.data.layouts.find import find_images, find_samples
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig, draw_pairs
@@ -77,7 +78,7 @@ class DataSet:
         """
         classes = make_classes(settings)
         scaling = Scaling.parse(settings.intensities)
-        found = layouts.find_samples(
+        found = find_samples(
             settings.data_dir,
             settings.layout,
             image_folder=settings.image_folder,
@@ -242,6 +243,6 @@ def test_folder(settings: DataSettings) -> pathlib.Path | None:
         pathlib.Path(settings.data_dir, "test"),
     ):
         with contextlib.suppress(UserError):
-            layouts.find_images(folder)
+            find_images(folder)
             return folder
     return None

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from unet_core.data import layouts
+from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 from unet_core.inference.predictor import Predictor
@@ -35,7 +35,7 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         predictor = make_predictor(config, trained)
         _predict_video(config.prediction, predictor, str(source), output_dir, stop)
         return
-    sources = layouts.find_images(source)
+    sources = find_images(source)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
     own = {} if config.prediction.output_dir else {"claim": run.claim}
     failures = predict_images(

@@ -22,8 +22,9 @@ import keras
 import tensorflow as tf
 
 from unet_core import losses, metrics, optimizers, training
-from unet_core.data import layouts, pipeline, stream, synthetic
+from unet_core.data import pipeline, stream, synthetic
 from unet_core.data.classes import ClassMap
+from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
@@ -280,7 +281,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             failures = predict_images(
                 config.prediction,
                 predictor,
-                layouts.find_images(test),
+                find_images(test),
                 output_folder(config, run.predictions),
                 stop,
                 **own,

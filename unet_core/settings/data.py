@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from unet_core.data.layouts import LAYOUTS
 from unet_core.errors import UserError
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import SAMPLES, SCORE, SPLIT, TRAIN
-
-LAYOUTS = ("folders", "voc", "csv", "stack")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""What all layouts share: the listing, pictures of a folder, pairs of equal names."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from unet_core.data.samples import Sample, Source
+from unet_core.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PARTS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleListing:
+    """The samples of a data folder, and every problem with their names, as complete sentences."""
+
+    samples: tuple[Sample, ...]
+    problems: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderNames:
+    """What the parts of a data folder are called.
+
+    Attributes:
+        images: Name of the folders of images, or of the stack without its suffix.
+        masks: Names of the folders of masks, or of the stacks; several are binary masks, one per
+            class.
+        mask_suffix: What the name of a mask adds to that of its image. Images and masks may then
+            lie in one folder.
+    """
+
+    images: str = "image"
+    masks: tuple[str, ...] = ("label",)
+    mask_suffix: str = ""
+
+
+def pairs(
+    folder: pathlib.Path,
+    names: FolderNames,
+    part: str,
+    problems: list[str],
+) -> list[Sample]:
+    """Returns the samples of two folders in `folder` whose images and masks have equal names, as
+    those of `part`; adds to `problems` what is wrong.
+    """
+    mask_suffix = names.mask_suffix
+    image_dir, mask_dirs = folder / names.images, [folder / name for name in names.masks]
+    if image_dir in mask_dirs and not mask_suffix:
+        problems.append(
+            f"{image_dir}: is named as the folder of images and of masks, so that every image "
+            "would be its own mask. Name two folders, or give `mask_suffix`."
+        )
+        return []
+    found = [listed(each, problems) for each in (image_dir, *mask_dirs)]
+    if None in found:
+        return []
+    image_paths, *mask_lists = found
+    if mask_suffix:
+        image_paths = [
+            path
+            for path in image_paths
+            if image_dir not in mask_dirs or not path.stem.endswith(mask_suffix)
+        ]
+        mask_lists = [[p for p in paths if p.stem.endswith(mask_suffix)] for paths in mask_lists]
+    if not image_paths:
+        problems.append(f"{image_dir}: holds no pictures ({', '.join(SUFFIXES)}).")
+    stems = [by_stem(image_dir, image_paths, "images", "", problems)]
+    for mask_dir, paths in zip(mask_dirs, mask_lists, strict=True):
+        stems.append(by_stem(mask_dir, paths, "masks", mask_suffix, problems))
+    image_of, *masks_of = stems
+    samples = []
+    for stem, path in image_of.items():
+        missing = [d for d, of in zip(mask_dirs, masks_of, strict=True) if stem not in of]
+        problems += [f"{path}: there is no mask of the same name in {d}." for d in missing]
+        if not missing:
+            masks = tuple(Source(of[stem]) for of in masks_of)
+            samples.append(Sample(stem, Source(path), masks, split=part))
+    for of in masks_of:
+        problems += [
+            f"{path}: there is no image of the same name in {image_dir}."
+            for stem, path in of.items()
+            if stem not in image_of
+        ]
+    return samples
+
+
+def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the pictures in `folder` in numeric order.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: there is no such folder. See README.md for the layout of a data folder."
+        )
+    with os.scandir(folder) as entries:
+        found = [
+            folder / entry.name
+            for entry in entries
+            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+        ]
+    return sorted(found, key=numeric_order)
+
+
+def listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path] | None:
+    """Returns the pictures in `folder`, or None if there is none, which is a problem."""
+    try:
+        return pictures(folder)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def by_stem(
+    folder: pathlib.Path,
+    paths: Sequence[pathlib.Path],
+    word: str,
+    suffix: str,
+    problems: list[str],
+) -> dict[str, pathlib.Path]:
+    """Returns `paths` by their names without `suffix`; adds those that share one to `problems`."""
+    stems = collections.Counter(path.stem for path in paths)
+    problems += [
+        f"{folder / stem}.*: {count} {word} share this stem; rename one."
+        for stem, count in stems.items()
+        if count > 1
+    ]
+    return {path.stem.removesuffix(suffix): path for path in paths}
+
+
+def numeric_order(path: pathlib.Path) -> tuple:
+    """Returns a sort key by which `2.png` comes before `10.png`."""
+    parts = re.split(r"(\d+)", path.stem)
+    return tuple(int(part) if part.isdecimal() else part for part in parts), path.name

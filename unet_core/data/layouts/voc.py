@@ -1,0 +1,79 @@
+"""A VOC folder: JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from unet_core.data.layouts.listing import (
+    PARTS,
+    FolderNames,
+    SampleListing,
+    by_stem,
+    listed,
+    pairs,
+)
+from unet_core.data.samples import Sample, Source
+from unet_core.files import read_bytes, write_whole
+
+
+def find(data_dir: pathlib.Path, _: FolderNames) -> SampleListing:
+    """Returns the samples of a VOC folder; its names are fixed."""
+    problems: list[str] = []
+    samples = _samples(data_dir, problems)
+    return SampleListing(tuple(samples), tuple(problems))
+
+
+def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
+    lists = data_dir / "ImageSets" / "Segmentation"
+    parts = [part for part in PARTS if (lists / f"{part}.txt").is_file()]
+    if not parts:
+        return pairs(data_dir, FolderNames("JPEGImages", ("SegmentationClass",)), "", problems)
+    image_dir, mask_dir = data_dir / "JPEGImages", data_dir / "SegmentationClass"
+    found = [listed(each, problems) for each in (image_dir, mask_dir)]
+    if None in found:
+        return []
+    image_of = by_stem(image_dir, found[0], "images", "", problems)
+    mask_of = by_stem(mask_dir, found[1], "masks", "", problems)
+    samples, part_of = [], {}
+    for part in parts:
+        try:
+            lines = read_bytes(lists / f"{part}.txt").decode("utf-8-sig").splitlines()
+        except (OSError, UnicodeError) as error:
+            problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
+            continue
+        for stem in filter(None, map(str.strip, lines)):
+            if stem in part_of:
+                problems.append(
+                    f"{lists / part}.txt: {stem!r} is in {part_of[stem]}.txt already; remove one."
+                )
+                continue
+            part_of[stem] = part
+            for folder, of in ((image_dir, image_of), (mask_dir, mask_of)):
+                if stem not in of:
+                    problems.append(f"{lists / part}.txt: {stem!r} has no picture in {folder}.")
+            if stem in image_of and stem in mask_of:
+                mask = (Source(mask_of[stem]),)
+                samples.append(Sample(stem, Source(image_of[stem]), mask, split=part))
+    return samples
+
+
+def write_voc_lists(
+    data_dir: str | os.PathLike, training: Sequence[Sample], held_out: Sequence[Sample]
+) -> None:
+    """Writes train.txt, val.txt and trainval.txt of a VOC folder; those that are there stay.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    folder = pathlib.Path(data_dir, "ImageSets", "Segmentation")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, samples in (
+        ("train", training),
+        ("val", held_out),
+        ("trainval", [*training, *held_out]),
+    ):
+        path = folder / f"{name}.txt"
+        if not path.exists():
+            write_whole(path, "".join(f"{sample.name}\n" for sample in samples).encode())
