@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pathlib
 import stat
@@ -165,6 +166,53 @@ class TestFlush:
     def test_missing_file_is_raised(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             flush(tmp_path / "none")
+
+
+class TestOsErrors:
+    def message(self, error, kinds=(OSError,)):
+        def fail():
+            with files.os_errors("/run", "cannot be written", "Make room.", kinds=kinds):
+                raise error
+
+        with pytest.raises(UserError) as caught:
+            fail()
+        return str(caught.value)
+
+    def test_says_path_reason_and_what_to_do(self):
+        error = OSError(28, "No space left on device", "/run")
+        assert (
+            self.message(error) == "/run: cannot be written (No space left on device). Make room."
+        )
+
+    def test_names_the_file_if_it_is_another(self):
+        error = OSError(28, "No space left on device", "/run/a")
+        assert "(No space left on device: /run/a)" in self.message(error)
+
+    def test_reason_of_hdf5_is_its_first_line(self):
+        assert "(unable to write). Make" in self.message(OSError("unable to write\nat 3"))
+
+    def test_reason_of_tensorflow_is_what_the_system_said(self):
+        class OpError(Exception):
+            message = "/run/a; No space left on device [Op:SaveV2]\nmore"
+
+        assert "(No space left on device). Make" in self.message(OpError("x"), (OpError,))
+
+    def test_other_errors_pass(self):
+        with (
+            pytest.raises(ZeroDivisionError),
+            files.os_errors("/run", "cannot be written", "Make room."),
+        ):
+            raise ZeroDivisionError
+
+
+class TestWriteJson:
+    def test_what_json_lacks_becomes_null_at_any_depth(self, tmp_path):
+        inf = float("inf")
+        files.write_json(tmp_path / "a.json", {"a": [inf, (-inf, 1.5)], "b": float("nan")})
+        assert json.loads((tmp_path / "a.json").read_text()) == {
+            "a": [None, [None, 1.5]],
+            "b": None,
+        }
 
 
 class TestWriteWhole:

@@ -6,13 +6,11 @@ import csv
 import hashlib
 import json
 import os
-import pathlib
 
 import cv2
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers.tiny_loop import batches, make_loop, run
 from unet_core.config import RunConfig
 
@@ -154,8 +152,10 @@ JSON_KINDS = [name for name in KINDS if name != "finished"]
 def places_in(value, place=()):
     """Gives the place of every part of a JSON value, itself included."""
     yield place
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in list(items)[:12] if isinstance(value, dict | list) else ():
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    # Of many parts alike, the first tell.
+    for key, item in list(items)[:14]:
         yield from places_in(item, (*place, key))
 
 
@@ -287,9 +287,6 @@ class TestJson:
         message = read_or_message(KINDS[name], tmp_path, path)
         if name == "export" and message and "holds no run" in message:
             return  # Not an export's settings, so it is looked for a run.
-        if name == "scores" and reason.startswith("Too many"):
-            assert "has not been scored" in message
-            return
         assert reason in message
         assert str(path) in message
 
@@ -485,4 +482,3 @@ def test_places_name_every_part():
         ("a", 1, "b"),
     ]
     assert changed({"a": [1, {"b": 2}]}, ("a", 1, "b"), ABSENT) == {"a": [1, {}]}
-    assert pathlib.Path(tf.__file__).exists()

@@ -124,7 +124,7 @@ class RunDirectory:
 
     def holds_run(self) -> bool:
         """Returns whether a run has begun in this folder."""
-        return self._config.exists()
+        return os.path.lexists(self._config)
 
     def resolve_for_resume(self, config: RunConfig, data_fingerprint: str) -> RunConfig:
         """Returns the config to run with; touches nothing.
@@ -195,10 +195,7 @@ class RunDirectory:
         way = "Put back what the run has written, or choose another `run_dir`."
         formats = (0, _CONFIG_FORMAT)
         stored = read_json(self._config, _Config, what=what, way=way, formats=formats)
-        try:
-            return RunConfig.from_stored(stored.settings), stored.data
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._config}: cannot be read as {what} ({error}). {way}") from error
+        return checked_config(self._config, stored.settings, what=what, way=way), stored.data
 
     def write_scores(self, scores: dict[str, Any], folder: pathlib.Path | None = None) -> None:
         """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes
@@ -312,3 +309,17 @@ def _is_config(path: pathlib.Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def checked_config(
+    path: pathlib.Path, settings: dict[str, Any], *, what: str, way: str
+) -> RunConfig:
+    """Returns the config whose fields were stored as JSON in the file at `path`.
+
+    Raises:
+        UserError: If they are none; it is worded as by `read_json`.
+    """
+    try:
+        return RunConfig.from_stored(settings)
+    except UserError as error:
+        raise UserError(f"{path}: cannot be read as {what} ({error}). {way}") from error

@@ -18,7 +18,7 @@ from unet_core.errors import UserError
 from unet_core.inference.masks import predicted_ids
 from unet_core.inference.predictor import Predictor
 from unet_core.outputs import files
-from unet_core.outputs.files import PredictionOutputs, predict_files
+from unet_core.outputs.files import PredictionOutputs, output_paths, predict_files
 from unet_core.temporary import leftovers
 
 
@@ -212,6 +212,31 @@ class TestPredictFiles:
         )
         assert "9.png" not in done.table
         assert list((tmp_path / "out").iterdir()) == []
+
+
+class TestOutputPaths:
+    @pytest.mark.parametrize("classes", ["0:a,1:b", "0:a,1:left/right,2:c"])
+    @pytest.mark.parametrize("most_pixels", [2**26, 100])
+    def test_are_the_files_that_are_written(
+        self, folder, tmp_path, monkeypatch, classes, most_pixels
+    ):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most_pixels)
+        predictor = Predictor(make_brightness(classes=classes), window_px=32)
+        sources, out = find_images(folder), tmp_path / "out"
+        whole = most_pixels > 100
+        wanted = PredictionOutputs(
+            ("mask", "overlay", "outlines", "probabilities"),
+            instances="components" if whole else "none",
+            object_class="a",
+        )
+        expected = output_paths(sources, out, wanted, predictor.classes)
+        assert predict_files(predictor, sources, out, wanted).failures == ()
+        assert sorted(expected) == sorted(out.iterdir())
+
+    def test_what_is_not_wanted_is_not_among_them(self, predictor, folder, tmp_path):
+        wanted = PredictionOutputs(("overlay",))
+        found = output_paths([Source(folder / "9.png")], tmp_path, wanted, predictor.classes)
+        assert found == [tmp_path / "9_overlay.png"]
 
 
 class TestPredictedIds:

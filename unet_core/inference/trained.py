@@ -19,7 +19,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import make_network
-from unet_core.run_directory import RunDirectory
+from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
 
 EXPORT_SETTINGS = "unet_core.json"
@@ -92,15 +92,11 @@ def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trai
 
 
 def _open_export(path: pathlib.Path) -> Trained:
-    stored = read_json(
-        path / EXPORT_SETTINGS,
-        _Settings,
-        what="the settings of an export",
-        way="Export again.",
-        formats=(0, _EXPORT_FORMAT),
-    )
+    settings, what, way = path / EXPORT_SETTINGS, "the settings of an export", "Export again."
+    formats = (0, _EXPORT_FORMAT)
+    stored = read_json(settings, _Settings, what=what, way=way, formats=formats)
+    config = checked_config(settings, stored.settings, what=what, way=way)
     try:
-        config = RunConfig.from_stored(stored.settings)
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():
             raise UserError(

@@ -158,6 +158,36 @@ def predict_files(
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
 
 
+def output_paths(
+    sources: Sequence[Source],
+    output_dir: str | pathlib.Path,
+    wanted: PredictionOutputs,
+    classes: ClassMap,
+) -> list[pathlib.Path]:
+    """Returns the files that `predict_files` writes, for those who must know them before.
+
+    Raises:
+        UserError: If two images would write one file.
+    """
+    levels = ["probability"] if len(classes) == 2 else _level_suffixes(classes.names)
+    suffixes = {"mask": ["predict"], "probabilities": levels}
+    whole = {
+        path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
+    }
+    paths = []
+    for source, stem in zip(sources, _stems(sources), strict=True):
+        for output in ("mask", "overlay", "outlines", "probabilities"):
+            if output in wanted.outputs:
+                is_tiff = output in suffixes and not whole[source.path]
+                kind = ".tif" if is_tiff else ".png"
+                names = suffixes.get(output, [output])
+                paths += [pathlib.Path(output_dir, f"{stem}_{name}{kind}") for name in names]
+        if wanted.instances != "none":
+            names = ("instances", "instances_overlay")
+            paths += [pathlib.Path(output_dir, f"{stem}_{name}.png") for name in names]
+    return paths
+
+
 class _Image:
     """One picture on its way to its files."""
 

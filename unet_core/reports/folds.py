@@ -5,6 +5,7 @@ text = write([run_dir / "fold-0", run_dir / "fold-1"], run_dir)     # also folds
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -103,7 +104,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     way = "Start the same command again."
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: the fold has not been scored. {way}")
     what = "the scores of a fold"
     way = "Remove it, and score the fold again with --mode=evaluate."
