@@ -352,6 +352,7 @@ def predict(config: RunConfig, stopped: process.StopRequest) -> None:
 
 def export(config: RunConfig, stopped: process.StopRequest) -> None:
     """Writes the network in forms that other programs read."""
+    from unet_core.data.intensities import Scaling
     from unet_core.export.export import export as write_export
     from unet_core.run_directory import RunDirectory
 
@@ -361,8 +362,10 @@ def export(config: RunConfig, stopped: process.StopRequest) -> None:
     precision = None if config.precision == "auto" else config.precision
     write_export(
         trained.model,
-        trained.config,
         output_dir,
+        classes=trained.classes,
+        scaling=Scaling.parse(trained.config.intensities),
+        settings=dataclasses.asdict(trained.config),
         step=trained.step,
         formats=config.formats,
         precision=precision,

@@ -15,13 +15,13 @@ from unet_core.config import RunConfig
 from unet_core.data.augment import Recipe
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
-from unet_core.models.unet import make_unet
+from unet_core.models import build
 from unet_core.training import schedules
 
 
 def make_network(config: RunConfig, classes: ClassMap) -> keras.Model:
     """Returns the network, its weights drawn from the seed. `config.precision` is resolved."""
-    return make_unet(
+    return build.make_network(
         classes=len(classes),
         channels=config.channels,
         depth=config.depth,

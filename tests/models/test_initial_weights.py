@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
+from unet_core.models.build import make_network
 from unet_core.models.layers import RowDropout
-from unet_core.models.unet import make_unet
 
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("initial_weights.json").read_text())
 
@@ -15,7 +15,7 @@ GOLDEN = json.loads(pathlib.Path(__file__).with_name("initial_weights.json").rea
 class TestInitialWeights:
     @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: str(golden["settings"]))
     def test_weights_and_seeds_are_bit_for_bit_the_stored_ones(self, golden):
-        model = make_unet(**golden["settings"])
+        model = make_network(**golden["settings"])
         # The first 16 digits of the SHA-256 of the bytes of each variable, in their order.
         found = [
             (variable.path, hashlib.sha256(variable.numpy().tobytes()).hexdigest()[:16])

@@ -22,6 +22,7 @@ from unet_core.runs import dataset
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
+EXPORT_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,11 @@ def open_trained(path: str | os.PathLike, *, weights: str = "last") -> Trained:
 def _open_export(path: pathlib.Path) -> Trained:
     try:
         stored = json.loads((path / EXPORT_SETTINGS).read_text())
+        if stored.get("format", EXPORT_FORMAT) != EXPORT_FORMAT:
+            raise UserError(
+                f"{path / EXPORT_SETTINGS}: has the format {stored['format']}; this version reads "
+                f"{EXPORT_FORMAT}. Open it with the version that wrote it, or a later one."
+            )
         config, step = config_of(stored["settings"]), int(stored["step"])
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():

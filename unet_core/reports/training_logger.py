@@ -21,6 +21,7 @@ from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
 from unet_core.drawing import pictures
 from unet_core.inference.masks import predicted_ids
+from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
 from unet_core.training import Report, SummaryWriter
@@ -99,7 +100,7 @@ class TrainingLogger:
         self, step: int, model: keras.Model, samples: Sequence[Sample], read: Reader
     ) -> None:
         """Writes input, truth, prediction and errors of `samples`."""
-        window = SlidingWindow(model)
+        window = SlidingWindow(InferenceNetwork(model))
         for sample in samples:
             pair = read(sample)
             ids = predicted_ids(window(pair.image))

@@ -4,9 +4,8 @@ import pytest
 import tensorflow as tf
 
 from unet_core.errors import UserError
-from unet_core.inference.network import make_inference_network
+from unet_core.models.build import make_network
 from unet_core.models.layers import padding_for
-from unet_core.models.unet import TileGeometry, make_unet, tile_geometry
 
 
 def picture(height, width, *, rows=1, channels=1, seed=0):
@@ -15,7 +14,7 @@ def picture(height, width, *, rows=1, channels=1, seed=0):
 
 
 def make_small(**kwargs):
-    return make_unet(**{"classes": 2, "depth": 2, "base_filters": 2, **kwargs})
+    return make_network(**{"classes": 2, "depth": 2, "base_filters": 2, **kwargs})
 
 
 class TestShape:
@@ -94,7 +93,7 @@ class TestParameters:
         assert model.get_layer("up0_grow").kernel.shape == (2, 2, 4, 2)
 
     def test_kernels_are_initialised_by_he(self):
-        kernel = make_unet(classes=2, depth=1, base_filters=32).get_layer("bottom_conv2").kernel
+        kernel = make_network(classes=2, depth=1, base_filters=32).get_layer("bottom_conv2").kernel
         # Variance 2 / fan-in, which is 9 * 64.
         assert kernel.numpy().std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.03)
 
@@ -234,79 +233,3 @@ class TestSaving:
         np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
         policies = [[layer.dtype_policy.name for layer in m.layers] for m in (model, loaded)]
         assert policies[0] == policies[1]
-
-
-def reach_of_the_outside(model, tile, around):
-    """Returns how many pixels deep an image of `tile` pixels a side feels a change right around it,
-    by the network without padding and cropping layers; up and left, down and right.
-    """
-    found, inside = tile_geometry(model), slice(around, around + tile)
-    bare = make_inference_network(model, bare=True)
-    changed = np.zeros(tile, bool)
-    for seed in range(3):
-        one = picture(tile + 2 * around, tile + 2 * around, seed=seed).astype(np.float32)
-        other = picture(*one.shape[1:3], seed=seed + 9).astype(np.float32)
-        other[:, inside, inside] = one[:, inside, inside]
-        outputs = [bare(images).numpy() for images in (one, other)]
-        start = around - found.cut
-        differs = (outputs[0] != outputs[1])[0, start : start + tile, start : start + tile, 0]
-        # Along the middle of the upper and lower edges, beyond the reach of the other two.
-        changed |= differs[:, tile // 2 - 4 : tile // 2 + 4].any(1)
-    half = tile // 2
-    return int(changed[:half].sum()), int(changed[half:].sum())
-
-
-class TestSurroundings:
-    def test_figures_of_the_paper_depth(self):
-        # Transposed: 2, 1+2, 2+2, 2+2, 2+2 on the way down (halved and rounded up between), then
-        # 2*4+2 = 10, 22, 46, 94. Doubling and a 2x2 convolution: 2*4+1+2 = 11, 25, 53, 109.
-        for kwargs, expected in (
-            (dict(), TileGeometry(halo=94, stride=16, cut=0)),
-            (dict(decoder="upsample"), TileGeometry(halo=109, stride=16, cut=0)),
-            (dict(padding="valid"), TileGeometry(halo=0, stride=16, cut=92)),
-            # 1, 3, 7, 15: doubled four times and one more.
-            (dict(padding="valid", decoder="upsample"), TileGeometry(halo=15, stride=16, cut=92)),
-        ):
-            assert tile_geometry(make_small(depth=4, **kwargs)) == expected
-
-    @pytest.mark.parametrize("depth", [1, 2, 3])
-    @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
-    def test_halo_is_how_far_the_outside_reaches_into_a_tile(self, depth, decoder):
-        model = make_unet(classes=2, depth=depth, base_filters=4, decoder=decoder)
-        found = tile_geometry(model)
-        tile = found.stride * -(-(2 * found.halo + 16) // found.stride)
-        reach = reach_of_the_outside(model, tile, 64)
-        assert max(reach) == found.halo
-
-    @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
-    def test_valid_network_takes_off_the_cut_and_feels_zeros_no_deeper_than_the_halo(self, decoder):
-        model = make_unet(classes=2, depth=2, base_filters=4, padding="valid", decoder=decoder)
-        found, bare = tile_geometry(model), make_inference_network(model, bare=True)
-        big = picture(128, 128)
-        whole = bare(big).numpy()[0]
-        assert whole.shape[0] == 128 - 2 * found.cut
-        # A tile from 8 to 96 gives the output from 8 + cut on.
-        part = bare(big[:, 8:96, 8:96]).numpy()[0]
-        same = np.isclose(part, whole[8:][: len(part), 8:][:, : len(part)], atol=1e-5)[..., 0]
-        rows = same[:, : len(part) - found.halo].all(1)
-        assert (~rows).sum() == found.halo
-        assert rows[: len(part) - found.halo].all()
-
-    @pytest.mark.parametrize("depth", [1, 2, 3])
-    @pytest.mark.parametrize("padding", ["same", "valid"])
-    def test_padding_leads_to_a_size_the_bare_network_takes(self, depth, padding):
-        model = make_small(depth=depth, padding=padding)
-        bare, found = make_inference_network(model, bare=True), tile_geometry(model)
-        for margin in (0, found.stride, 5):
-            before, after = found.padding(margin)
-            assert before == margin + found.cut
-            assert before <= after < before + found.stride
-            height = 2 * found.stride + before + after
-            logits = bare(np.zeros((1, height, height, 1), np.uint8))
-            assert logits.shape[1] == height - 2 * found.cut
-
-    def test_other_models_are_refused(self):
-        inputs = keras.Input((None, None, 1))
-        model = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
-        with pytest.raises(ValueError, match="MirrorPad"):
-            tile_geometry(model)
