@@ -264,7 +264,8 @@ def looking_everywhere(*, valid=False):
         x = layers.Conv2D(2, 3, padding="valid" if valid else "same", kernel_initializer="ones")(x)
     x = layers.UpSampling2D(2)(layers.MaxPooling2D(2)(x))
     x = layers.Add()([x, layers.GlobalAveragePooling2D(keepdims=True)(x)])
-    return keras.Model(images, layers.Conv2D(1, 1, kernel_initializer=lambda *_, **__: 0.02)(x))
+    constant = keras.initializers.Constant(0.02)
+    return keras.Model(images, layers.Conv2D(1, 1, kernel_initializer=constant)(x))
 
 
 class TestNetworkThatLooksEverywhere:

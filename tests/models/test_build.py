@@ -1,10 +1,18 @@
+import hashlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models import build
+from unet_core.models.blocks import Blocks
 from unet_core.models.build import make_network
+from unet_core.models.decoders import DECODERS
+from unet_core.models.encoders import Encoder
+from unet_core.models.geometry import tile_geometry
 from unet_core.models.layers import padding_for
 
 
@@ -111,6 +119,82 @@ class TestParameters:
         assert not np.array_equal(first, last)
 
 
+class TestSeeds:
+    def make_blocks(self, **kwargs):
+        settings = dict(depth=3, base_filters=4, padding="same", batch_norm=False, dropout=0.0)
+        policy = keras.DTypePolicy("float32")
+        return Blocks(**{**settings, "policy": policy, "seed": 2, **kwargs})
+
+    def test_layers_of_the_unet_are_counted(self):
+        # Two at each of 3 levels; 2 at the bottom; 3 at each level up.
+        blocks = self.make_blocks()
+        names = ("down0_conv1", "bottom_conv1", "up2_grow", "up0_conv2", "head")
+        assert [blocks.seed_of(name) for name in names] == [2000, 2006, 2008, 2016, 2017]
+        # Dropout has a number between the bottom and the way up.
+        blocks = self.make_blocks(dropout=0.1)
+        names = ("bottom_conv2", "bottom_dropout", "up2_grow", "head")
+        assert [blocks.seed_of(name) for name in names] == [2007, 2008, 2009, 2018]
+
+    def test_seed_of_another_name_depends_on_the_name_and_the_seed_only(self):
+        one = self.make_blocks().seed_of("stem")
+        assert one == self.make_blocks(depth=5, dropout=0.5, base_filters=9).seed_of("stem")
+        assert one != self.make_blocks(seed=3).seed_of("stem")
+        assert one != self.make_blocks().seed_of("stem2")
+        # The first 8 digits of the SHA-256 of "2/stem", halved.
+        assert one == int(hashlib.sha256(b"2/stem").hexdigest()[:8], 16) // 2
+
+
+def make_strided_features(x, blocks):
+    """Features from stride 2 on, as those of a ResNet: 5x5 convolutions of stride 2."""
+    features = {}
+    for level in range(1, blocks.depth + 1):
+        name = f"stage{level}"
+        x = blocks.convolve(
+            x, blocks.filters(level), 5, name, strides=2, padding="same", activation="relu"
+        )
+        features[2**level] = x
+    return features
+
+
+def scale_as_it_was_trained(images):
+    return keras.layers.Rescaling(1 / 255, dtype="float32", name="scale_of_its_own")(images)
+
+
+class TestAnotherEncoder:
+    @pytest.fixture
+    def encoders(self, monkeypatch):
+        strided = Encoder(make_strided_features, scale_as_it_was_trained)
+        monkeypatch.setattr(build, "ENCODERS", {"strided": strided})
+
+    @pytest.mark.usefixtures("encoders")
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_features_from_stride_2_on_and_a_scaling_of_its_own_will_do(self, decoder):
+        model = make_small(encoder="strided", decoder=decoder, depth=3, channels=3)
+        assert model.name == "strided"
+        names = [layer.name for layer in model.layers]
+        assert "scale_of_its_own" in names
+        assert "scale" not in names
+        # Joined at the strides 4 and 2, and not at 1.
+        assert [name for name in names if "join" in name] == ["up2_join", "up1_join"]
+        assert model(picture(37, 21, channels=3)).shape == (1, 37, 21, 1)
+        assert tile_geometry(model).stride == 8
+        network = InferenceNetwork(model)
+        images = picture(16, 24, channels=3)
+        np.testing.assert_allclose(network.layers(images), model(images), atol=1e-5)
+
+    @pytest.mark.usefixtures("encoders")
+    def test_halo_is_what_is_measured(self):
+        model = make_small(encoder="strided", depth=2, base_filters=4)
+        network = InferenceNetwork(model)
+        images = picture(256, 256)
+        whole, part = (network.layers(x).numpy()[0, ..., 0] for x in (images, images[:, 64:192]))
+        differs = ~np.isclose(part, whole[64:192], atol=1e-6)
+        rows = np.flatnonzero(differs.any(1))
+        assert max(rows[rows < 64].max() + 1, 128 - rows[rows >= 64].min()) == (
+            network.geometry.halo
+        )
+
+
 class TestScale:
     def test_pixel_values_become_minus_two_to_two(self):
         model = make_small()
@@ -211,6 +295,7 @@ class TestArguments:
         [
             (dict(padding="full"), r"`padding` \('full'\) must be one of same, valid"),
             (dict(decoder="x"), r"`decoder` \('x'\) must be one of transpose, upsample"),
+            (dict(encoder="x"), r"`encoder` \('x'\) must be one of unet"),
             (dict(precision="int8"), r"`precision` \('int8'\) must be one of float32, "),
             (dict(classes=1), r"`classes` \(1\) must be at least 2"),
             (dict(channels=0), r"`channels` \(0\) must be at least 1"),

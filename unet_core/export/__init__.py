@@ -43,7 +43,7 @@ class Serving:
         scaling: From pixel values in files to those that the network takes.
         margin: Pixels mirrored around the image, and cut off from the result.
         precision: What is computed in, "float32", "bfloat16" or "float16"; None is as the model.
-            A format that has one only takes no heed.
+            A format that has only one ignores it.
     """
 
     classes: ClassMap
