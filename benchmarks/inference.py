@@ -4,7 +4,7 @@
     python benchmarks/inference.py --size=256 --batches 1 --rounds=20
 
 All compute the logits of one U-Net with the same random weights, from uint8 images as a NumPy array
-to logits as a NumPy array, in one process, in turn. "unet_core" is `make_inference_network` in a
+to logits as a NumPy array, in one process, in turn. "unet_core" is `InferenceNetwork` in a
 `tf.function`; "predict" is `model.predict` on the network as it is trained; the PyTorch module is
 written as its users write it, in channels-last memory, in inference mode, its bfloat16 variant with
 weights in bfloat16; ONNX Runtime and OpenVINO read this package's ONNX file. "ours/it" is the
@@ -38,8 +38,8 @@ from rounds import machine, median_ratio, seconds_per_round
 from unet_core.data.intensities import Scaling
 from unet_core.drawing import tables
 from unet_core.export import onnx_file
-from unet_core.inference.network import make_inference_network
-from unet_core.models.unet import make_unet
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models.build import make_network
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 def make_models(base_filters: int) -> dict[str, keras.Model]:
     """Returns the network by its precision, with the same weights."""
     models = {
-        precision: make_unet(classes=2, base_filters=base_filters, precision=precision)
+        precision: make_network(classes=2, base_filters=base_filters, precision=precision)
         for precision in ("float32", "bfloat16")
     }
     rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def tensorflow_variants(models: dict[str, keras.Model]) -> dict[str, Run]:
     spec = tf.TensorSpec([None, None, None, 1], tf.uint8)
     variants = {}
     for precision, model in models.items():
-        network = make_inference_network(model)
+        network = InferenceNetwork(model).layers
         run = tf.function(
             lambda images, network=network: network(images, training=False), input_signature=[spec]
         )

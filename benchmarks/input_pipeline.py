@@ -40,7 +40,7 @@ from unet_core.data.samples import Sample, Source
 from unet_core.data.stream import SampleStream, SamplingConfig
 from unet_core.data.synthetic import Volume
 from unet_core.drawing import tables
-from unet_core.models.unet import make_unet
+from unet_core.models.build import make_network
 from unet_core.runs.dataset import DataSet
 from unet_core.settings import RunConfig
 
@@ -255,7 +255,7 @@ def albumentations_thread(samples: list[Pair], size: int, pairs: int) -> Callabl
 
 def data_wait(read: InMemory, size: int, steps: int) -> tuple[float, float]:
     """Returns (milliseconds per step, share of the time waited for data) of a small network."""
-    model = make_unet(classes=2, depth=1, base_filters=2)
+    model = make_network(classes=2, depth=1, base_filters=2)
     loop = training.Loop(
         model,
         keras.optimizers.AdamW(1e-3),

@@ -9,8 +9,8 @@ scaling curve of one host; a GPU must hold the whole global batch, and more, bec
 stay alive. Without a GPU the CPU is split into logical devices: all replicas then share the same
 cores, so the table shows what replicas cost, not what they gain.
 
-Each trains `make_unet` with AdamW from one batch that lies in memory and repeats. The rounds of all
-are interleaved. "steps/s" is the median of the rounds, and the column after it the median of the
+Each trains a U-Net with AdamW from one batch that lies in memory and repeats. The rounds of all are
+interleaved. "steps/s" is the median of the rounds, and the column after it the median of the
 rounds' ratios to the first configuration. "reduction" is the time of one all-reduce of tensors like
 the network's variables, measured alone, over the time of a step. It is an upper bound of what
 reduction adds to a step, because on GPUs it may overlap the backward pass; but the time for which
@@ -49,7 +49,7 @@ from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
 from unet_core.drawing import tables
-from unet_core.models.unet import make_unet
+from unet_core.models.build import make_network
 from unet_core.training import devices
 
 REDUCTIONS = 10  # In one call, so that calling costs nothing.
@@ -173,7 +173,7 @@ def answer_rounds(args: argparse.Namespace) -> None:
     (configuration,) = args.configurations
     strategy = make_strategy(configuration, args.child)
     with strategy.scope():
-        model = make_unet(classes=2, base_filters=args.base_filters)
+        model = make_network(classes=2, base_filters=args.base_filters)
         optimizer = keras.optimizers.AdamW(1e-4)
     loop = training.Loop(
         model,

@@ -31,7 +31,7 @@ from rounds import machine, median_ratio, seconds_per_round
 
 from unet_core import losses, training
 from unet_core.drawing import tables
-from unet_core.models import unet
+from unet_core.models import build
 from unet_core.models.layers import FusedBatchNorm
 
 ROWS = ("float32", "float32+norm", "bfloat16", "bfloat16+norm", "tiny-unet", "tiny-pixel")
@@ -47,7 +47,7 @@ def make_network(args: argparse.Namespace, row: str, *, keras_norm: bool = False
     settings = dict(depth=4, base_filters=args.base_filters, precision=precision)
     if row == "tiny-unet":
         settings = dict(depth=1, base_filters=2)
-    model = unet.make_unet(classes=2, batch_norm=kind == "norm", **settings)
+    model = build.make_network(classes=2, batch_norm=kind == "norm", **settings)
 
     def with_keras_norm(layer):
         if isinstance(layer, FusedBatchNorm):

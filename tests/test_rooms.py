@@ -21,7 +21,6 @@ MOST_LINES = 60
 LONGER = {
     "unet_core/data/tiff_bands.py:_segments": "one branch for each layout of a TIFF",
     "unet_core/export/export.py:export": "one paragraph for each format",
-    "unet_core/models/unet.py:make_unet": "the network from top to bottom",
     "unet_core/outputs/files.py:predict_files": "the way of one image from reading to writing",
     "unet_core/outputs/video.py:predict_video": "the way of one frame from reading to writing",
     "unet_core/reports/evaluation.py:score_samples": "the order of scoring",

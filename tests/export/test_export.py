@@ -11,8 +11,10 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import onnx_file
-from unet_core.export.export import default_margin, export, scaled
+from unet_core.export.export import default_margin, export
+from unet_core.export.saved_model import scaled
 from unet_core.inference.masks import predicted_ids
+from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.settings import RunConfig
@@ -48,13 +50,25 @@ def make_model(config):
     return model
 
 
+def write(model, config, folder, **kwargs):
+    """Exports `model` as `config` says."""
+    export(
+        model,
+        folder,
+        classes=ClassMap.parse(config.data.classes),
+        scaling=Scaling.parse(config.data.intensities),
+        settings=config.stored(),
+        **{"step": 1, **kwargs},
+    )
+
+
 def make_image(config, dtype, height=37, width=53):
     levels = np.random.default_rng(2).random((height, width, config.data.channels), np.float32)
     return levels if dtype == "float32" else (levels * np.iinfo(dtype).max).astype(dtype)
 
 
 def expected_probabilities(model, config, image):
-    return SlidingWindow(model)(Scaling.parse(config.data.intensities)(image))
+    return SlidingWindow(InferenceNetwork(model))(Scaling.parse(config.data.intensities)(image))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +82,7 @@ def served(tmp_path_factory):
         config = make_config(**settings)
         if config not in exported:
             exported[config] = name, make_model(config)
-            export(
+            write(
                 exported[config][1],
                 config,
                 folder / name,
@@ -136,7 +150,7 @@ class TestSavedModel:
 
     def test_classes_are_an_asset_even_after_the_folder_has_moved(self, tmp_path):
         config = make_config(classes="#000000:road,#ff0000:car", channels=3)
-        export(make_model(config), config, tmp_path / "a", step=1, formats=["saved_model"])
+        write(make_model(config), config, tmp_path / "a", formats=["saved_model"])
         (tmp_path / "a").rename(tmp_path / "b")
         loaded = tf.saved_model.load(tmp_path / "b" / "saved_model")
         asset = tmp_path / "b" / "saved_model" / "assets" / "classes.json"
@@ -149,11 +163,10 @@ class TestSavedModel:
 
     def test_precision_can_be_chosen_and_variables_are_of_it(self, tmp_path):
         config = make_config()
-        export(
+        write(
             make_model(config),
             config,
             tmp_path / "e",
-            step=1,
             formats=["saved_model"],
             precision="bfloat16",
         )
@@ -180,7 +193,7 @@ class TestKeras:
     def test_network_comes_back_with_its_layers_and_logits(self, tmp_path):
         config = make_config(batch_norm=True, dropout=0.5, precision="bfloat16")
         model, image = make_model(config), make_image(config, "uint8")[None]
-        export(model, config, tmp_path / "e", step=1, formats=["keras"])
+        write(model, config, tmp_path / "e", formats=["keras"])
         loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(loaded(image), model(image))
         assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
@@ -189,9 +202,9 @@ class TestKeras:
     def test_settings_and_weights_rebuild_the_network(self, tmp_path):
         config = make_config(batch_norm=True, classes=THREE, decoder="upsample")
         model, image = make_model(config), make_image(config, "uint8")[None]
-        export(model, config, tmp_path / "e", step=12, formats=["keras"])
+        write(model, config, tmp_path / "e", step=12, formats=["keras"])
         stored = json.loads((tmp_path / "e" / "unet_core.json").read_text())
-        assert stored["step"] == 12
+        assert (stored["format"], stored["step"]) == (1, 12)
         assert RunConfig.from_stored(stored["settings"]) == config
         rebuilt = build_network(RunConfig.from_stored(stored["settings"]))
         rebuilt.set_weights(keras.saving.load_model(tmp_path / "e" / "model.keras").get_weights())
@@ -208,7 +221,7 @@ class TestOnnx:
         if config.data.intensities == "range":
             dtype = "uint8"
         model = make_model(config)
-        export(model, config, tmp_path / "e", step=1, formats=["onnx"])
+        write(model, config, tmp_path / "e", formats=["onnx"])
         session = runtime.InferenceSession(
             tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
         )
@@ -228,7 +241,7 @@ class TestOnnx:
         monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
         config = make_config()
         with pytest.raises(UserError, match=r"unet_core\[onnx\]"):
-            export(make_model(config), config, tmp_path / "e", step=1, formats=["onnx"])
+            write(make_model(config), config, tmp_path / "e", formats=["onnx"])
         assert list(tmp_path.iterdir()) == []
 
 
@@ -242,7 +255,7 @@ class TestMargin:
     def test_image_without_a_margin_is_what_the_model_sees(self, tmp_path, padding):
         config = make_config(padding=padding, depth=3)
         model, image = make_model(config), make_image(config, "uint8", 16, 24)
-        export(model, config, tmp_path / "e", step=1, formats=["saved_model"], margin=0)
+        write(model, config, tmp_path / "e", formats=["saved_model"], margin=0)
         loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
         found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
         expected = tf.sigmoid(model(image[None]))[0, ..., 0]
@@ -254,7 +267,7 @@ class TestFolder:
         config = make_config()
         (tmp_path / "e").mkdir()
         with pytest.raises(UserError, match=f"{tmp_path / 'e'}: exists"):
-            export(make_model(config), config, tmp_path / "e", step=1)
+            write(make_model(config), config, tmp_path / "e")
         assert list(tmp_path.rglob("*")) == [tmp_path / "e"]
 
     def test_failure_leaves_nothing_behind(self, tmp_path, monkeypatch):
@@ -265,22 +278,22 @@ class TestFolder:
         model = make_model(config)
         monkeypatch.setattr(model, "save", fail)
         with pytest.raises(UserError, match="No space left on device"):
-            export(model, config, tmp_path / "e", step=1, formats=["keras"])
+            write(model, config, tmp_path / "e", formats=["keras"])
         assert list(tmp_path.iterdir()) == []
 
     def test_folder_in_the_way_of_a_parent_is_a_user_error(self, tmp_path):
         (tmp_path / "file").write_text("")
         config = make_config()
         with pytest.raises(UserError, match="cannot be written"):
-            export(make_model(config), config, tmp_path / "file" / "e", step=1)
+            write(make_model(config), config, tmp_path / "file" / "e")
 
     def test_unknown_format_is_named(self, tmp_path):
         config = make_config()
         with pytest.raises(UserError, match="tflite cannot be exported"):
-            export(make_model(config), config, tmp_path / "e", step=1, formats=["tflite"])
+            write(make_model(config), config, tmp_path / "e", formats=["tflite"])
         with pytest.raises(UserError, match="nothing cannot"):
-            export(make_model(config), config, tmp_path / "e", step=1, formats=[])
+            write(make_model(config), config, tmp_path / "e", formats=[])
 
     def test_model_of_other_classes_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="3 logits"):
-            export(make_model(make_config()), make_config(classes=THREE), tmp_path / "e", step=1)
+            write(make_model(make_config()), make_config(classes=THREE), tmp_path / "e")

@@ -4,9 +4,11 @@ import pytest
 import tensorflow as tf
 
 from unet_core.errors import UserError
-from unet_core.inference.network import make_inference_network
-from unet_core.models.layers import FusedBatchNorm, RowDropout
-from unet_core.models.unet import make_unet
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models.build import make_network
+from unet_core.models.layer_rules import RULES, Affine, LayerRule
+from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout
+from unet_core.models.reach import of_pointwise
 
 
 def picture(height, width, *, rows=2, channels=1):
@@ -16,7 +18,7 @@ def picture(height, width, *, rows=2, channels=1):
 
 def make_trained(**kwargs):
     """A network whose weights and statistics are none of the initial ones."""
-    model = make_unet(**{"classes": 3, "depth": 2, "base_filters": 4, **kwargs})
+    model = make_network(**{"classes": 3, "depth": 2, "base_filters": 4, **kwargs})
     rng = np.random.default_rng(1)
     for variable in model.variables:
         name = variable.name
@@ -37,22 +39,34 @@ SHAPES = [
 
 class TestInferenceNetwork:
     @pytest.mark.parametrize("kwargs", SHAPES)
-    def test_logits_are_those_of_the_model(self, kwargs):
+    def test_logits_of_an_image_given_its_surroundings_are_those_of_the_model(self, kwargs):
         model = make_trained(dropout=0.5, **kwargs)
-        network = make_inference_network(model)
-        for images in (picture(37, 53), picture(8, 8).astype(np.float32)):
+        network = InferenceNetwork(model)
+        # Depth 2: unpadded convolutions take off 4 * 3 + 2 * 4 = 20 pixels a side.
+        cut = 20 if kwargs["padding"] == "valid" else 0
+        around = ((0, 0), (cut, cut), (cut, cut), (0, 0))
+        for images in (picture(24, 16), picture(8, 32).astype(np.float32)):
+            logits = network.layers(np.pad(images, around, mode="reflect"))
             expected = model(images, training=False)
-            np.testing.assert_allclose(network(images), expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_call_gives_probabilities(self, classes):
+        model = make_trained(classes=classes)
+        found, logits = InferenceNetwork(model)(picture(8, 8)), model(picture(8, 8))
+        expected = keras.ops.sigmoid(logits) if classes == 2 else keras.ops.softmax(logits)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_batch_norm_relu_and_dropout_layers_are_gone(self):
-        network = make_inference_network(make_trained(batch_norm=True, dropout=0.5))
+        network = InferenceNetwork(make_trained(batch_norm=True, dropout=0.5)).layers
         kinds = {type(layer) for layer in network.layers}
-        assert not kinds & {FusedBatchNorm, RowDropout, keras.layers.ReLU}
+        gone = {FusedBatchNorm, RowDropout, keras.layers.ReLU, MirrorPad, CropLike}
+        assert not kinds & gone
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_weights_are_stored_in_the_type_computed_in(self, precision):
         model = make_trained(batch_norm=True)
-        network = make_inference_network(model, precision=precision)
+        network = InferenceNetwork(model, precision=precision).layers
         assert {v.dtype for v in network.variables} == {precision}
         logits = network(picture(16, 16))
         assert logits.dtype == tf.float32
@@ -60,15 +74,15 @@ class TestInferenceNetwork:
         np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
 
     def test_precision_is_that_of_the_model_if_none_is_given(self):
-        network = make_inference_network(make_trained(precision="bfloat16", batch_norm=True))
+        network = InferenceNetwork(make_trained(precision="bfloat16", batch_norm=True)).layers
         assert {v.dtype for v in network.variables} == {"bfloat16"}
-        network = make_inference_network(make_trained(precision="bfloat16"), precision="float32")
+        network = InferenceNetwork(make_trained(precision="bfloat16"), precision="float32").layers
         assert {v.dtype for v in network.variables} == {"float32"}
 
     def test_model_stays_as_it_was_and_shares_nothing(self):
         model = make_trained(batch_norm=True, precision="bfloat16")
         before = [v.numpy() for v in model.variables]
-        network = make_inference_network(model)
+        network = InferenceNetwork(model).layers
         for variable in network.variables:
             variable.assign(keras.ops.zeros_like(variable))
         for variable, value in zip(model.variables, before, strict=True):
@@ -77,24 +91,7 @@ class TestInferenceNetwork:
 
     def test_unknown_precision_is_a_user_error(self):
         with pytest.raises(UserError, match="int8"):
-            make_inference_network(make_trained(), precision="int8")
-
-
-class TestBareNetwork:
-    def test_logits_of_a_size_that_needs_no_padding_are_those_of_the_model(self):
-        model = make_trained(batch_norm=True)
-        bare = make_inference_network(model, bare=True)
-        images = picture(24, 16)
-        np.testing.assert_allclose(bare(images), model(images), rtol=1e-4, atol=1e-4)
-
-    def test_valid_network_given_its_mirrored_surroundings_is_the_model(self):
-        # Depth 2 takes off 4 * 3 + 2 * 4 = 20 pixels a side.
-        model = make_trained(padding="valid")
-        bare = make_inference_network(model, bare=True)
-        images = picture(24, 32)
-        around = ((0, 0), (20, 20), (20, 20), (0, 0))
-        logits = bare(np.pad(images, around, mode="reflect"))
-        np.testing.assert_allclose(logits, model(images), rtol=1e-4, atol=1e-4)
+            InferenceNetwork(make_trained(), precision="int8")
 
 
 class TestOtherModels:
@@ -105,7 +102,7 @@ class TestOtherModels:
         model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(keras.layers.ReLU(max_value=1.0)(x)))
         images = picture(9, 7)
         for precision in (None, "bfloat16"):
-            network = make_inference_network(model, precision=precision)
+            network = InferenceNetwork(model, precision=precision).layers
             assert network(images).dtype == tf.float32
             np.testing.assert_allclose(network(images), model(images), atol=0.05)
 
@@ -115,28 +112,53 @@ class TestOtherModels:
         y = keras.layers.ReLU()(x)
         model = keras.Model(inputs, keras.layers.Concatenate()([x, y]))
         images = picture(9, 7)
-        network = make_inference_network(model)
+        network = InferenceNetwork(model).layers
         np.testing.assert_allclose(network(images), model(images), rtol=1e-5)
 
     def test_layer_called_twice_is_copied_once(self):
         inputs = keras.Input((None, None, 2))
         shared = keras.layers.Conv2D(2, 3, padding="same")
         model = keras.Model(inputs, shared(keras.layers.ReLU()(shared(inputs))))
-        network = make_inference_network(model)
+        network = InferenceNetwork(model).layers
         images = picture(9, 7, channels=2)
         assert len(network.variables) == 2
         np.testing.assert_allclose(network(images), model(images), rtol=1e-5)
 
-    def test_sequential_model_is_copied_and_a_subclassed_one_returned(self):
+    def test_sequential_model_is_copied(self):
         sequential = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 3)])
         images = picture(9, 7)
-        network = make_inference_network(sequential)
+        network = InferenceNetwork(sequential).layers
         assert network.variables[0] is not sequential.variables[0]
         np.testing.assert_allclose(network(images), sequential(images), rtol=1e-5)
 
+    def test_subclassed_model_is_refused(self):
         class Twice(keras.Model):
             def call(self, images):
                 return 2 * tf.cast(images, tf.float32)
 
-        subclassed = Twice()
-        assert make_inference_network(subclassed) is subclassed
+        with pytest.raises(ValueError, match="functional or sequential"):
+            InferenceNetwork(Twice())
+
+    def test_layer_of_ones_own_takes_part_once_it_is_in_the_table(self, monkeypatch):
+        @keras.saving.register_keras_serializable(package="tests")
+        class Doubled(keras.layers.Layer):
+            def call(self, x):
+                return 2 * x
+
+        def doubling(layer):
+            return Affine(*(np.array([n], np.float32) for n in (0, 2, 0)))
+
+        images = keras.Input((None, None, 1))
+        x = Doubled()(keras.layers.Conv2D(1, 3, padding="same")(images))
+        model = keras.Model(images, keras.layers.ReLU()(x))
+        expected = model(picture(9, 7))
+        network = InferenceNetwork(model)
+        assert any(isinstance(layer, Doubled) for layer in network.layers.layers)
+        np.testing.assert_allclose(network.layers(picture(9, 7)), expected, rtol=1e-5)
+
+        rule = LayerRule(reach=of_pointwise, affine=doubling)
+        monkeypatch.setitem(RULES, Doubled, rule)
+        network = InferenceNetwork(model)
+        kinds = [type(layer) for layer in network.layers.layers]
+        assert kinds == [keras.layers.InputLayer, keras.layers.Conv2D]
+        np.testing.assert_allclose(network.layers(picture(9, 7)), expected, rtol=1e-5)

@@ -3,8 +3,11 @@ import pytest
 from helpers.brightness import make_brightness
 
 from unet_core.data import images, tiff_bands
+from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
+from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.predictor import Predictor
+from unet_core.inference.sliding_window import SlidingWindow
 
 
 @pytest.fixture
@@ -65,6 +68,18 @@ class TestPredictor:
             bands = predictor.window.bands(predictor.reader(opened), *image.shape)
             found = np.concatenate([probabilities for _, probabilities in bands])
         np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+class TestOfWindow:
+    def test_predictor_of_a_window_is_that_of_the_network(self, image):
+        trained = make_brightness(intensities="fixed:50,10")
+        window = SlidingWindow(InferenceNetwork(trained.model), tta="flips")
+        found = Predictor.of_window(
+            window, classes=trained.classes, scaling=Scaling.parse("fixed:50,10")
+        )
+        assert found.window is window
+        assert (found.channels, found.classes) == (1, trained.classes)
+        np.testing.assert_array_equal(found(image), Predictor(trained, tta="flips")(image))
 
 
 class TestOutputThatIsNotFinite:

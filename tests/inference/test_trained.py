@@ -52,6 +52,12 @@ class TestOpenTrained:
         with pytest.raises(UserError, match="--formats=keras"):
             open_trained(export)
 
+    def test_export_of_a_later_format_is_named(self, export):
+        stored = json.loads((export / "unet_core.json").read_text())
+        (export / "unet_core.json").write_text(json.dumps({**stored, "format": 2}))
+        with pytest.raises(UserError, match="has the format 2; this version reads 1"):
+            open_trained(export)
+
     @pytest.mark.parametrize("name", ["model.keras", "unet_core.json"])
     def test_damaged_export_is_one_message(self, export, name):
         (export / name).write_bytes(b"damaged")

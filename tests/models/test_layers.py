@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from unet_core.models.build import make_network
 from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
-from unet_core.models.unet import make_unet
 
 # Rows of each replica: all alike, of different numbers, and none.
 SHARES = [(2, 2), (1, 1, 1, 1), (3, 1), (1, 3), (4, 0), (0, 4), (1, 0, 3, 0), (0, 0, 2, 2)]
@@ -159,7 +159,7 @@ class TestFusedBatchNorm:
         assert (layer.moving_mean.numpy() != [1, 2, 3]).all()
 
     def test_frozen_network_inside_another_infers_and_changes_nothing(self):
-        inner = make_unet(classes=2, depth=1, base_filters=2, batch_norm=True)
+        inner = make_network(classes=2, depth=1, base_filters=2, batch_norm=True)
         inputs = keras.Input((8, 8, 1))
         outer = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inner(inputs)))
         inner.trainable = False

@@ -10,7 +10,7 @@ from helpers.tiny_loop import batches, make_loop, run, weights
 
 from unet_core import temporary, training
 from unet_core.errors import UserError
-from unet_core.models.unet import make_unet
+from unet_core.models.build import make_network
 from unet_core.training import schedules
 
 
@@ -64,7 +64,7 @@ class TestResume:
 
     def test_dropout_repeats_its_masks_after_a_restore(self, tmp_path):
         def make():
-            model = make_unet(classes=2, depth=1, base_filters=2, dropout=0.5, batch_norm=True)
+            model = make_network(classes=2, depth=1, base_filters=2, dropout=0.5, batch_norm=True)
             return training.Loop(
                 model,
                 keras.optimizers.SGD(0.1),

@@ -8,7 +8,7 @@ from helpers.tiny_loop import batches, make_batch, make_loop, run, weights
 
 from unet_core import losses, training
 from unet_core.errors import UserError
-from unet_core.models.unet import make_unet
+from unet_core.models.build import make_network
 from unet_core.training import schedules
 
 
@@ -128,7 +128,7 @@ class TestReplicas:
         for replicas in (1, 2, 4):
             strategy = mirrored(replicas)
             with strategy.scope():
-                model = make_unet(classes=2, depth=1, base_filters=2)
+                model = make_network(classes=2, depth=1, base_filters=2)
                 optimizer = keras.optimizers.SGD()
             loop = training.Loop(
                 model,
@@ -261,7 +261,7 @@ class TestTraces:
         assert loop.traces == {"train": 1, "update": 0, "evaluate": 1}
 
     def test_images_of_every_size_are_evaluated_by_one_trace(self):
-        model = make_unet(classes=2, depth=1, base_filters=2)
+        model = make_network(classes=2, depth=1, base_filters=2)
         loop = training.Loop(
             model,
             keras.optimizers.SGD(),

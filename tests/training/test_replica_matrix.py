@@ -30,7 +30,7 @@ from training.model_runs import by_loop, cell, check, deviation
 
 from unet_core import losses, training
 from unet_core.errors import UserError
-from unet_core.models.unet import make_unet
+from unet_core.models.build import make_network
 from unet_core.training import devices
 
 ROWS = 16
@@ -167,7 +167,7 @@ def train(name, replicas=1, permutations=(None,)):
     if replicas > 1:
         strategy = devices.make_strategy("mirrored", range(replicas))
     with strategy.scope():
-        model = make_unet(classes=3, depth=2, base_filters=4, **feature.network)
+        model = make_network(classes=3, depth=2, base_filters=4, **feature.network)
         optimizer = feature.optimizer()
     loop = training.Loop(model, optimizer, loss=feature.loss, strategy=strategy, **feature.loop)
     everything = [*model.variables, *optimizer.variables, *loop.state.values()]

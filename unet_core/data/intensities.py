@@ -1,7 +1,7 @@
 """How the intensities of files become what the networks expect.
 
-A network maps x to x / 255 * 4 - 2, so 0 to 255 is the range it is made for, and 127.5 + 63.75 * z
-is what it sees as z.
+A network maps x to (x - MIDDLE) / SPREAD, so 0 to 255 is the range it is made for, and
+MIDDLE + SPREAD * z is what it sees as z.
 
 scaling = Scaling.parse("percentile:1,99")
 scaled = scaling(image)          # [H, W, C] as in the file -> [H, W, C] float32, 0 to 255
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.errors import UserError
 
 _LARGEST_SAMPLE = 2**22
@@ -145,7 +146,7 @@ class Scaling:
             low, high = measured
             return np.clip((pixels - low) * (255 / _or_one(high - low)), 0, 255).astype(np.float32)
         mean, deviation = measured
-        return (127.5 + 63.75 * ((pixels - mean) / deviation)).astype(np.float32)
+        return (MIDDLE + SPREAD * ((pixels - mean) / deviation)).astype(np.float32)
 
     def _check(self, image: np.ndarray) -> np.ndarray:
         """Returns `image`; raises UserError if it holds floats that cannot be scaled."""

@@ -1,23 +1,30 @@
-"""A U-Net as an ONNX graph, written node by node.
+"""A network as an ONNX graph, written node by node.
 
 The converters were tried with TensorFlow 2.21, Keras 3.15 and NumPy 2.4. tf2onnx 1.17 needs half a
 minute for a U-Net and turns TensorFlow's floor modulo into one that truncates, so that images whose
 size is no multiple of the stride come back cropped, without an error; Keras' own ONNX export is
-tf2onnx. A U-Net has ten kinds of layers, so they are written down here. Needs the package `onnx`.
+tf2onnx. A U-Net has ten kinds of layers, so they are written down, in
+`unet_core.models.onnx_nodes`; the table `unet_core.models.layer_rules` says which nodes a layer is,
+and there others are added. Needs the package `onnx`.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import pathlib
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
+from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
-from unet_core.inference.network import make_inference_network
-from unet_core.models.unet import TileGeometry, tile_geometry
+from unet_core.export import Format, Serving
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models.geometry import TileGeometry
+from unet_core.models.layer_rules import rule_of
+from unet_core.models.walk import calls
 
 _OPSET = 17
 _ROWS, _COLUMNS = (1, 2)
@@ -32,11 +39,20 @@ def check_installed() -> None:
         )
 
 
+def write(model: keras.Model, folder: pathlib.Path, serving: Serving) -> None:
+    """Writes model.onnx, in float32 whatever the precision."""
+    proto = make_onnx(model, serving.scaling, serving.margin, serving.classes.names)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+
+
+ONNX = Format(write, check_installed)
+
+
 def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence[str]):
     """Returns an `onnx.ModelProto` from pixel values to probabilities and masks, in float32.
 
     Args:
-        model: A network of `make_unet`.
+        model: A network of `make_network`.
         scaling: How pixel values are scaled. With "range" the input is uint8; with the other forms
             it is float32, in the units of the files.
         margin: Pixels mirrored around the image, and cut off from the result.
@@ -47,21 +63,22 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
 
     Raises:
         UserError: If `onnx` is not installed.
-        ValueError: If the network holds a layer that `make_unet` does not use.
+        ValueError: If the network holds a layer whose class has no nodes in `layer_rules`.
     """
     check_installed()
     import onnx
 
     graph = _Graph()
     channels, logits_channels = model.input_shape[-1], model.output_shape[-1]
-    around = tile_geometry(model)
+    network = InferenceNetwork(model, precision="float32")
     pixels = _scale(graph, scaling)
     sizes = {axis: graph.size("images", axis) for axis in (_ROWS, _COLUMNS)}
     for axis, size in sizes.items():
-        pixels = graph.add("Gather", pixels, _indices(graph, size, margin, around), axis=axis)
-    network = make_inference_network(model, precision="float32", bare=True)
+        pixels = graph.add(
+            "Gather", pixels, _indices(graph, size, margin, network.geometry), axis=axis
+        )
     x = graph.add("Transpose", pixels, perm=(0, 3, 1, 2))
-    x = graph.add("Transpose", _run(graph, network, x), perm=(0, 2, 3, 1))
+    x = graph.add("Transpose", _run(graph, network.layers, x), perm=(0, 2, 3, 1))
     for axis, size in sizes.items():
         begin = graph.constant([margin])
         end = graph.add("Add", begin, size)
@@ -79,7 +96,7 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
-            "unet",
+            model.name,
             [value("images", kind, [*size, channels])],
             [
                 value("probabilities", onnx.TensorProto.FLOAT, [*size, max(logits_channels, 2)]),
@@ -173,8 +190,8 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
 
 def _standardised(graph: _Graph, pixels: str, mean: str, deviation: str, dtype) -> str:
     apart = graph.add("Div", graph.add("Sub", pixels, mean), deviation)
-    steps = graph.add("Mul", apart, graph.constant(63.75, dtype))
-    return graph.add("Add", steps, graph.constant(127.5, dtype))
+    steps = graph.add("Mul", apart, graph.constant(SPREAD, dtype))
+    return graph.add("Add", steps, graph.constant(MIDDLE, dtype))
 
 
 def _percentiles(graph: _Graph, percents: Sequence[float]) -> list[str]:
@@ -213,7 +230,7 @@ def _or_one(graph: _Graph, spread: str) -> str:
 def _indices(graph: _Graph, size: str, margin: int, around: TileGeometry) -> str:
     """Adds the indices of an axis of `size` pixels that lead to it with its surroundings mirrored.
 
-    As `unet_core.models.layers.mirrored_indices`.
+    As `unet_core.conventions.mirrored`, with nodes.
     """
     before, after = around.padding(margin)
     excess = graph.add("Mod", graph.add("Neg", size), around.stride)
@@ -228,59 +245,13 @@ def _indices(graph: _Graph, size: str, margin: int, around: TileGeometry) -> str
 def _run(graph: _Graph, network: keras.Model, images: str) -> str:
     """Adds the layers of `network`, from scaled [B, C, H, W] to logits [B, K, H, W]."""
     tensors = {id(network.inputs[0]): images}
-    for layer in network.layers:
-        if not isinstance(layer, keras.layers.InputLayer):
-            inputs = [tensors[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
-            tensors[id(layer.output)] = _layer(graph, layer, *inputs)
-    return tensors[id(network.outputs[0])]
-
-
-def _layer(graph: _Graph, layer: keras.Layer, *inputs: str) -> str:
-    """Adds one layer.
-
-    Raises:
-        ValueError: If it is of a kind that `make_unet` does not use.
-    """
-    layers = keras.layers
-    match layer:
-        case layers.Rescaling():
-            factor = graph.constant(layer.scale, np.float32)
-            return graph.add(
-                "Add", graph.add("Mul", *inputs, factor), graph.constant(layer.offset, np.float32)
+    for call in calls(network):
+        rule = rule_of(call.layer).onnx
+        if rule is None:
+            raise ValueError(
+                f"{call.layer.name!r} ({type(call.layer).__name__}) cannot be written as ONNX: its "
+                "class has no nodes in `unet_core.models.layer_rules`."
             )
-        case layers.Conv2DTranspose():
-            # [H, W, out, in] there, [in, out, H, W] here.
-            kernel = graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32)
-            bias = graph.constant(_array(layer.bias), np.float32)
-            return graph.add("ConvTranspose", *inputs, kernel, bias, strides=layer.strides)
-        case layers.Conv2D():
-            # TensorFlow pads an even kernel's odd zero below and on the right.
-            around = [size - 1 if layer.padding == "same" else 0 for size in layer.kernel_size]
-            pads = [*(n // 2 for n in around), *(n - n // 2 for n in around)]
-            kernel = graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32)
-            bias = graph.constant(_array(layer.bias), np.float32)
-            x = graph.add("Conv", *inputs, kernel, bias, pads=pads)
-            return graph.add("Relu", x) if layer.activation is keras.activations.relu else x
-        case layers.MaxPooling2D():
-            size = layer.pool_size
-            return graph.add("MaxPool", *inputs, kernel_shape=size, strides=size)
-        case layers.UpSampling2D():
-            scales = graph.constant([1, 1, *layer.size], np.float32)
-            how = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-            return graph.add("Resize", *inputs, "", scales, mode="nearest", **how)
-        case layers.Cropping2D():
-            (top, bottom), (left, right) = layer.cropping
-            bounds = ([top, left], [-bottom, -right], [2, 3])
-            return graph.add("Slice", *inputs, *map(graph.constant, bounds))
-        case layers.Concatenate():
-            return graph.add("Concat", *inputs, axis=1)
-        case layers.Activation() if layer.activation is keras.activations.linear:
-            return inputs[0]
-    raise ValueError(
-        f"Expected a network of `make_unet`. Received one with the layer {layer.name!r} "
-        f"({type(layer).__name__})."
-    )
-
-
-def _array(variable: keras.Variable) -> np.ndarray:
-    return keras.ops.convert_to_numpy(variable)
+        inputs = [tensors[id(tensor)] for tensor in call.inputs]
+        tensors[id(call.outputs[0])] = rule(graph, call.layer, *inputs)
+    return tensors[id(network.outputs[0])]

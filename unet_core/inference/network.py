@@ -1,7 +1,12 @@
 """A copy of a network for inference only: fewer layers, weights in the type they are used in.
 
-network = make_inference_network(model, precision="bfloat16")
-logits = network(images)     # [B, H, W, C] pixel values -> [B, H, W, K] float32, as `model`
+network = InferenceNetwork(model, precision="bfloat16")
+probabilities = network(images)   # [B, H, W, C] pixel values -> [B, H, W, K], all of one trace
+network.refresh()                 # after the weights of `model` have changed
+
+It neither pads nor crops: `geometry` says which sizes fit, and what the edges are worth.
+`unet_core.inference.sliding_window` takes images of any size. What becomes of each class of layers
+is in `unet_core.models.layer_rules`.
 
 More was measured and left out, as it gave less than 3 % on a CPU whose time goes to convolutions by
 more than 90 %: variables frozen to constants, transposed convolutions as 1x1 ones, one convolution
@@ -11,145 +16,152 @@ for each part of a concatenation. XLA took three times as long.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from unet_core import losses
 from unet_core.errors import UserError
-from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-_RELU = {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}
-_layers = keras.layers
-# What computes between the scaled image and the logits; other layers keep the type they have.
-_COMPUTING = (
-    _layers.Conv2D,
-    _layers.Conv2DTranspose,
-    _layers.MaxPooling2D,
-    _layers.UpSampling2D,
-    _layers.Cropping2D,
-    _layers.Concatenate,
-    _layers.ReLU,
-    FusedBatchNorm,
-    CropLike,
-)
+from unet_core.models.build import PRECISIONS
+from unet_core.models.geometry import tile_geometry
+from unet_core.models.layer_rules import rule_of
+from unet_core.models.walk import Call, calls
 
 
-def make_inference_network(
-    model: keras.Model, *, precision: str | None = None, bare: bool = False
-) -> keras.Model:
-    """Returns a copy of `model` that infers faster and cannot be trained further.
+class InferenceNetwork:
+    """A copy of `model` that infers faster and cannot be trained further, compiled once for each
+    type of pixels.
 
     Batch norm is folded into the convolution before it, in float32. ReLU moves into the
-    convolution, where TensorFlow computes both with the bias in one kernel. Dropout is gone. The
-    weights are stored in the type that is computed in, so that no call converts them.
+    convolution, where TensorFlow computes both with the bias in one kernel. Dropout is gone, and so
+    are the layers that pad the image and crop the logits. The weights are stored in the type that
+    is computed in, so that no call converts them.
 
     Args:
-        model: A network of `make_unet`. Of another functional or sequential model, the same layers
-            are treated the same and the rest is copied; a subclassed model is returned as it is.
+        model: A network of `make_network`. Of another functional or sequential model, the same
+            layers are treated the same and the rest is copied.
         precision: "float32", "bfloat16" or "float16"; as `model` if None.
-        bare: Leave out the layers that pad the image and crop the logits. With "same" convolutions
-            height and width must then be multiples of the stride, and with "valid" ones the logits
-            are smaller than the image (see `unet_core.models.unet.tile_geometry`).
 
-    Returns:
-        A model of [B, H, W, C] pixel values to float32 logits [B, H, W, K]; its variables are its
-        own.
+    Attributes:
+        model: The model that the weights are from.
+        layers: The copy, from [B, H, W, C] pixel values to float32 logits [B, h, w, K]; its
+            variables are its own.
+        geometry: Which sizes it takes, by how much its logits are smaller, and how many of them
+            depend on what is outside of the image.
+        channels: C.
 
     Raises:
         UserError: If `precision` is none of these.
+        ValueError: If `model` is neither functional nor sequential, or see `tile_geometry`.
     """
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(f"`precision` ({precision!r}) must be one of {', '.join(PRECISIONS)}.")
-    if not getattr(model, "outputs", None):
-        return model
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(*model.inputs, *model.outputs, name=model.name)
-    absorbed = _absorbed(model)
-    left_out = {id(layer) for chain in absorbed.values() for layer in chain}
-    dropped = (RowDropout, MirrorPad) if bare else (RowDropout,)
-    given = {id(tensor) for tensor in model.outputs}
-    last = {id(layer) for layer in model.layers if id(layer.output) in given}
-    copies: dict[int, keras.Layer] = {}
-    stands_for: dict[int, keras.Layer] = {}
 
-    def copy(layer):
-        if not isinstance(layer, keras.Layer):
-            return layer
-        config = layer.get_config()
-        if isinstance(layer, _COMPUTING):
-            chosen = "float32" if id(layer) in last else precision or layer.compute_dtype
-            config["dtype"] = keras.DTypePolicy(chosen)
-        chain = absorbed.get(id(layer), ())
-        if any(isinstance(follower, FusedBatchNorm) for follower in chain):
-            config["use_bias"] = True
-        if any(isinstance(follower, _layers.ReLU) for follower in chain):
-            config["activation"] = "relu"
-        copied = layer.__class__.from_config(config)
-        copies[id(layer)], stands_for[id(copied)] = copied, layer
-        return copied
+    def __init__(self, model: keras.Model, *, precision: str | None = None):
+        if precision is not None and precision not in PRECISIONS:
+            raise UserError(f"`precision` ({precision!r}) must be one of {', '.join(PRECISIONS)}.")
+        self.model = model
+        self.geometry = tile_geometry(model)
+        self.channels = model.input_shape[-1]
+        self._pairs: list[_Pair] = []
+        self._compiled: dict[np.dtype, Callable] = {}
+        if isinstance(model, keras.Sequential):
+            model = keras.Model(*model.inputs, *model.outputs, name=model.name)
+        self.layers = self._copy(model, precision)
+        self.layers.trainable = False
+        self.refresh()
 
-    def call(layer, *args, **kwargs):
-        original = stands_for.get(id(layer))
-        if isinstance(original, dropped) or id(original) in left_out:
-            return args[0]
-        if bare and isinstance(original, CropLike):
-            return args[0][0]
-        return layer(*args, **kwargs)
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Returns the probabilities [B, h, w, K] float32 of [B, H, W, channels], uint8 or float32
+        in 0..255. Of two classes K is 1, the probability of the second.
+        """
+        if images.dtype not in self._compiled:
+            spec = tf.TensorSpec([None, None, None, self.channels], tf.as_dtype(images.dtype))
+            self._compiled[images.dtype] = tf.function(self._probabilities, input_signature=[spec])
+        return self._compiled[images.dtype](images).numpy()
 
-    network = keras.models.clone_model(model, clone_function=copy, call_function=call)
-    for layer in model.layers:
-        if id(layer) in copies and id(layer) not in left_out and not isinstance(layer, dropped):
-            chain = absorbed.get(id(layer), ())
-            norms = [follower for follower in chain if isinstance(follower, FusedBatchNorm)]
-            _copy_weights(layer, norms, copies[id(layer)])
-    network.trainable = False
-    return network
+    def refresh(self) -> None:
+        """Takes over the weights that `model` has now. Nothing is traced anew."""
+        for copied, layer, norm in self._pairs:
+            if norm is not None:
+                rule_of(layer).take_over(copied, layer, rule_of(norm).affine(norm))
+                continue
+            for ours, theirs in zip(copied.variables, layer.variables, strict=True):
+                ours.assign(theirs.value)
+
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        logits = self.layers(images, training=False)
+        # Of two classes the second says all.
+        return tf.sigmoid(logits) if logits.shape[-1] == 1 else losses.probabilities(logits)
+
+    def _copy(self, model: keras.Model, precision: str | None) -> keras.Model:
+        absorbed = _absorbed(model)
+        gone = {id(layer) for chain in absorbed.values() for layer in chain}
+        given = {id(tensor) for tensor in model.outputs}
+        last = {id(call.layer) for call in calls(model) if id(call.outputs[0]) in given}
+        left_out: set[int] = set()
+
+        def copy(layer):
+            if not isinstance(layer, keras.Layer):
+                return layer
+            rule, config, norm = rule_of(layer), layer.get_config(), None
+            if rule.computes:
+                chosen = "float32" if id(layer) in last else precision or layer.compute_dtype
+                config["dtype"] = keras.DTypePolicy(chosen)
+            for follower in absorbed.get(id(layer), ()):
+                if rule_of(follower).affine:
+                    norm, config["use_bias"] = follower, True
+                else:
+                    config["activation"] = rule_of(follower).activation(follower)
+            copied = layer.__class__.from_config(config)
+            if rule.left_out or id(layer) in gone:
+                left_out.add(id(copied))
+            else:
+                self._pairs.append((copied, layer, norm))
+            return copied
+
+        def call(layer, *args, **kwargs):
+            if id(layer) in left_out:
+                return keras.tree.flatten(args)[0]
+            return layer(*args, **kwargs)
+
+        return keras.models.clone_model(model, clone_function=copy, call_function=call)
+
+
+# A layer of the copy, the one it stands for, and the normalisation it has taken over.
+_Pair = tuple[keras.Layer, keras.Layer, keras.Layer | None]
 
 
 def _absorbed(model: keras.Model) -> dict[int, list[keras.Layer]]:
-    """Returns, by the id of a convolution, the layers right after it that it can take over."""
-    if any(len(entry["inbound_nodes"]) > 1 for entry in model.get_config()["layers"]):
-        # `input` and `output` of a layer that is called several times tell of one call only.
-        return {}
-    readers: dict[int, list] = collections.defaultdict(list)
-    for operation in model.operations:
-        if not isinstance(operation, _layers.InputLayer):
-            for tensor in keras.tree.flatten(operation.input):
-                readers[id(tensor)].append(operation)
+    """Returns, by the id of a convolution, the layers right after it that it can take over: a
+    normalisation, an activation, or the one after the other.
+    """
+    found = calls(model)
+    times = collections.Counter(id(call.layer) for call in found)
+    readers: dict[int, list[Call | None]] = collections.defaultdict(list)
+    for call in found:
+        for tensor in call.inputs:
+            readers[id(tensor)].append(call)
     for tensor in model.outputs:
         readers[id(tensor)].append(None)
-    found = {}
-    for layer in model.layers:
-        if type(layer) is _layers.Conv2D and layer.activation is keras.activations.linear:
-            chain = _only_reader(readers, layer, FusedBatchNorm)
-            relu = _only_reader(readers, chain[0] if chain else layer, _layers.ReLU)
-            if relu and all(relu[0].get_config()[k] == v for k, v in _RELU.items()):
-                chain += relu
-            found[id(layer)] = chain
-    return found
 
+    def only_reader(call: Call) -> Call | None:
+        reading = readers[id(call.outputs[0])]
+        one = reading[0] if len(reading) == 1 else None
+        return one if one and times[id(one.layer)] == 1 else None
 
-def _only_reader(readers, layer: keras.Layer, kind: type) -> list[keras.Layer]:
-    """Returns the one layer that reads the output of `layer`, or nothing if there are others or it
-    is no `kind`.
-    """
-    found = readers[id(layer.output)]
-    return list(found) if len(found) == 1 and isinstance(found[0], kind) else []
-
-
-def _copy_weights(layer: keras.Layer, norms: list[FusedBatchNorm], copied: keras.Layer) -> None:
-    """Gives `copied` the weights of `layer`, multiplied out with the batch norm behind it."""
-    if not norms:
-        for ours, theirs in zip(copied.variables, layer.variables, strict=True):
-            ours.assign(theirs.value)
-        return
-    (norm,) = norms
-    gamma, beta, mean, variance = (
-        keras.ops.convert_to_numpy(v.value).astype(np.float32)
-        for v in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    )
-    factor = gamma / np.sqrt(variance + np.float32(norm.epsilon))
-    before = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)
-    copied.kernel.assign(keras.ops.convert_to_numpy(layer.kernel) * factor)
-    copied.bias.assign((before - mean) * factor + beta)
+    absorbed = {}
+    for call in found:
+        layer = call.layer
+        if not rule_of(layer).take_over or times[id(layer)] > 1:
+            continue
+        if layer.activation is not keras.activations.linear:
+            continue
+        chain, following = [], only_reader(call)
+        if following and rule_of(following.layer).affine:
+            chain.append(following.layer)
+            following = only_reader(following)
+        if following and rule_of(following.layer).activation(following.layer):
+            chain.append(following.layer)
+        absorbed[id(layer)] = chain
+    return absorbed

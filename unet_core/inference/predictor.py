@@ -12,9 +12,11 @@ from collections.abc import Callable
 import numpy as np
 
 from unet_core.data import images
+from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
+from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained, open_trained
 
@@ -51,12 +53,26 @@ class Predictor:
         precision: str | None = None,
     ):
         trained = source if isinstance(source, Trained) else open_trained(source, weights=weights)
-        self.classes = trained.classes
-        self.channels = trained.config.data.channels
-        self.window = SlidingWindow(
-            trained.model, tta=tta, window_px=window_px, precision=precision
-        )
-        self._scaling = Scaling.parse(trained.config.data.intensities)
+        network = InferenceNetwork(trained.model, precision=precision)
+        window = SlidingWindow(network, tta=tta, window_px=window_px)
+        self._set(window, trained.classes, Scaling.parse(trained.config.data.intensities))
+
+    @classmethod
+    def of_window(cls, window: SlidingWindow, *, classes: ClassMap, scaling: Scaling) -> Predictor:
+        """Returns a predictor by a sliding window that is there already, with the weights it has.
+
+        Args:
+            window: Scaled pixels -> probabilities.
+            classes: The classes of the last axis of the probabilities.
+            scaling: How the images of files were scaled in training.
+        """
+        predictor = cls.__new__(cls)
+        predictor._set(window, classes, scaling)
+        return predictor
+
+    def _set(self, window: SlidingWindow, classes: ClassMap, scaling: Scaling) -> None:
+        self.window, self.classes, self._scaling = window, classes, scaling
+        self.channels = window.network.channels
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, c] in RGB

@@ -1,15 +1,18 @@
 """Probabilities of images of any size, by one pass or by overlapping windows.
 
-    window = SlidingWindow(model, tta="dihedral")
+    network = InferenceNetwork(model)
+    window = SlidingWindow(network, tta="dihedral")
     probabilities = window(image)                      # [H, W] -> [H, W, C]
+    window.refresh()                                   # after the weights of the model have changed
     for first_row, probabilities in window.bands(read_rows, height, width):
         ...                                            # [h, W, C], top to bottom
 
 The image is continued by mirroring. Windows start at multiples of the network's stride, so that
 every pooling falls as it would in one pass. A window that is larger than what the network looks at
 gives only its inside, where nothing but the image was seen: the result is that of one pass
-(Ronneberger et al. 2015, figure 2, the overlap-tile strategy). A smaller one is weighted by a
-Gaussian and overlaps its neighbours by half (Isensee et al. 2021, nnU-Net).
+(Ronneberger et al. 2015, figure 2, the overlap-tile strategy). A smaller one, and any one of a
+network that looks everywhere, is weighted by a Gaussian and overlaps its neighbours by half
+(Isensee et al. 2021, nnU-Net).
 """
 
 from __future__ import annotations
@@ -18,14 +21,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from unet_core import losses
+from unet_core.conventions import mirrored
 from unet_core.errors import UserError
-from unet_core.inference.network import make_inference_network
-from unet_core.models import unet
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models.geometry import TileGeometry
 
 MOST_PIXELS_AT_ONCE = 2**21
 """An image is done in one pass up to this size (1448 x 1448), if no size of windows is given."""
@@ -41,44 +42,43 @@ _COPIES = {
 
 
 class SlidingWindow:
-    """Runs a network on images of any size, by one compiled trace for each type of pixel.
+    """Runs a network on images of any size.
 
     Args:
-        model: [B, H, W, channels] pixel values in 0..255 to logits [B, H, W, K]; made by
-            `make_unet`.
+        network: What all windows are run through. Sliding windows of different settings may share
+            one; it is compiled once.
         tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
             ones.
         window_px: Pixels a side of a window, brought to the nearest size the network can take. 0 is
             one pass for images up to `MOST_PIXELS_AT_ONCE`, and windows of `WINDOW_PX` above.
-        precision: What the network computes in; None is as it was trained.
+
+    Attributes:
+        network: As given.
 
     Raises:
-        UserError: If `tta` or `precision` is none of what it can be.
+        UserError: If `tta` is none of these.
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        tta: str = "none",
-        window_px: int = 0,
-        precision: str | None = None,
-    ):
+    def __init__(self, network: InferenceNetwork, *, tta: str = "none", window_px: int = 0):
         if tta not in _COPIES:
             raise UserError(f"`tta` ({tta!r}) must be one of {', '.join(_COPIES)}.")
+        self.network = network
         self._copies = _COPIES[tta]
         self._window_px = window_px
-        self._around = unet.tile_geometry(model)
-        self._channels = model.input_shape[-1]
-        self._network = make_inference_network(model, precision=precision, bare=True)
-        self._runs: dict[np.dtype, Callable] = {}
+        self._around = network.geometry
+
+    def refresh(self) -> None:
+        """Takes over the weights that the model has now, for all sliding windows of this network;
+        nothing is compiled anew.
+        """
+        self.network.refresh()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
         uint8 or float32 in 0..255.
         """
         height, width = image.shape[:2]
-        image = image.reshape(height, width, self._channels)
+        image = image.reshape(height, width, self.network.channels)
         bands = self.bands(lambda first, last: image[first:last], height, width)
         return np.concatenate([probabilities for _, probabilities in bands])
 
@@ -107,7 +107,7 @@ class SlidingWindow:
         done = 0
         held: np.ndarray | None = None
         for number, start in enumerate(down.starts):
-            rows = _mirrored(np.arange(start, start + down.size), height)
+            rows = mirrored(np.arange(start, start + down.size), height, np)
             first = int(rows.min())
             strip = read(first, int(rows.max()) + 1)[rows - first]
             top, bottom, inner_rows = down.output(number)
@@ -136,27 +136,22 @@ class SlidingWindow:
 
     def _run(self, windows: np.ndarray) -> np.ndarray:
         """Returns the probabilities [B, h, w, K] of [B, H, W, channels], averaged over copies."""
-        run = self._runs.get(windows.dtype) or self._compile(windows.dtype)
         total = None
-        for turns, mirrored in self._copies:
+        for turns, flipped in self._copies:
             copy = np.rot90(windows, turns, (1, 2))
-            copy = copy[:, :, ::-1] if mirrored else copy
-            result = run(np.ascontiguousarray(copy)).numpy()
-            result = result[:, :, ::-1] if mirrored else result
+            copy = copy[:, :, ::-1] if flipped else copy
+            result = self.network(np.ascontiguousarray(copy))
+            result = result[:, :, ::-1] if flipped else result
             result = np.rot90(result, -turns, (1, 2))
             total = result.copy() if total is None else np.add(total, result, out=total)
+        expected = tuple(size - 2 * self._around.cut for size in windows.shape[1:3])
+        if total.shape[1:3] != expected:
+            raise ValueError(
+                f"Expected logits of {expected} pixels for windows of {windows.shape[1:3]}. "
+                f"{self.network.model.name!r} gave {total.shape[1:3]}; a layer that is not in "
+                "`layer_rules.RULES` changes the size."
+            )
         return total / len(self._copies)
-
-    def _compile(self, dtype: np.dtype) -> Callable:
-        spec = tf.TensorSpec([None, None, None, self._channels], tf.as_dtype(dtype))
-
-        def probabilities(images):
-            logits = self._network(images, training=False)
-            # Of two classes the second says all.
-            return tf.sigmoid(logits) if logits.shape[-1] == 1 else losses.probabilities(logits)
-
-        self._runs[dtype] = tf.function(probabilities, input_signature=[spec])
-        return self._runs[dtype]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,24 +171,33 @@ class _Axis:
     weights: np.ndarray
 
     @classmethod
-    def over(cls, length: int, window_px: int, around: unet.TileGeometry) -> _Axis:
+    def over(cls, length: int, window_px: int, around: TileGeometry) -> _Axis:
         """Lays windows of about `window_px` over `length` pixels; 0 is one for all of them."""
-        stride = around.stride
-        before, after = around.padding(_up(around.halo, stride))
+        stride, halo = around.stride, around.halo
+        before, after = around.padding(0 if halo is None else _up(halo, stride))
         whole = _up(length, stride)
         inner = (window_px - before - after) // stride * stride
-        if not window_px or inner > length:
+        if not window_px or inner >= whole:
             return cls._of_insides(length, whole, before, after)
-        if inner >= stride or around.cut:
+        if halo is not None and (inner >= stride or around.cut):
             return cls._of_insides(length, max(inner, stride), before, after)
-        size = max(_up(window_px, stride), 2 * stride)
+        return cls._blended(length, window_px, around)
+
+    @classmethod
+    def _blended(cls, length: int, window_px: int, around: TileGeometry) -> _Axis:
+        """Windows that overlap by half, weighted by a Gaussian."""
+        stride = around.stride
+        before, after = around.padding(0)
+        size = max(_up(window_px - before - after, stride), 2 * stride)
         step = size // 2 // stride * stride
         lead = _up(size // 4, stride)
         # Every pixel is within half a step of the middle of some window.
-        starts = range(-lead, max(length + lead - size, -lead) + step, step)
+        inner_starts = range(-lead, max(length + lead - size, -lead) + step, step)
         offsets = np.arange(size) - (size - 1) / 2
-        weights = np.exp(-0.5 * np.square(offsets / (size / 8))).astype(np.float32)
-        return cls(length, tuple(starts), size, weights)
+        weights = np.zeros(before + size + after, np.float32)
+        weights[before : before + size] = np.exp(-0.5 * np.square(offsets / (size / 8)))
+        starts = tuple(start - before for start in inner_starts)
+        return cls(length, starts, len(weights), weights)
 
     @classmethod
     def _of_insides(cls, length: int, inner: int, before: int, after: int) -> _Axis:
@@ -223,7 +227,7 @@ class _Axis:
 
     def sources(self) -> list[np.ndarray]:
         """Returns the pixels of the image that each window looks at, [size]."""
-        return [_mirrored(np.arange(s, s + self.size), self.length) for s in self.starts]
+        return [mirrored(np.arange(s, s + self.size), self.length, np) for s in self.starts]
 
 
 def _of_all_classes(probabilities: np.ndarray) -> np.ndarray:
@@ -235,10 +239,3 @@ def _of_all_classes(probabilities: np.ndarray) -> np.ndarray:
 
 def _up(value: int, step: int) -> int:
     return math.ceil(value / step) * step
-
-
-def _mirrored(index: np.ndarray, length: int) -> np.ndarray:
-    """Returns `index` folded back into 0 ... length-1 without repeating the edge."""
-    period = max(2 * (length - 1), 1)
-    index = index % period
-    return np.where(index < length, index, period - index)

@@ -24,7 +24,7 @@ from unet_core.settings import RunConfig
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
-_EXPORT_FORMAT = 1
+EXPORT_FORMAT = 1
 
 
 class _Settings(msgspec.Struct, kw_only=True):
@@ -93,7 +93,7 @@ def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trai
 
 def _open_export(path: pathlib.Path) -> Trained:
     settings, what, way = path / EXPORT_SETTINGS, "the settings of an export", "Export again."
-    formats = (0, _EXPORT_FORMAT)
+    formats = (0, EXPORT_FORMAT)
     stored = read_json(settings, _Settings, what=what, way=way, formats=formats)
     config = checked_config(settings, stored.settings, what=what, way=way)
     try:

@@ -9,6 +9,8 @@ import functools
 import keras
 import tensorflow as tf
 
+from unet_core.conventions import mirrored
+
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class FusedBatchNorm(keras.layers.Layer):
@@ -134,7 +136,8 @@ class MirrorPad(keras.layers.Layer):
             before, after = padding_for(size, self.depth, self.valid)
             if isinstance(size, int) and before == after == 0:
                 continue
-            inputs = tf.gather(inputs, mirrored_indices(size, before, after), axis=axis)
+            index = mirrored(tf.range(-before, size + after), size, tf)
+            inputs = tf.gather(inputs, index, axis=axis)
         return inputs
 
     def compute_output_spec(self, inputs):
@@ -200,15 +203,6 @@ def _equal_on_replicas(
         aggregation="only_first_replica",
         name=name,
     )
-
-
-def mirrored_indices(size, before, after) -> tf.Tensor:
-    """Returns the indices -before ... size+after-1 folded back into 0 ... size-1 without repeating
-    the edge.
-    """
-    period = tf.maximum(2 * (size - 1), 1)
-    index = tf.math.floormod(tf.range(-before, size + after), period)
-    return tf.where(index < size, index, period - index)
 
 
 def _fused(inputs, scale, offset, mean=(), variance=(), *, epsilon: float, training: bool):

@@ -95,10 +95,9 @@ class TrainingLogger:
         self._summaries.scalars(report.step, row | speeds)
 
     def write_pictures(
-        self, step: int, model: keras.Model, samples: Sequence[Sample], read: Reader
+        self, step: int, window: SlidingWindow, samples: Sequence[Sample], read: Reader
     ) -> None:
-        """Writes input, truth, prediction and errors of `samples`."""
-        window = SlidingWindow(model)
+        """Writes input, ground truth, prediction and errors of `samples`."""
         for sample in samples:
             pair = read(sample)
             ids = predicted_ids(window(pair.image))

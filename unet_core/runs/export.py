@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet_core.data.intensities import Scaling
 from unet_core.export.export import export as write_export
 from unet_core.runs.finished_run import open_run, output_folder
 from unet_core.runs.process import StopRequest
@@ -15,8 +16,10 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     precision = None if config.network.precision == "auto" else config.network.precision
     write_export(
         trained.model,
-        trained.config,
         output_dir,
+        classes=trained.classes,
+        scaling=Scaling.parse(trained.config.data.intensities),
+        settings=trained.config.stored(),
         step=trained.step,
         formats=config.prediction.formats,
         precision=precision,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Sequence
 
+from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
+from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.predictor import Predictor
+from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained
 from unet_core.reports.evaluation import describe_scores, score_samples
 from unet_core.run_directory import RunDirectory
+from unet_core.runs.dataset import make_classes
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
@@ -20,11 +24,16 @@ from unet_core.settings.prediction import PredictionSettings
 def make_predictor(config: RunConfig, trained: Trained) -> Predictor:
     """Returns the predictor that the settings ask for."""
     precision = None if config.network.precision == "auto" else config.network.precision
-    return Predictor(
-        trained,
-        tta=config.prediction.tta,
-        window_px=config.prediction.window_px,
-        precision=precision,
+    return predictor_of(config, InferenceNetwork(trained.model, precision=precision))
+
+
+def predictor_of(config: RunConfig, network: InferenceNetwork) -> Predictor:
+    """Returns the predictor by a network that is there already, with the weights it has."""
+    settings = config.prediction
+    return Predictor.of_window(
+        SlidingWindow(network, tta=settings.tta, window_px=settings.window_px),
+        classes=make_classes(config.data),
+        scaling=Scaling.parse(config.data.intensities),
     )
 
 

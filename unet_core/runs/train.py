@@ -28,7 +28,8 @@ from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
-from unet_core.inference.trained import Trained, build_network
+from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.trained import build_network
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, folds, process
@@ -36,7 +37,7 @@ from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
-from unet_core.runs.score import claim_pictures, make_predictor, score
+from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report, devices
 
@@ -157,6 +158,7 @@ class Session:
         model: The network.
         loop: The loop that trains it.
         checkpoints: Where it is saved.
+        network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
     """
@@ -164,6 +166,7 @@ class Session:
     model: keras.Model
     loop: training.Loop
     checkpoints: training.Checkpoints
+    network: InferenceNetwork
     start: int
     failures: list[UserError]
 
@@ -207,7 +210,7 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, start, failures=[])
+    return Session(model, loop, checkpoints, InferenceNetwork(model), start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -260,7 +263,8 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             step = training.load_weights(run.checkpoints, session.model, best=True)
         else:
             stack.enter_context(loop.averaged_weights())
-        predictor = make_predictor(config, Trained(session.model, config, step))
+        session.network.refresh()
+        predictor = predictor_of(config, session.network)
         if plan.held_out:
             score(
                 run,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from unet_core.models.decoders import DECODERS
+from unet_core.models.encoders import ENCODERS
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import NETWORK, TRAIN
-
-ENCODERS = ("unet",)
-DECODERS = ("transpose", "upsample")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from unet_core.export import FORMATS
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import IMAGES, NETWORK, SCORE
 
 _WRITES = ("train", "predict")
-
-FORMATS = ("saved_model", "keras", "onnx")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,19 @@
+import hashlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from unet_core.errors import UserError
-from unet_core.inference.network import make_inference_network
+from unet_core.inference.network import InferenceNetwork
+from unet_core.models import build
+from unet_core.models.blocks import Blocks
+from unet_core.models.build import make_network
+from unet_core.models.decoders import DECODERS
+from unet_core.models.encoders import Encoder
+from unet_core.models.geometry import tile_geometry
 from unet_core.models.layers import padding_for
-from unet_core.models.unet import TileGeometry, make_unet, tile_geometry
 
 
 def picture(height, width, *, rows=1, channels=1, seed=0):
@@ -15,7 +22,7 @@ def picture(height, width, *, rows=1, channels=1, seed=0):
 
 
 def make_small(**kwargs):
-    return make_unet(**{"classes": 2, "depth": 2, "base_filters": 2, **kwargs})
+    return make_network(**{"classes": 2, "depth": 2, "base_filters": 2, **kwargs})
 
 
 class TestShape:
@@ -94,7 +101,7 @@ class TestParameters:
         assert model.get_layer("up0_grow").kernel.shape == (2, 2, 4, 2)
 
     def test_kernels_are_initialised_by_he(self):
-        kernel = make_unet(classes=2, depth=1, base_filters=32).get_layer("bottom_conv2").kernel
+        kernel = make_network(classes=2, depth=1, base_filters=32).get_layer("bottom_conv2").kernel
         # Variance 2 / fan-in, which is 9 * 64.
         assert kernel.numpy().std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.03)
 
@@ -110,6 +117,82 @@ class TestParameters:
         first, last = (model.get_layer(n).kernel.numpy() for n in ("down0_conv2", "up0_conv2"))
         assert first.shape == last.shape
         assert not np.array_equal(first, last)
+
+
+class TestSeeds:
+    def make_blocks(self, **kwargs):
+        settings = dict(depth=3, base_filters=4, padding="same", batch_norm=False, dropout=0.0)
+        policy = keras.DTypePolicy("float32")
+        return Blocks(**{**settings, "policy": policy, "seed": 2, **kwargs})
+
+    def test_layers_of_the_unet_are_counted(self):
+        # Two at each of 3 levels; 2 at the bottom; 3 at each level up.
+        blocks = self.make_blocks()
+        names = ("down0_conv1", "bottom_conv1", "up2_grow", "up0_conv2", "head")
+        assert [blocks.seed_of(name) for name in names] == [2000, 2006, 2008, 2016, 2017]
+        # Dropout has a number between the bottom and the way up.
+        blocks = self.make_blocks(dropout=0.1)
+        names = ("bottom_conv2", "bottom_dropout", "up2_grow", "head")
+        assert [blocks.seed_of(name) for name in names] == [2007, 2008, 2009, 2018]
+
+    def test_seed_of_another_name_depends_on_the_name_and_the_seed_only(self):
+        one = self.make_blocks().seed_of("stem")
+        assert one == self.make_blocks(depth=5, dropout=0.5, base_filters=9).seed_of("stem")
+        assert one != self.make_blocks(seed=3).seed_of("stem")
+        assert one != self.make_blocks().seed_of("stem2")
+        # The first 8 digits of the SHA-256 of "2/stem", halved.
+        assert one == int(hashlib.sha256(b"2/stem").hexdigest()[:8], 16) // 2
+
+
+def make_strided_features(x, blocks):
+    """Features from stride 2 on, as those of a ResNet: 5x5 convolutions of stride 2."""
+    features = {}
+    for level in range(1, blocks.depth + 1):
+        name = f"stage{level}"
+        x = blocks.convolve(
+            x, blocks.filters(level), 5, name, strides=2, padding="same", activation="relu"
+        )
+        features[2**level] = x
+    return features
+
+
+def scale_as_it_was_trained(images):
+    return keras.layers.Rescaling(1 / 255, dtype="float32", name="scale_of_its_own")(images)
+
+
+class TestAnotherEncoder:
+    @pytest.fixture
+    def encoders(self, monkeypatch):
+        strided = Encoder(make_strided_features, scale_as_it_was_trained)
+        monkeypatch.setattr(build, "ENCODERS", {"strided": strided})
+
+    @pytest.mark.usefixtures("encoders")
+    @pytest.mark.parametrize("decoder", DECODERS)
+    def test_features_from_stride_2_on_and_a_scaling_of_its_own_will_do(self, decoder):
+        model = make_small(encoder="strided", decoder=decoder, depth=3, channels=3)
+        assert model.name == "strided"
+        names = [layer.name for layer in model.layers]
+        assert "scale_of_its_own" in names
+        assert "scale" not in names
+        # Joined at the strides 4 and 2, and not at 1.
+        assert [name for name in names if "join" in name] == ["up2_join", "up1_join"]
+        assert model(picture(37, 21, channels=3)).shape == (1, 37, 21, 1)
+        assert tile_geometry(model).stride == 8
+        network = InferenceNetwork(model)
+        images = picture(16, 24, channels=3)
+        np.testing.assert_allclose(network.layers(images), model(images), atol=1e-5)
+
+    @pytest.mark.usefixtures("encoders")
+    def test_halo_is_what_is_measured(self):
+        model = make_small(encoder="strided", depth=2, base_filters=4)
+        network = InferenceNetwork(model)
+        images = picture(256, 256)
+        whole, part = (network.layers(x).numpy()[0, ..., 0] for x in (images, images[:, 64:192]))
+        differs = ~np.isclose(part, whole[64:192], atol=1e-6)
+        rows = np.flatnonzero(differs.any(1))
+        assert max(rows[rows < 64].max() + 1, 128 - rows[rows >= 64].min()) == (
+            network.geometry.halo
+        )
 
 
 class TestScale:
@@ -212,6 +295,7 @@ class TestArguments:
         [
             (dict(padding="full"), r"`padding` \('full'\) must be one of same, valid"),
             (dict(decoder="x"), r"`decoder` \('x'\) must be one of transpose, upsample"),
+            (dict(encoder="x"), r"`encoder` \('x'\) must be one of unet"),
             (dict(precision="int8"), r"`precision` \('int8'\) must be one of float32, "),
             (dict(classes=1), r"`classes` \(1\) must be at least 2"),
             (dict(channels=0), r"`channels` \(0\) must be at least 1"),
@@ -234,79 +318,3 @@ class TestSaving:
         np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
         policies = [[layer.dtype_policy.name for layer in m.layers] for m in (model, loaded)]
         assert policies[0] == policies[1]
-
-
-def reach_of_the_outside(model, tile, around):
-    """Returns how many pixels deep an image of `tile` pixels a side feels a change right around it,
-    by the network without padding and cropping layers; up and left, down and right.
-    """
-    found, inside = tile_geometry(model), slice(around, around + tile)
-    bare = make_inference_network(model, bare=True)
-    changed = np.zeros(tile, bool)
-    for seed in range(3):
-        one = picture(tile + 2 * around, tile + 2 * around, seed=seed).astype(np.float32)
-        other = picture(*one.shape[1:3], seed=seed + 9).astype(np.float32)
-        other[:, inside, inside] = one[:, inside, inside]
-        outputs = [bare(images).numpy() for images in (one, other)]
-        start = around - found.cut
-        differs = (outputs[0] != outputs[1])[0, start : start + tile, start : start + tile, 0]
-        # Along the middle of the upper and lower edges, beyond the reach of the other two.
-        changed |= differs[:, tile // 2 - 4 : tile // 2 + 4].any(1)
-    half = tile // 2
-    return int(changed[:half].sum()), int(changed[half:].sum())
-
-
-class TestSurroundings:
-    def test_figures_of_the_paper_depth(self):
-        # Transposed: 2, 1+2, 2+2, 2+2, 2+2 on the way down (halved and rounded up between), then
-        # 2*4+2 = 10, 22, 46, 94. Doubling and a 2x2 convolution: 2*4+1+2 = 11, 25, 53, 109.
-        for kwargs, expected in (
-            (dict(), TileGeometry(halo=94, stride=16, cut=0)),
-            (dict(decoder="upsample"), TileGeometry(halo=109, stride=16, cut=0)),
-            (dict(padding="valid"), TileGeometry(halo=0, stride=16, cut=92)),
-            # 1, 3, 7, 15: doubled four times and one more.
-            (dict(padding="valid", decoder="upsample"), TileGeometry(halo=15, stride=16, cut=92)),
-        ):
-            assert tile_geometry(make_small(depth=4, **kwargs)) == expected
-
-    @pytest.mark.parametrize("depth", [1, 2, 3])
-    @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
-    def test_halo_is_how_far_the_outside_reaches_into_a_tile(self, depth, decoder):
-        model = make_unet(classes=2, depth=depth, base_filters=4, decoder=decoder)
-        found = tile_geometry(model)
-        tile = found.stride * -(-(2 * found.halo + 16) // found.stride)
-        reach = reach_of_the_outside(model, tile, 64)
-        assert max(reach) == found.halo
-
-    @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
-    def test_valid_network_takes_off_the_cut_and_feels_zeros_no_deeper_than_the_halo(self, decoder):
-        model = make_unet(classes=2, depth=2, base_filters=4, padding="valid", decoder=decoder)
-        found, bare = tile_geometry(model), make_inference_network(model, bare=True)
-        big = picture(128, 128)
-        whole = bare(big).numpy()[0]
-        assert whole.shape[0] == 128 - 2 * found.cut
-        # A tile from 8 to 96 gives the output from 8 + cut on.
-        part = bare(big[:, 8:96, 8:96]).numpy()[0]
-        same = np.isclose(part, whole[8:][: len(part), 8:][:, : len(part)], atol=1e-5)[..., 0]
-        rows = same[:, : len(part) - found.halo].all(1)
-        assert (~rows).sum() == found.halo
-        assert rows[: len(part) - found.halo].all()
-
-    @pytest.mark.parametrize("depth", [1, 2, 3])
-    @pytest.mark.parametrize("padding", ["same", "valid"])
-    def test_padding_leads_to_a_size_the_bare_network_takes(self, depth, padding):
-        model = make_small(depth=depth, padding=padding)
-        bare, found = make_inference_network(model, bare=True), tile_geometry(model)
-        for margin in (0, found.stride, 5):
-            before, after = found.padding(margin)
-            assert before == margin + found.cut
-            assert before <= after < before + found.stride
-            height = 2 * found.stride + before + after
-            logits = bare(np.zeros((1, height, height, 1), np.uint8))
-            assert logits.shape[1] == height - 2 * found.cut
-
-    def test_other_models_are_refused(self):
-        inputs = keras.Input((None, None, 1))
-        model = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
-        with pytest.raises(ValueError, match="MirrorPad"):
-            tile_geometry(model)

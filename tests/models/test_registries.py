@@ -1,0 +1,213 @@
+"""What every encoder and every decoder is held to, with one another. A new entry of a registry is
+tested here without a line of its own.
+"""
+
+import itertools
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from unet_core.data.classes import ClassMap
+from unet_core.data.intensities import Scaling
+from unet_core.errors import UserError
+from unet_core.export.export import export
+from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.sliding_window import SlidingWindow
+from unet_core.models.build import PADDINGS, make_network
+from unet_core.models.decoders import DECODERS
+from unet_core.models.encoders import ENCODERS
+
+PAIRS = list(itertools.product(ENCODERS, DECODERS))
+pytestmark = pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+
+
+def make(encoder, decoder, **kwargs):
+    """Returns a small network with biases and statistics that are none of the initial ones."""
+    settings = {"classes": 3, "depth": 2, "base_filters": 4, **kwargs}
+    model = make_network(encoder=encoder, decoder=decoder, **settings)
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        if variable.name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+        elif variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 2, variable.shape))
+    return model
+
+
+def make_padded(encoder, decoder, padding, **kwargs):
+    """As `make`; skips the test where the encoder or decoder refuses the padding."""
+    try:
+        return make(encoder, decoder, padding=padding, **kwargs)
+    except UserError as refused:
+        pytest.skip(str(refused))
+
+
+def picture(height, width, channels=1, *, rows=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (rows, height, width, channels)).astype(np.uint8)
+
+
+class TestNetwork:
+    @pytest.mark.parametrize("padding", PADDINGS)
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_logits_have_the_size_of_the_image_whatever_it_is(
+        self, encoder, decoder, padding, channels
+    ):
+        model = make_padded(encoder, decoder, padding, channels=channels)
+        for height, width in ((37, 53), (5, 7), (1, 1), (16, 20)):
+            logits = model(picture(height, width, channels, rows=2))
+            assert logits.shape == (2, height, width, 3)
+            assert logits.dtype == tf.float32
+            assert np.isfinite(logits).all()
+
+    def test_gradients_reach_every_trained_variable(self, encoder, decoder):
+        model = make(encoder, decoder, batch_norm=True, dropout=0.3)
+        images = picture(32, 32, rows=2)
+        target = np.random.default_rng(2).normal(size=(2, 32, 32, 3)).astype(np.float32)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(images, training=True) - target))
+        variables = model.trainable_variables
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            assert gradient is not None, variable.path
+            assert np.abs(gradient).max() > 0, variable.path
+
+    def test_equal_seeds_give_equal_weights_and_others_differ(self, encoder, decoder):
+        one, same, other = (
+            make_network(
+                classes=2, encoder=encoder, decoder=decoder, depth=2, base_filters=4, seed=seed
+            )
+            for seed in (4, 4, 5)
+        )
+        for a, b, c in zip(one.variables, same.variables, other.variables, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+            if "kernel" in a.name:
+                assert not np.array_equal(a.numpy(), c.numpy()), a.path
+
+    def test_kernels_of_one_network_differ(self, encoder, decoder):
+        kernels = [v.numpy() for v in make(encoder, decoder).variables if "kernel" in v.name]
+        # Were a seed used twice, the smaller kernel of the two would begin as the larger one, up to
+        # the scale.
+        starts = [np.ravel(kernel)[:4] / np.abs(np.ravel(kernel)[:4]).sum() for kernel in kernels]
+        for one, other in itertools.combinations(starts, 2):
+            assert not np.allclose(one, other, rtol=1e-3)
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_precision_is_that_of_the_layers_and_variables_stay_float32(
+        self, encoder, decoder, precision
+    ):
+        model = make(encoder, decoder, precision=precision, batch_norm=True)
+        assert model.get_layer("head").compute_dtype == precision
+        assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+        assert model(picture(9, 9)).dtype == tf.float32
+
+
+class TestInference:
+    @pytest.mark.parametrize("padding", PADDINGS)
+    def test_copy_equals_the_network(self, encoder, decoder, padding):
+        model = make_padded(encoder, decoder, padding, batch_norm=True, dropout=0.3)
+        network = InferenceNetwork(model)
+        before, after = network.geometry.padding(0)
+        images = picture(24, 16, rows=2)
+        padded = np.pad(images, ((0, 0), *[(before, after)] * 2, (0, 0)), mode="reflect")
+        logits = network.layers(padded)[:, :24, :16]
+        np.testing.assert_allclose(logits, model(images), rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("padding", PADDINGS)
+    def test_windows_equal_one_pass(self, encoder, decoder, padding):
+        model = make_padded(encoder, decoder, padding)
+        network = InferenceNetwork(model)
+        if network.geometry.halo is None:
+            pytest.skip("The network looks everywhere: its windows are blended.")
+        margin = network.geometry.halo + network.geometry.cut
+        window_px = 2 * margin + 3 * network.geometry.stride
+        image = picture(2 * window_px + 3, window_px + 5)[0]
+        found = SlidingWindow(network, window_px=window_px)(image)
+        np.testing.assert_allclose(found, SlidingWindow(network)(image), atol=1e-4)
+
+
+class TestGeometry:
+    @pytest.mark.parametrize("padding", PADDINGS)
+    def test_pixels_outside_of_a_tile_reach_no_deeper_than_the_halo(
+        self, encoder, decoder, padding
+    ):
+        network = InferenceNetwork(make_padded(encoder, decoder, padding, classes=2))
+        halo, stride, cut = (getattr(network.geometry, n) for n in ("halo", "stride", "cut"))
+        if halo is None:
+            pytest.skip("The network looks everywhere.")
+        around = stride * -(-(halo + cut + 16) // stride)
+        inside = stride * -(-(2 * halo + 16) // stride)
+        _, after = network.geometry.padding(0)
+        size = cut + around + inside + around + after
+        tile = slice(around, around + cut + inside + after)
+        whole = picture(size, size)
+        other = picture(size, size, seed=1)
+        other[:, tile, tile] = whole[:, tile, tile]
+        expected, changed, alone = (
+            network.layers(images).numpy()[0, ..., 0]
+            for images in (whole, other, whole[:, tile, tile])
+        )
+        assert expected.shape == (size - 2 * cut,) * 2
+        assert alone.shape == (cut + inside + after - 2 * cut,) * 2
+        kept = slice(halo, inside - halo)
+        in_whole = slice(around + halo, around + inside - halo)
+        np.testing.assert_allclose(alone[kept, kept], expected[in_whole, in_whole], atol=1e-4)
+        np.testing.assert_allclose(changed[in_whole, in_whole], expected[in_whole, in_whole])
+
+    def test_a_pixel_reaches_the_logits_around_it(self, encoder, decoder):
+        model = make(encoder, decoder, classes=2)
+        network = InferenceNetwork(model)
+        size = 16 * network.geometry.stride
+        images = picture(size, size)
+        expected = network.layers(images).numpy()
+        images[0, size // 2, size // 2] = 255 - images[0, size // 2, size // 2]
+        rows, columns = np.nonzero(network.layers(images).numpy()[0, ..., 0] != expected[0, ..., 0])
+        assert rows.size
+        for places in (rows, columns):
+            assert places.min() <= size // 2 <= places.max()
+
+
+class TestExport:
+    def test_every_format_gives_what_the_package_gives(self, encoder, decoder, tmp_path):
+        pytest.importorskip("onnx", reason="the package onnx is not installed")
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        model = make(encoder, decoder, batch_norm=True, channels=3)
+        export(
+            model,
+            tmp_path / "e",
+            classes=ClassMap.parse("0:a,1:b,2:c"),
+            scaling=Scaling.parse("range"),
+            settings={},
+            step=1,
+            formats=["saved_model", "keras", "onnx"],
+        )
+        images = picture(21, 30, 3)
+        expected = SlidingWindow(InferenceNetwork(model))(images[0])
+        served = tf.saved_model.load(tmp_path / "e" / "saved_model").signatures["serving_default"]
+        found = served(images=tf.constant(images))["probabilities"]
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+        session = runtime.InferenceSession(
+            tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        found, _ = session.run(None, {"images": images})
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+        loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
+        np.testing.assert_array_equal(loaded(images), model(images))
+
+
+class TestNames:
+    def test_names_are_read_without_tensorflow_and_numpy(self, encoder, decoder):
+        code = (
+            "import sys, unet_core.models.encoders as e, unet_core.models.decoders as d\n"
+            "import unet_core.export as x\n"
+            f"assert {encoder!r} in e.ENCODERS and {decoder!r} in d.DECODERS and x.FORMATS\n"
+            "print({'tensorflow', 'numpy', 'keras'} & set(sys.modules))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "set()\n"

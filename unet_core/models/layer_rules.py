@@ -1,0 +1,152 @@
+"""What the package knows of each class of layers, one entry a class.
+
+An entry says how far a layer looks (for windows), what becomes of it in a network for inference,
+and how it is written as ONNX. Each part may be missing: without a reach the network looks
+everywhere, and is predicted in overlapping windows that are blended; without nodes it cannot be
+written as ONNX. A class that has no entry is copied for inference and has neither, even if it is a
+subclass of one that has. Nothing is guessed.
+
+A file that brings layers of its own adds them here, once, when it is imported:
+
+    RULES[SqueezeExcite] = LayerRule(reach=reach.of_statistics, onnx=squeeze_excite_nodes)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from unet_core.models import onnx_nodes, reach
+from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """What a normalisation does at inference: (x - mean) * factor + offset, each [C] float32."""
+
+    mean: np.ndarray
+    factor: np.ndarray
+    offset: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """What is known of one class of layers.
+
+    Attributes:
+        reach: How far it looks, see `unet_core.models.reach`; None is not known.
+        onnx: Its nodes, see `unet_core.models.onnx_nodes`; None is not known.
+        computes: Whether it computes in the precision that is chosen for inference and keeps its
+            weights in it. If not, it stays in the type it has.
+        left_out: Whether it gives its first input in a network for inference: it does nothing
+            there, or it pads the image or crops the logits, which is done outside of that network.
+        affine: layer -> what it does, if a convolution before it can do that by its own weights.
+        take_over: (copied layer, layer, affine) gives the copy, which has a bias, the weights of
+            the layer with what follows it multiplied in; None where it cannot.
+        activation: layer -> the name of the activation it computes, if a convolution before it can
+            do that; else None.
+    """
+
+    reach: reach.Rule | None = None
+    onnx: onnx_nodes.Rule | None = None
+    computes: bool = True
+    left_out: bool = False
+    affine: Callable[[keras.Layer], Affine] | None = None
+    take_over: Callable[[keras.Layer, keras.Layer, Affine], None] | None = None
+    activation: Callable[[keras.Layer], str | None] = lambda layer: None
+
+
+UNKNOWN = LayerRule(computes=False)
+"""The rule of a class that has no entry."""
+
+
+def rule_of(layer: keras.Operation) -> LayerRule:
+    """Returns the entry of the class of `layer`, or `UNKNOWN`."""
+    return RULES.get(type(layer), UNKNOWN)
+
+
+def _mirror_pad_reach(layer: MirrorPad, axis: int, lines: Sequence[reach.Line]) -> reach.Line:
+    (line,) = lines
+    multiple = 2**layer.depth
+    pixels = multiple + sum(padding_for(multiple, layer.depth, layer.valid))
+    return dataclasses.replace(line, sizes=line.sizes | {(multiple, pixels % multiple)})
+
+
+def _channelwise(rule: reach.Rule) -> reach.Rule:
+    """Returns `rule` for layers that normalise along their `axis`, if that is the channels."""
+
+    def of_axis(layer, axis, lines):
+        axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+        return rule(layer, axis, lines) if axes in ([-1], [3]) else reach.join(lines).nowhere()
+
+    return of_axis
+
+
+def _fused_batch_norm(layer: FusedBatchNorm) -> Affine:
+    gamma, beta, mean, variance = (
+        keras.ops.convert_to_numpy(v.value).astype(np.float32)
+        for v in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    )
+    return Affine(mean, gamma / np.sqrt(variance + np.float32(layer.epsilon)), beta)
+
+
+def _convolution_takes(
+    copied: keras.layers.Conv2D, layer: keras.layers.Conv2D, affine: Affine
+) -> None:
+    before = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)
+    copied.kernel.assign(keras.ops.convert_to_numpy(layer.kernel) * affine.factor)
+    copied.bias.assign((before - affine.mean) * affine.factor + affine.offset)
+
+
+def _plain_relu(layer: keras.layers.ReLU) -> str | None:
+    config = layer.get_config()
+    plain = {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}
+    return "relu" if all(config[name] == value for name, value in plain.items()) else None
+
+
+_layers = keras.layers
+_POINTWISE = LayerRule(reach=reach.of_pointwise)
+_GLOBAL = LayerRule(reach=reach.of_global)
+
+RULES: dict[type[keras.Operation], LayerRule] = {
+    # Layers of networks of `make_network`.
+    _layers.Rescaling: LayerRule(reach.of_pointwise, onnx_nodes.of_rescaling, computes=False),
+    MirrorPad: LayerRule(_mirror_pad_reach, computes=False, left_out=True),
+    CropLike: LayerRule(reach.of_first, left_out=True),
+    _layers.Conv2D: LayerRule(
+        reach.of_convolution, onnx_nodes.of_convolution, take_over=_convolution_takes
+    ),
+    _layers.Conv2DTranspose: LayerRule(reach.of_transposed, onnx_nodes.of_transposed),
+    _layers.MaxPooling2D: LayerRule(reach.of_pooling, onnx_nodes.of_max_pooling),
+    _layers.UpSampling2D: LayerRule(reach.of_upsampling, onnx_nodes.of_upsampling),
+    _layers.Cropping2D: LayerRule(reach.of_cropping, onnx_nodes.of_cropping),
+    _layers.Concatenate: LayerRule(reach.of_concatenation, onnx_nodes.of_concatenation),
+    _layers.ReLU: LayerRule(reach.of_pointwise, activation=_plain_relu),
+    _layers.Activation: LayerRule(reach.of_pointwise, onnx_nodes.of_activation, computes=False),
+    FusedBatchNorm: LayerRule(reach.of_pointwise, affine=_fused_batch_norm),
+    RowDropout: LayerRule(reach.of_pointwise, computes=False, left_out=True),
+    # Others of Keras.
+    _layers.DepthwiseConv2D: LayerRule(reach.of_convolution),
+    _layers.SeparableConv2D: LayerRule(reach.of_convolution),
+    _layers.AveragePooling2D: LayerRule(reach.of_pooling),
+    _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding),
+    _layers.Add: _POINTWISE,
+    _layers.Subtract: _POINTWISE,
+    _layers.Multiply: _POINTWISE,
+    _layers.Average: _POINTWISE,
+    _layers.Maximum: _POINTWISE,
+    _layers.Minimum: _POINTWISE,
+    _layers.LeakyReLU: _POINTWISE,
+    _layers.ELU: _POINTWISE,
+    _layers.Dense: _POINTWISE,
+    _layers.Dropout: LayerRule(reach.of_pointwise, computes=False),
+    _layers.BatchNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
+    _layers.LayerNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
+    _layers.GroupNormalization: LayerRule(_channelwise(reach.of_statistics), computes=False),
+    _layers.GlobalAveragePooling2D: _GLOBAL,
+    _layers.GlobalMaxPooling2D: _GLOBAL,
+    _layers.Flatten: _GLOBAL,
+}

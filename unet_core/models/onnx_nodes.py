@@ -1,0 +1,142 @@
+"""Layers as nodes of an ONNX graph, on tensors [B, C, H, W] in float32.
+
+A rule adds the nodes of one layer and returns the name of its output:
+
+    rule(graph, layer, *inputs) -> str
+
+`graph.add(operation, *inputs, **attributes)` adds a node and returns the name of its output;
+`graph.constant(array, dtype)` adds an array, int64 if no dtype is given. Both are those of
+`unet_core.export.onnx_file`, which knows the package onnx; this module does not. A rule raises
+ValueError for a setting of a layer that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+
+class Graph(Protocol):
+    """What rules use of an ONNX graph in the making; tensors are their names."""
+
+    def add(self, operation: str, *inputs: str | int, **attributes: Any) -> str: ...
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> str: ...
+
+
+Rule = Callable[..., str]
+
+
+def of_rescaling(graph: Graph, layer: keras.layers.Rescaling, x: str) -> str:
+    """Adds a factor and an offset, one number each."""
+    if np.ndim(layer.scale) or np.ndim(layer.offset):
+        raise ValueError(_unknown(layer, "scale and offset of several numbers"))
+    x = graph.add("Mul", x, graph.constant(layer.scale, np.float32))
+    return graph.add("Add", x, graph.constant(layer.offset, np.float32))
+
+
+def of_convolution(graph: Graph, layer: keras.layers.Conv2D, x: str) -> str:
+    """Adds a convolution with its bias and activation."""
+    # [H, W, in, out] there, [out, in, H, W] here.
+    x = graph.add(
+        "Conv",
+        x,
+        graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32),
+        *_bias(graph, layer),
+        pads=_pads(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding),
+        strides=layer.strides,
+        dilations=layer.dilation_rate,
+        group=layer.groups,
+    )
+    return _activated(graph, layer, x)
+
+
+def of_transposed(graph: Graph, layer: keras.layers.Conv2DTranspose, x: str) -> str:
+    """Adds a transposed convolution with its bias and activation."""
+    overlap = [size - step for size, step in zip(layer.kernel_size, layer.strides, strict=True)]
+    if min(overlap) < 0 or layer.output_padding is not None or set(layer.dilation_rate) != {1}:
+        raise ValueError(_unknown(layer, "a kernel smaller than its stride, or dilation"))
+    cut = overlap if layer.padding == "same" else [0, 0]
+    x = graph.add(
+        "ConvTranspose",
+        x,
+        # [H, W, out, in] there, [in, out, H, W] here.
+        graph.constant(np.transpose(_array(layer.kernel), (3, 2, 0, 1)), np.float32),
+        *_bias(graph, layer),
+        pads=[*(n // 2 for n in cut), *(n - n // 2 for n in cut)],
+        strides=layer.strides,
+    )
+    return _activated(graph, layer, x)
+
+
+def of_max_pooling(graph: Graph, layer: keras.layers.MaxPooling2D, x: str) -> str:
+    """Adds a pooling."""
+    pads = _pads(layer.pool_size, layer.strides, (1, 1), layer.padding)
+    return graph.add("MaxPool", x, kernel_shape=layer.pool_size, strides=layer.strides, pads=pads)
+
+
+def of_upsampling(graph: Graph, layer: keras.layers.UpSampling2D, x: str) -> str:
+    """Adds repetition."""
+    if layer.interpolation != "nearest":
+        raise ValueError(_unknown(layer, f"the interpolation {layer.interpolation!r}"))
+    scales = graph.constant([1, 1, *layer.size], np.float32)
+    how = dict(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return graph.add("Resize", x, "", scales, mode="nearest", **how)
+
+
+def of_cropping(graph: Graph, layer: keras.layers.Cropping2D, x: str) -> str:
+    """Adds a slice of rows and columns."""
+    (top, bottom), (left, right) = layer.cropping
+    # An end of -0 would be the beginning.
+    last = np.iinfo(np.int64).max
+    bounds = ([top, left], [-bottom or last, -right or last], [2, 3])
+    return graph.add("Slice", x, *map(graph.constant, bounds))
+
+
+def of_concatenation(graph: Graph, layer: keras.layers.Concatenate, *inputs: str) -> str:
+    """Adds a concatenation of channels."""
+    if layer.axis not in (-1, 3):
+        raise ValueError(_unknown(layer, f"the axis {layer.axis}"))
+    return graph.add("Concat", *inputs, axis=1)
+
+
+def of_activation(graph: Graph, layer: keras.layers.Activation, x: str) -> str:
+    """Adds the activation of a layer that is nothing else."""
+    return _activated(graph, layer, x)
+
+
+def _activated(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    if layer.activation is keras.activations.linear:
+        return x
+    if layer.activation is keras.activations.relu:
+        return graph.add("Relu", x)
+    raise ValueError(_unknown(layer, "its activation"))
+
+
+def _bias(graph: Graph, layer: keras.layers.Layer) -> list[str]:
+    return [graph.constant(_array(layer.bias), np.float32)] if layer.use_bias else []
+
+
+def _pads(
+    sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: str
+) -> list[int]:
+    """Returns the zeros before both axes, then those after them, as TensorFlow pads multiples of
+    the strides.
+    """
+    # The odd one is after.
+    around = [
+        max(dilation * (size - 1) + 1 - stride, 0) if padding == "same" else 0
+        for size, stride, dilation in zip(sizes, strides, dilations, strict=True)
+    ]
+    return [*(n // 2 for n in around), *(n - n // 2 for n in around)]
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _unknown(layer: keras.Layer, what: str) -> str:
+    return f"{layer.name!r} ({type(layer).__name__}): {what} cannot be written as ONNX."
