@@ -1,6 +1,7 @@
 """Networks as files that serve without this package. Knows nothing of runs.
 
-Formats by name; adding one takes its file here and one line in `FORMATS`.
+Formats by name; adding one takes its file here and one line in `FORMATS` of
+`unet_core.settings.prediction`, from where its flag has the names.
 
 The contract
 ------------
@@ -22,8 +23,6 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from unet_core.registry import Registry
 
 if TYPE_CHECKING:
     import keras
@@ -62,12 +61,3 @@ class Format:
 
     write: Callable[[keras.Model, pathlib.Path, Serving], None]
     check_installed: Callable[[], None] = _needs_nothing
-
-
-FORMATS = Registry(
-    {
-        "saved_model": "unet_core.export.saved_model:SAVED_MODEL",
-        "keras": "unet_core.export.keras_file:KERAS",
-        "onnx": "unet_core.export.onnx_file:ONNX",
-    }
-)

@@ -26,10 +26,11 @@ import tensorflow as tf
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
-from unet_core.export import CLASSES_FILE, FORMATS, Serving
+from unet_core.export import CLASSES_FILE, Serving
 from unet_core.files import new_folder, os_errors, write_json
 from unet_core.inference.trained import EXPORT_FORMAT, EXPORT_SETTINGS
 from unet_core.models.geometry import tile_geometry
+from unet_core.settings.prediction import FORMATS
 
 
 def export(

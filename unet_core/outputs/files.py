@@ -83,7 +83,7 @@ def predict_files(
     wanted: PredictionOutputs,
     *,
     overwrite: bool = False,
-    claim: Callable[..., None] = lambda *_: None,
+    claim: Callable[..., None] | None = None,
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PredictionSummary:
@@ -96,7 +96,7 @@ def predict_files(
         output_dir: The folder to write to; made if need be.
         wanted: What to write.
         overwrite: Whether files that are there may be replaced.
-        claim: Called with all files that may be written, before any is; may refuse.
+        claim: Called with all files that may be written, before any is; it may refuse.
         progress: Makes a bar of the pixels, given their `total`, as `tqdm.tqdm` does.
         should_stop: Asked before every image and band.
 
@@ -118,7 +118,8 @@ def predict_files(
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
-    claim(*_paths(output_dir, stems, _suffixes(wanted, classes)))
+    if claim is not None:
+        claim(*_paths(output_dir, stems, _suffixes(wanted, classes)))
     # Once for each file: to count the pages of a stack, all of them are visited.
     pixels = {path: _pixels(path) for path in {source.path for source in sources}}
     total = sum(pixels[source.path] for source in sources)

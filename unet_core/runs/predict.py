@@ -37,9 +37,13 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         return
     sources = find_images(source)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
-    own = {} if config.prediction.output_dir else {"claim": run.claim}
     failures = predict_images(
-        config.prediction, make_predictor(config, trained), sources, output_dir, stop, **own
+        config.prediction,
+        make_predictor(config, trained),
+        sources,
+        output_dir,
+        stop,
+        claim=None if config.prediction.output_dir else run.claim,
     )
     if failures:
         raise UserError(
@@ -56,7 +60,7 @@ def predict_images(
     stop: StopRequest,
     *,
     overwrite: bool | None = None,
-    claim: Callable[..., None] = lambda *_: None,
+    claim: Callable[..., None] | None = None,
 ) -> Sequence[str]:
     """Writes predictions and returns a sentence for each image that could not be predicted.
 

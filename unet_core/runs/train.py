@@ -280,15 +280,15 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
         test = dataset.test_folder(config.data)
         if test and not stop():
             elsewhere = config.prediction.output_dir
-            # In the run's folder only what the run has written is replaced.
-            own = {} if elsewhere else {"overwrite": True, "claim": run.claim}
             failures = predict_images(
                 config.prediction,
                 predictor,
                 find_images(test),
                 output_folder(config, run.predictions),
                 stop,
-                **own,
+                overwrite=config.prediction.overwrite or not elsewhere,
+                # In the run's folder only what the run has written is replaced.
+                claim=None if elsewhere else run.claim,
             )
             for failure in failures:
                 print(f"WARNING: {failure}", file=sys.stderr)
@@ -435,7 +435,9 @@ def _handle(report: Report, plan: Plan, session: Session, logger: TrainingLogger
             sums = session.loop.evaluate(_held_out_data(plan, session))
             scores = scores_of(sums, plan.classes)
             if logger:
-                logger.write_pictures(report.step, session.model, plan.held_out[:2], plan.data.read)
+                session.network.refresh()
+                window = SlidingWindow(session.network)
+                logger.write_pictures(report.step, window, plan.held_out[:2], plan.data.read)
     if logger and (report.due or scores or last):
         logger.write(report, scores)
     if logger and (saves or scores):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from unet_core.export import FORMATS
+from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import IMAGES, NETWORK, SCORE
+
+FORMATS = Registry(
+    {
+        "saved_model": "unet_core.export.saved_model:SAVED_MODEL",
+        "keras": "unet_core.export.keras_file:KERAS",
+        "onnx": "unet_core.export.onnx_file:ONNX",
+    }
+)
+"""The formats of exports by name; `unet_core.export` says what an entry is."""
 
 _WRITES = ("train", "predict")
 
