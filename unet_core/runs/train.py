@@ -29,6 +29,7 @@ from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
