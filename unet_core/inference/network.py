@@ -83,8 +83,9 @@ class InferenceNetwork:
     def refresh(self) -> None:
         """Takes over the weights that `model` has now. Nothing is traced anew."""
         for copied, layer, norm in self._pairs:
-            if norm is not None:
-                rule_of(layer).take_over(copied, layer, rule_of(norm).affine(norm))
+            take_over, affine = rule_of(layer).take_over, norm and rule_of(norm).affine
+            if take_over and affine:
+                take_over(copied, layer, affine(norm))
                 continue
             for ours, theirs in zip(copied.variables, layer.variables, strict=True):
                 ours.assign(theirs.value)

@@ -136,14 +136,10 @@ class SlidingWindow:
 
     def _run(self, windows: np.ndarray) -> np.ndarray:
         """Returns the probabilities [B, h, w, K] of [B, H, W, channels], averaged over copies."""
-        total = None
-        for turns, flipped in self._copies:
-            copy = np.rot90(windows, turns, (1, 2))
-            copy = copy[:, :, ::-1] if flipped else copy
-            result = self.network(np.ascontiguousarray(copy))
-            result = result[:, :, ::-1] if flipped else result
-            result = np.rot90(result, -turns, (1, 2))
-            total = result.copy() if total is None else np.add(total, result, out=total)
+        first, *others = self._copies
+        total = self._run_copy(windows, *first).copy()
+        for copy in others:
+            total += self._run_copy(windows, *copy)
         expected = tuple(size - 2 * self._around.cut for size in windows.shape[1:3])
         if total.shape[1:3] != expected:
             raise ValueError(
@@ -152,6 +148,14 @@ class SlidingWindow:
                 "`layer_rules.RULES` changes the size."
             )
         return total / len(self._copies)
+
+    def _run_copy(self, windows: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
+        """Returns the probabilities of `windows`, which the network sees turned and mirrored."""
+        copy = np.rot90(windows, turns, (1, 2))
+        copy = copy[:, :, ::-1] if flipped else copy
+        result = self.network(np.ascontiguousarray(copy))
+        result = result[:, :, ::-1] if flipped else result
+        return np.rot90(result, -turns, (1, 2))
 
 
 @dataclasses.dataclass(frozen=True)

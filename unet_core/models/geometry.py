@@ -78,9 +78,11 @@ def _line_of_output(model: keras.Model, axis: int) -> Line:
     for call in found:
         inputs = [lines[id(tensor)] for tensor in call.inputs]
         rule = rule_of(call.layer).reach
-        known = rule and _is_usual(call.layer)
-        # Of a layer that is not known, only what its inputs need is.
-        line = rule(call.layer, axis, inputs) if known else join(inputs).nowhere()
+        if rule is not None and _is_usual(call.layer):
+            line = rule(call.layer, axis, inputs)
+        else:
+            # Of a layer that is not known, only what its inputs need is.
+            line = join(inputs).nowhere()
         lines.update({id(tensor): line for tensor in call.outputs})
     return lines[id(model.outputs[0])]
 
