@@ -250,7 +250,7 @@ class TestRunFolder:
         )
         assert done.returncode == 2
         assert "Permission denied" in done.stdout
-        assert "Choose another --run_dir" in done.stdout
+        assert "Choose another `run_dir`" in done.stdout
 
     def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
         import resource
