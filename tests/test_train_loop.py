@@ -386,7 +386,7 @@ class TestRun:
         run, _ = finished
         same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
         result = door(*same, "--seed=7", "--dropout=0.3", "--loss=focal")
-        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another --run_dir")
+        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another `run_dir`")
         code, *_ = door(*same, "--report_every_steps=1", "--keep_checkpoints=9", "--precision=auto")
         assert code == 0
 
