@@ -210,7 +210,7 @@ class TestRunFolder:
         )
         assert done.returncode == 2
         assert "Permission denied" in done.stdout
-        assert "Choose another --run_dir" in done.stdout
+        assert "Choose another `run_dir`" in done.stdout
 
     def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
         import resource
@@ -395,7 +395,7 @@ class TestRun:
         run, _ = finished
         same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
         result = door(*same, "--seed=7", "--dropout=0.3", "--loss=focal")
-        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another --run_dir")
+        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another `run_dir`")
         code, *_ = door(*same, "--report_every_steps=1", "--keep_checkpoints=9", "--precision=auto")
         assert code == 0
 
