@@ -41,6 +41,7 @@ class TiffImageFile(PilTiffImageFile):
     """
 
     def load_prepare(self) -> None:
+        """Prepares decoding, as PIL does, without its limit and with the right byte order."""
         if self._im is None:
             self.im = Image.core.new(self.mode, self.size)
         if self.use_load_libtiff:
@@ -205,8 +206,9 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def describe_conversion(header: Header, channels: int) -> str | None:
-    """Returns what becomes of a picture in `read_image` and `to_channels`, such as "alpha dropped,
-    RGB to grey", or None if it stays as it is.
+    """Returns what reading does to a picture, such as "alpha dropped, RGB to grey".
+
+    That is what `read_image` and `to_channels` change; None if it stays as it is.
     """
     steps = []
     if header.palette:
@@ -221,8 +223,9 @@ def describe_conversion(header: Header, channels: int) -> str | None:
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Writes `pixels` ([H, W] or [H, W, 3] in BGR order, uint8 or uint16) as PNG, whole or not at
-    all.
+    """Writes `pixels` as PNG, whole or not at all.
+
+    `pixels` are [H, W], or [H, W, 3] in BGR order; uint8 or uint16.
 
     Raises:
         OSError: If the file cannot be written.
@@ -266,8 +269,9 @@ def opened(
     content: bytes | None = None,
     of_any_size: bool = False,
 ) -> Iterator[ImageFile]:
-    """Gives page `page` of the picture at `path`, not decoded yet; whatever fails before or inside
-    the `with` becomes a UserError that names the file.
+    """Gives page `page` of the picture at `path`, not decoded yet.
+
+    Whatever fails before or inside the `with` becomes a UserError that names the file.
 
     Args:
         path: The file.

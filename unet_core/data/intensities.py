@@ -44,8 +44,9 @@ class Scaling:
 
     @classmethod
     def parse(cls, text: str) -> Scaling:
-        """Returns the scaling written as `range`, `percentile:LOW,HIGH`, `zscore` or
-        `fixed:MEAN,STD`.
+        """Returns the scaling that `text` names.
+
+        It is written as `range`, `percentile:LOW,HIGH`, `zscore` or `fixed:MEAN,STD`.
 
         Raises:
             UserError: If it has another form, or not 0 <= LOW < HIGH <= 100, or STD is not
@@ -80,8 +81,9 @@ class Scaling:
         return f"{self.form}:" + ",".join(repr(n).removesuffix(".0") for n in self.numbers)
 
     def dtype_for(self, file_dtypes: Iterable[str]) -> np.dtype:
-        """Returns the one dtype in which all images of a data set are kept: uint8 if nothing is
-        lost by it, else float32.
+        """Returns the one dtype in which all images of a data set are kept.
+
+        It is uint8 if nothing is lost by it, else float32.
 
         Args:
             file_dtypes: The dtypes of the files, such as {"uint8", "uint16"}.
@@ -112,8 +114,9 @@ class Scaling:
         return scaled if dtype is None else scaled.astype(dtype, copy=False)
 
     def fit(self, bands: Iterable[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns a function that scales any rows of an image as the call scales it whole, after
-        one pass over the image.
+        """Returns a function that scales rows of an image, after one pass over the image.
+
+        It scales any rows as the call scales the whole image.
 
         Of a float image the percentiles are those of every k-th pixel, row by row; k is the least
         power of 2 by which at most 2^22 pixels are taken. All others are exact.
@@ -134,8 +137,10 @@ class Scaling:
         return lambda band: self._scaled(self._check(band), measured)
 
     def _scaled(self, image: np.ndarray, measured: Sequence) -> np.ndarray:
-        """Returns `image` scaled by what was measured: for "percentile" the two [C], for "zscore"
-        and "fixed" mean and deviation, each [C] or one number, for "range" nothing.
+        """Returns `image` scaled by what was measured.
+
+        `measured` are the two percentiles, each [C], for "percentile"; mean and deviation, each [C]
+        or one number, for "zscore" and "fixed"; nothing for "range".
         """
         if self.form == "range" and image.dtype == np.uint8:
             return image
@@ -214,8 +219,9 @@ def _percentiles(bands: Iterable[np.ndarray], numbers: Sequence[float]) -> np.nd
 
 
 def _percentiles_of_counts(counts: np.ndarray, numbers: Sequence[float]) -> np.ndarray:
-    """Returns the percentiles `numbers` of values of which there are `counts`, as `np.percentile`
-    does: between the two values next to it in order, in proportion.
+    """Returns the percentiles `numbers` of values of which there are `counts`.
+
+    They are interpolated linearly between the two nearest values in order, as `np.percentile` does.
     """
     places = np.array(numbers) / 100 * (counts.sum() - 1)
     before = np.floor(places).astype(np.int64)

@@ -115,8 +115,9 @@ def convert(
 
 
 def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    """Returns the class ids [H, W] uint8 that a labelme document draws on an image of `size`, (H,
-    W).
+    """Returns the class ids [H, W] uint8 that a labelme document draws.
+
+    `size` is that of the image, (H, W).
 
     Raises:
         UserError: If a shape is of an unknown kind or class, or malformed.

@@ -209,8 +209,9 @@ def read_pixels(
 def count_classes(
     samples: Iterable[Sample], read: Reader, *, memory: Memory, progress: Callable = iter
 ) -> dict[Sample, np.ndarray]:
-    """Returns the pixels of each class [C] int64 for each sample; masks alone are decoded, and only
-    those not remembered.
+    """Returns the pixels of each class, [C] int64, for each sample.
+
+    Only masks are decoded, and only those not remembered.
 
     Raises:
         UserError: If a mask cannot be read or holds values outside the class map.
@@ -229,8 +230,9 @@ def count_classes(
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """Returns what tells this data set from another: names, and what the files hold; of sets beyond
-    a gigabyte, their files' sizes and times.
+    """Returns a fingerprint of the data set: of names, and of what the files hold.
+
+    Of data sets of more than a gigabyte, the sizes and times of the files stand for their content.
     """
     samples = list(samples)
     paths = dict.fromkeys(
@@ -253,8 +255,9 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 def describe(
     samples: Sequence[Sample], headers: Headers, values: Mapping[int | str, int], classes: ClassMap
 ) -> str:
-    """Returns what a data set holds as text: samples, parts, groups, kinds of images and mask
-    values with their shares.
+    """Returns what a data set holds as text.
+
+    It lists samples, parts, groups, kinds of images, and mask values with their shares.
     """
     lines = [f"{len(headers.shapes)} sound pair(s) of image and mask"]
     parts = collections.Counter(sample.split for sample in samples if sample.split)

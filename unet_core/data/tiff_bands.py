@@ -314,8 +314,9 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
 
 
 class TiffWriter:
-    """Writes a TIFF in bands of rows, whole or not at all: it takes its name when the `with` is
-    left.
+    """Writes a TIFF in bands of rows, whole or not at all.
+
+    It takes its name when the `with` is left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
     4 GB. Colours are in RGB order, in the bands and in the file. As they read it, OpenCV 5.0

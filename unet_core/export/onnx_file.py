@@ -120,8 +120,9 @@ class _Graph:
         self.nodes, self.constants = [], []
 
     def add(self, operation: str, *inputs: str | int, output: str | None = None, **attributes):
-        """Adds a node and returns its first output; numbers among the inputs become int64
-        constants.
+        """Adds a node and returns its first output.
+
+        Numbers among the inputs become int64 constants.
         """
         import onnx
 

@@ -68,14 +68,16 @@ class SlidingWindow:
         self._around = network.geometry
 
     def refresh(self) -> None:
-        """Takes over the weights that the model has now, for all sliding windows of this network;
-        nothing is compiled anew.
+        """Takes over the weights that the model has now; nothing is compiled anew.
+
+        That holds for all sliding windows of this network.
         """
         self.network.refresh()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
-        uint8 or float32 in 0..255.
+        """Returns the class probabilities [H, W, C] float32 of `image`.
+
+        `image` is [H, W] or [H, W, channels], uint8 or float32 in 0..255.
         """
         height, width = image.shape[:2]
         image = image.reshape(height, width, self.network.channels)
@@ -85,8 +87,9 @@ class SlidingWindow:
     def bands(
         self, read: Callable[[int, int], np.ndarray], height: int, width: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Gives the first row and the class probabilities [h, W, C] float32 of one band after
-        another, top to bottom; no more than the rows of a window are held.
+        """Gives the first row and the probabilities of one band after another, top to bottom.
+
+        The class probabilities are [h, W, C] float32. No more than the rows of a window are held.
 
         Args:
             read: (first, last) -> rows first..last-1, [last-first, W, channels], uint8 or float32
@@ -208,8 +211,9 @@ class _Axis:
         return cls(length, starts, len(weights), weights)
 
     def output(self, number: int) -> tuple[int, int, slice]:
-        """Returns the first and last + 1 pixel of the image that window `number` has a part in, and
-        that part of the window.
+        """Returns the part of the image that window `number` contributes to.
+
+        That is its first pixel, its last + 1, and the same part as a slice of the window.
         """
         counted = np.flatnonzero(self.weights)
         start = self.starts[number]

@@ -1,5 +1,6 @@
-"""Predictions as files: masks, overlays, outlines, probabilities and numbered objects, named after
-their images.
+"""Predictions as files named after their images.
+
+Masks, overlays, outlines, probabilities and numbered objects.
 
 Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
 bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
@@ -87,8 +88,9 @@ def predict_files(
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PredictionSummary:
-    """Predicts each image and writes `<name>_predict`, `<name>_overlay` and what else is wanted, at
-    native size.
+    """Predicts each image and writes its files, at native size.
+
+    They are `<name>_predict`, `<name>_overlay` and what else is wanted.
 
     Args:
         predictor: The network.
@@ -365,8 +367,10 @@ class _Reduced:
 
 
 def _stems(sources: Sequence[Source]) -> list[str]:
-    """Returns the name of each source's files: that of the image, with its page and, where two
-    would be called the same, its suffix and its folder.
+    """Returns the name of each source's files.
+
+    It is that of the image, with its page and, where two would be called the same, its suffix and
+    its folder.
     """
     several_pages = {source.path for source in sources if source.page}
 
@@ -393,8 +397,9 @@ def _stems(sources: Sequence[Source]) -> list[str]:
 
 
 def _level_suffixes(names: Sequence[str]) -> list[str]:
-    """Returns what the files of the classes' probabilities are called after their image: a name
-    must not lead to another folder, nor two classes to one file.
+    """Returns the suffixes of the files of the classes' probabilities.
+
+    A name must not lead to another folder, nor two classes to one file.
     """
     plain = [name.replace("/", "_") for name in names]
     return [
@@ -444,8 +449,9 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
 
 
 def _pixels(path: pathlib.Path) -> int:
-    """Returns the pixels of a page for the progress bar; one that cannot be read is told of
-    later.
+    """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
+
+    Predicting it tells what is wrong with it.
     """
     with contextlib.suppress(UserError):
         header = images.read_header(path, of_any_size=True)

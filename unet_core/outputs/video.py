@@ -84,8 +84,10 @@ _LOSSLESS_CODECS = (Codec(".avi", "FFV1"), Codec(".mkv", "FFV1"))
 
 @dataclasses.dataclass(frozen=True)
 class VideoResult:
-    """What became of a video. Rates are in frames/s and leave out the first frame, for which codecs
-    are set up and the network is compiled; NaN if there was no other.
+    """What became of a video.
+
+    Rates are in frames/s and leave out the first frame, for which codecs are set up and the network
+    is compiled; NaN if there was no other.
 
     Attributes:
         frames: Frames predicted.
@@ -219,8 +221,10 @@ def open_video(source: str | os.PathLike) -> Iterator[Video]:
 def choose_codec(
     suffix: str, folder: str | os.PathLike, *, size: tuple[int, int], frames_per_sec: float
 ) -> Codec:
-    """Returns a codec that was seen to keep size and rate, found by writing a short video into
-    `folder` and reading it back: for files ending in `suffix` if there is one, else for ".avi".
+    """Returns a codec that was seen to keep size and rate.
+
+    It is found by writing a short video into `folder` and reading it back: for files ending in
+    `suffix` if there is one, else for ".avi".
 
     Args:
         suffix: Of the file to write, such as ".mp4"; unknown ones become ".avi".
@@ -395,8 +399,10 @@ def describe(result: VideoResult) -> str:
 
 
 def make_window(title: str) -> Callable[[np.ndarray], bool]:
-    """Returns a function that shows a picture ([H, W, 3] uint8, BGR) in a window, and whether to go
-    on: not once q or Esc was pressed or the window was closed.
+    """Returns a function that shows a picture in a window.
+
+    It takes [H, W, 3] uint8, BGR, and returns whether to go on: not once q or Esc was pressed or
+    the window was closed.
 
     Raises:
         UserError: If there is no screen, or this OpenCV has no windows.
@@ -578,8 +584,9 @@ def _make_mask_target(
 
 
 def _mask_pixels(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
-    """Returns the mask values of `ids` [H, W] as OpenCV writes them: [H, W], or [H, W, 3] in BGR
-    order; uint8 or uint16.
+    """Returns the mask values of `ids` [H, W] as OpenCV writes them.
+
+    They are [H, W], or [H, W, 3] in BGR order; uint8 or uint16.
     """
     values = classes.values(ids)
     return values[..., ::-1] if classes.is_colour else values
@@ -646,8 +653,9 @@ def _capture(source: str | int) -> cv2.VideoCapture:
 
 
 def _read(capture: cv2.VideoCapture, expected: int | None) -> np.ndarray | None:
-    """Returns the next frame [H, W, 3] uint8 in BGR order that can be decoded, or None if there is
-    none; of a video where more are `expected` in all, damaged frames are left out.
+    """Returns the next frame that can be decoded, [H, W, 3] uint8 in BGR order, or None.
+
+    Of a video where more are `expected` in all, damaged frames are left out.
     """
     # OpenCV 5.0 answers to a damaged frame as to the end, and goes on when asked again.
     for _ in range(min(expected or 1, _MOST_DAMAGED_FRAMES)):
@@ -673,8 +681,9 @@ def _keeps(
     *,
     exactly: bool = False,
 ) -> bool:
-    """Whether three frames written to a trial file are read back with count, size and rate, and, if
-    `exactly`, their pixels.
+    """Whether three frames written to a trial file are read back with count, size and rate.
+
+    If `exactly`, their pixels must be the same, too.
     """
     width, height = size
     frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
@@ -708,8 +717,9 @@ def _count_frames(path: pathlib.Path) -> int:
 
 
 def _set_avi_rate(path: pathlib.Path, rate: float) -> None:
-    """Stores `rate` in the header of the AVI at `path`; OpenCV 5.0's own writer rounds it to whole
-    frames a second.
+    """Stores `rate` in the header of the AVI at `path`.
+
+    OpenCV 5.0's own writer rounds it to whole frames a second.
     """
     ratio = fractions.Fraction(rate).limit_denominator(1001)
     with open(path, "r+b") as file:
@@ -763,8 +773,10 @@ def _rate_warnings(video: Video, rate: float, overall: float) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back what OpenCV and FFmpeg write to standard error, which is not only by OpenCV's
-    log (seen on 5.0); what Python writes, as from the handler of a signal, is shown.
+    """Holds back what OpenCV and FFmpeg write to standard error.
+
+    Not all of it goes through OpenCV's log (seen on 5.0). What Python writes, as from the handler
+    of a signal, is shown.
     """
     with _SCREEN:
         sys.stderr.flush()

@@ -329,9 +329,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def _thinned(
-    precision: np.ndarray, recall: np.ndarray, thresholds: np.ndarray
-) -> dict[str, list[float]]:
+def _thinned(precision: np.ndarray, recall: np.ndarray, _: np.ndarray) -> dict[str, list[float]]:
     """Returns at most a hundred points of a curve."""
     last = max(len(precision) - 1, 0)
     taken = np.unique(np.linspace(0, last, 100).round().astype(int))[: len(precision)]

@@ -78,8 +78,10 @@ def write(run_dirs: Sequence[pathlib.Path], output_dir: pathlib.Path) -> str:
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns the scores of the out-of-fold predictions of all folds together, as far as they can
-    be put together of the parts in `results`, which `Evaluation.result` has made.
+    """Returns the scores of the out-of-fold predictions of all folds together.
+
+    They are those that can be computed from the parts in `results`, which `Evaluation.result` has
+    made.
     """
     names = _class_names(results[0]["scores"])
     names.remove("mean")

@@ -29,6 +29,7 @@ from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
@@ -214,8 +215,7 @@ def build(plan: Plan) -> Session:
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
-    """Trains up to `train_steps`, evaluating, logging and saving on the way; returns whether it was
-    stopped before.
+    """Trains up to `train_steps`, evaluating, logging and saving; returns whether it was stopped.
 
     Raises:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.

@@ -108,8 +108,9 @@ class Checkpoints:
         return steps_in(self._directory)
 
     def unfinished(self) -> list[pathlib.Path]:
-        """Returns the folders of saves that are interrupted, or under way; `restore` removes those
-        whose process is dead.
+        """Returns the folders of saves that are interrupted, or under way.
+
+        `restore` removes those whose process is dead.
         """
         return leftovers(self._directory)
 
@@ -298,8 +299,10 @@ class Checkpoints:
                 )
 
     def _check_owners(self, folder: pathlib.Path) -> None:
-        """Checks that the checkpoint holds a variable for each of the loop, and none else of the
-        owners that the loop has; warns of owners that it has not, such as those of a later version.
+        """Checks that the checkpoint holds exactly the variables of the loop.
+
+        Of the owners that the loop has, no variable may be missing and none may be left over. It
+        warns of owners that the loop has not, such as those of a later version.
         """
         saved = checkpoint_files.owners_in(folder)
         own = self._owners()
@@ -368,8 +371,9 @@ class Checkpoints:
         return score < self.best_score
 
     def _prune(self) -> None:
-        """Removes what this class has written and needs no more; a file of anybody else's keeps its
-        folder alive.
+        """Removes what this class has written and needs no more.
+
+        A file that it has not written keeps its folder alive.
         """
         own = [step for step in self.steps() if step in self._lineage]
         kept = {*own[-self._keep :], self.best_step}

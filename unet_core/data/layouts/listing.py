@@ -47,8 +47,9 @@ def pairs(
     part: str,
     problems: list[str],
 ) -> list[Sample]:
-    """Returns the samples of two folders in `folder` whose images and masks have equal names, as
-    those of `part`; adds to `problems` what is wrong.
+    """Returns the samples of two folders whose images and masks have equal names.
+
+    The two lie in `folder`; the samples are those of `part`. What is wrong is added to `problems`.
     """
     mask_suffix = names.mask_suffix
     image_dir, mask_dirs = folder / names.images, [folder / name for name in names.masks]
