@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -226,7 +227,7 @@ def scratch_folder(parent: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def open_to_read(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def open_to_read(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     """Gives the file at `path`, or the one a link leads to, open for reading.
 
     Raises:

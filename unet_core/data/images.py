@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,6 +40,8 @@ class TiffImageFile(PilTiffImageFile):
     libtiff gives numbers in the byte order of the machine, which Pillow knows of 16 bits without
     sign only: others of a big-endian file, if compressed, would be turned around.
     """
+
+    tile: list[Any]
 
     def load_prepare(self) -> None:
         """Prepares decoding, as PIL does, without its limit and with the right byte order."""

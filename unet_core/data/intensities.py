@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _FORMS = (
     "percentile:LOW,HIGH such as percentile:1,99, zscore, "
     "or fixed:MEAN,STD in the units of the files such as fixed:1200,340"
 )
+
+_Measured = Sequence[Any] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +107,11 @@ class Scaling:
                 form is "range".
         """
         self._check(image)
+        measured: _Measured = self.numbers
         if self.form == "percentile":
             measured = np.percentile(image.astype(np.float32), self.numbers, axis=(0, 1))
         elif self.form == "zscore":
             measured = _mean_and_deviation([image])
-        else:
-            measured = self.numbers
         scaled = self._scaled(image, measured)
         return scaled if dtype is None else scaled.astype(dtype, copy=False)
 
@@ -129,14 +131,14 @@ class Scaling:
             UserError: Here or from the function, as from the call.
             ValueError: If the form needs bands and there are none.
         """
-        measured: Sequence = self.numbers
+        measured: _Measured = self.numbers
         if self.form == "percentile":
             measured = _percentiles(map(self._check, bands), self.numbers)
         elif self.form == "zscore":
             measured = _mean_and_deviation(map(self._check, bands))
         return lambda band: self._scaled(self._check(band), measured)
 
-    def _scaled(self, image: np.ndarray, measured: Sequence) -> np.ndarray:
+    def _scaled(self, image: np.ndarray, measured: _Measured) -> np.ndarray:
         """Returns `image` scaled by what was measured.
 
         `measured` are the two percentiles, each [C], for "percentile"; mean and deviation, each [C]

@@ -166,10 +166,11 @@ def read_headers(
                 f"{image.width}x{image.height} {image.format} {image.dtype}, "
                 f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
             ] += 1
-        if image is None or None in masks:
+        read_masks = [mask for mask in masks if mask is not None]
+        if image is None or len(read_masks) < len(masks):
             continue
         wrong = False
-        for source, mask in zip(sample.mask, masks, strict=True):
+        for source, mask in zip(sample.mask, read_masks, strict=True):
             if mask.format == "JPEG":
                 problems.append(
                     f"{source}: is a JPEG; its compression changes class values. Save masks as PNG."
@@ -323,7 +324,7 @@ def _missing_classes(
 ) -> list[str]:
     if not counts:
         return []
-    total = sum(counts.values())
+    total = np.sum(list(counts.values()), axis=0)
     missing = [name for name, count in zip(classes.names, total, strict=True) if not count]
     if not missing:
         return []

@@ -189,7 +189,7 @@ class Volume:
         """
         key, share = divmod(z / _SLICES_PER_KEY, 1)
         grid = -(-self._size // spacing) + 3
-        coarse = 0.0
+        coarse = np.zeros((grid, grid), np.float32)
         for number, weight in (
             (int(key), np.cos(share * np.pi / 2)),
             (int(key) + 1, np.sin(share * np.pi / 2)),

@@ -31,10 +31,10 @@ def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
 
     Two classes are shown by their grey values, more by colours; ignored pixels are grey.
     """
-    if len(classes) == 2 and not classes.is_colour and max(classes.mask_values) <= 255:
-        colours = [[value] * 3 for value in classes.mask_values]
-    else:
-        colours = [colour[::-1] for colour in classes.palette()]
+    greys = [value for value in classes.mask_values if isinstance(value, int)]
+    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.palette()]
+    if len(classes) == 2 and not classes.is_colour and max(greys) <= 255:
+        colours = [[value] * 3 for value in greys]
     table = np.full((256, 3), 128, np.uint8)
     table[: len(classes)] = colours
     return table[ids]
@@ -82,7 +82,7 @@ def overlay(
     """
     result = displayable(image)
     blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(colours)[ids], alpha, 0)
-    clear = np.bincount(ids.ravel()).argmax() if clear is None else clear
+    clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
     coloured = ids != clear
     result[coloured] = blended[coloured]
     return result
@@ -122,7 +122,7 @@ def outlines(
     is_edge[:, :-1] |= right
     is_ignored = ids == IGNORED
     counts = np.bincount(ids[~is_ignored], minlength=1)
-    clear = counts.argmax() if clear is None else clear
+    clear = int(counts.argmax()) if clear is None else clear
     drawn = is_edge & ~is_ignored & (ids != clear)
     result[drawn] = _in_bgr(colours)[ids[drawn]]
     # A white line beside a black one is seen on any ground.

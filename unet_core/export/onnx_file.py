@@ -92,15 +92,15 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
     graph.add("Cast", ids, to=onnx.TensorProto.UINT8, output="masks")
     kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
-    size = ["batch", "height", "width"]
+    shape = ["batch", "height", "width"]
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             model.name,
-            [value("images", kind, [*size, channels])],
+            [value("images", kind, [*shape, channels])],
             [
-                value("probabilities", onnx.TensorProto.FLOAT, [*size, max(logits_channels, 2)]),
-                value("masks", onnx.TensorProto.UINT8, size),
+                value("probabilities", onnx.TensorProto.FLOAT, [*shape, max(logits_channels, 2)]),
+                value("masks", onnx.TensorProto.UINT8, shape),
             ],
             graph.constants,
         ),
@@ -164,14 +164,8 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
     if scaling.form == "range":
         return graph.add("Cast", "images", to=single)
     if scaling.form == "fixed":
-        mean, deviation = scaling.numbers
-        return _standardised(
-            graph,
-            "images",
-            graph.constant(mean, np.float32),
-            graph.constant(deviation, np.float32),
-            np.float32,
-        )
+        mean, deviation = (graph.constant(number, np.float32) for number in scaling.numbers)
+        return _standardised(graph, "images", mean, deviation, np.float32)
     exact = graph.add("Cast", "images", to=double)
     if scaling.form == "zscore":
         mean = graph.add("ReduceMean", exact, axes=(_ROWS, _COLUMNS))

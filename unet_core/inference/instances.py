@@ -30,14 +30,15 @@ def watershed(mask: np.ndarray) -> np.ndarray:
         UserError: If scikit-image is not installed.
     """
     try:
-        from skimage import morphology, segmentation
+        from skimage import segmentation
+        from skimage.morphology import h_maxima
     except ImportError as error:
         raise UserError(
             "--instances=watershed needs scikit-image: pip install 'unet_core[scores]'."
         ) from error
     padded = np.pad(mask, 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    seeds = components(morphology.h_maxima(distance, _LEAST_DEPTH_PX) > 0)
+    seeds = components(h_maxima(distance, _LEAST_DEPTH_PX) > 0)
     # A component lower than that has no seed, and is one object.
     parts = components(mask)
     seeded = np.zeros(parts.max() + 1, bool)

@@ -87,7 +87,10 @@ class InferenceNetwork:
         """Takes over the weights that `model` has now. Nothing is traced anew."""
         for copied, layer, norm in self._pairs:
             if norm is not None:
-                rule_of(layer).take_over(copied, layer, rule_of(norm).affine(norm))
+                take_over, affine = rule_of(layer).take_over, rule_of(norm).affine
+                # `_absorbed` takes no other pair.
+                assert take_over is not None and affine is not None
+                take_over(copied, layer, affine(norm))
                 continue
             for ours, theirs in zip(copied.variables, layer.variables, strict=True):
                 ours.assign(theirs.value)

@@ -106,7 +106,7 @@ class SlidingWindow:
         column_weights = across.total_weights()
         row_weights = down.total_weights()
         columns = across.sources()
-        # The rows from `done` on, as far as a window reaches; those above have been given away.
+        # The rows from `done` on, as far as a window reaches; those above are yielded already.
         done = 0
         held: np.ndarray | None = None
         for number, start in enumerate(down.starts):
@@ -117,17 +117,16 @@ class SlidingWindow:
             for group in range(0, len(across.starts), batch):
                 numbers = range(group, min(group + batch, len(across.starts)))
                 found = self._run(np.stack([strip[:, columns[n]] for n in numbers]))
-                if held is None or len(held) < bottom - done:
-                    grown = np.zeros((bottom - done, width, found.shape[-1]), np.float32)
-                    grown[: 0 if held is None else len(held)] = 0 if held is None else held
-                    held = grown
+                if held is None:
+                    held = np.zeros((0, width, found.shape[-1]), np.float32)
+                held = _with_rows(held, bottom - done)
                 for n, probabilities in zip(numbers, found, strict=True):
                     left, right, inner_columns = across.output(n)
                     part = probabilities[self._kept(inner_rows), self._kept(inner_columns)]
                     weights = down.weights[inner_rows][:, None] * across.weights[inner_columns]
                     held[top - done : bottom - done, left:right] += part * weights[..., None]
             after = down.output(number + 1)[0] if number + 1 < len(down.starts) else height
-            if after > done:
+            if held is not None and after > done:
                 band, held = held[: after - done], held[after - done :]
                 band /= (row_weights[done:after, None] * column_weights)[..., None]
                 yield done, _of_all_classes(band)
@@ -139,14 +138,10 @@ class SlidingWindow:
 
     def _run(self, windows: np.ndarray) -> np.ndarray:
         """Returns the probabilities [B, h, w, K] of [B, H, W, channels], averaged over copies."""
-        total = None
-        for turns, flipped in self._copies:
-            copy = np.rot90(windows, turns, (1, 2))
-            copy = copy[:, :, ::-1] if flipped else copy
-            result = self.network(np.ascontiguousarray(copy))
-            result = result[:, :, ::-1] if flipped else result
-            result = np.rot90(result, -turns, (1, 2))
-            total = result.copy() if total is None else np.add(total, result, out=total)
+        first, *others = self._copies
+        total = self._run_copy(windows, *first).copy()
+        for copy in others:
+            total += self._run_copy(windows, *copy)
         expected = tuple(size - 2 * self._around.cut for size in windows.shape[1:3])
         if total.shape[1:3] != expected:
             raise ValueError(
@@ -155,6 +150,14 @@ class SlidingWindow:
                 "`layer_rules.RULES` changes the size."
             )
         return total / len(self._copies)
+
+    def _run_copy(self, windows: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
+        """Returns the probabilities [B, h, w, K] by one copy, laid back."""
+        copy = np.rot90(windows, turns, (1, 2))
+        copy = copy[:, :, ::-1] if flipped else copy
+        result = self.network(np.ascontiguousarray(copy))
+        result = result[:, :, ::-1] if flipped else result
+        return np.rot90(result, -turns, (1, 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +242,15 @@ def _of_all_classes(probabilities: np.ndarray) -> np.ndarray:
     if probabilities.shape[-1] > 1:
         return probabilities
     return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def _with_rows(held: np.ndarray, rows: int) -> np.ndarray:
+    """Returns `held` [h, W, K], continued by zeros if it has fewer than `rows` rows."""
+    if len(held) >= rows:
+        return held
+    grown = np.zeros((rows, *held.shape[1:]), np.float32)
+    grown[: len(held)] = held
+    return grown
 
 
 def _up(value: int, step: int) -> int:

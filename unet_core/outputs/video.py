@@ -464,7 +464,7 @@ class _Writer:
             self._writer = cv2.VideoWriter(
                 os.path.abspath(path),
                 codec.backend,
-                cv2.VideoWriter_fourcc(*codec.fourcc),
+                cv2.VideoWriter.fourcc(*codec.fourcc),
                 rate,
                 size,
             )
@@ -737,7 +737,7 @@ def _set_avi_rate(path: pathlib.Path, rate: float) -> None:
 
 def _check_room(folder: str | os.PathLike) -> None:
     """Raises OSError if no file can be written to `folder`; cv2.VideoWriter would not tell."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=str(folder)) as file:
         file.write(bytes(2**16))
         file.flush()
 

@@ -151,9 +151,10 @@ class Evaluation:
                 for name, curve in zip(names, self._precision_recall, strict=True)
             },
         }
-        for number, name in enumerate(names if self._baseline else ()):
-            dice, how = self._baseline.best(number)
-            result["best_threshold"][name] = {"dice": dice, "how": how}
+        if self._baseline is not None:
+            for number, name in enumerate(names):
+                dice, how = self._baseline.best(number)
+                result["best_threshold"][name] = {"dice": dice, "how": how}
         if self._object is not None:
             f1 = self._objects.f1()
             result["objects"] = {f"{iou:.2f}": value for iou, value in f1.items()}

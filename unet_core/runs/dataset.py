@@ -76,6 +76,8 @@ class DataSet:
         Raises:
             UserError: If a setting is wrong.
         """
+        if settings.data_dir is None:
+            raise UserError("`data_dir` is missing; it names the folder of images and masks.")
         classes = make_classes(settings)
         scaling = Scaling.parse(settings.intensities)
         found = find_samples(

@@ -145,8 +145,9 @@ class Checkpoints:
             self.best_step, self.best_score = step, score
         if step in self._lineage and final.exists():
             if score is not None:
-                best = {"best_step": self.best_step, "best_score": self.best_score}
-                checkpoint_files.add_score(final, score=score, **best)
+                checkpoint_files.add_score(
+                    final, score=score, best_step=self.best_step, best_score=self.best_score
+                )
             return final
         for part in self._loop.parts.values():
             check_equal_on_replicas(self._loop.strategy, _own_writing(part))
@@ -375,7 +376,7 @@ class Checkpoints:
 
         A file that it has not written keeps its folder alive.
         """
-        own = [step for step in self.steps() if step in self._lineage]
+        own = [step for step in self.steps() if step in (self._lineage or ())]
         kept = {*own[-self._keep :], self.best_step}
         for step in self.steps():
             # What is not of the lineage lies beyond a step that was restored, and is trained anew.

@@ -59,8 +59,9 @@ def pairs(
             "would be its own mask. Name two folders, or give `mask_suffix`."
         )
         return []
-    found = [listed(each, problems) for each in (image_dir, *mask_dirs)]
-    if None in found:
+    listings = [listed(each, problems) for each in (image_dir, *mask_dirs)]
+    found = [paths for paths in listings if paths is not None]
+    if len(found) < len(listings):
         return []
     image_paths, *mask_lists = found
     if mask_suffix:
