@@ -93,7 +93,7 @@ def os_errors(
         path: What the caller was told to read or write.
         what: Such as "the run folder cannot be written".
         way: What to do about it, as sentences.
-        kinds: The errors, if others than OSError tell of files too.
+        kinds: The errors, if others than OSError report problems of files too.
 
     Raises:
         UserError: In place of each of `kinds`.

@@ -133,11 +133,11 @@ class TestIds:
         np.testing.assert_array_equal(ids, [[0, 1], [2, IGNORED]])
 
     def test_value_outside_the_map_is_named(self):
-        with pytest.raises(UserError, match=r"map 0:a,1:b: 3 \(2 px\), 9 \(1 px\)\. Mend"):
+        with pytest.raises(UserError, match=r"map 0:a,1:b: 3 \(2 px\), 9 \(1 px\)\. Correct"):
             ClassMap.parse("0:a,1:b").ids(np.array([[0, 9], [3, 3]], np.uint8))
 
     def test_colour_outside_the_map_is_named(self):
-        with pytest.raises(UserError, match=r": #00ff00 \(2 px\)\. Mend"):
+        with pytest.raises(UserError, match=r": #00ff00 \(2 px\)\. Correct"):
             ClassMap.parse(CARS).ids(colours([0x00FF00, 0x00FF00]))
 
     @pytest.mark.parametrize("value", [-1, 70000])

@@ -166,7 +166,7 @@ def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:
         if picture.format == "JPEG" or "jpeg" in str(picture.info.get("compression")):
             raise UserError(
                 f"{path}: is compressed as JPEG, which changes the values of pixels, so that they "
-                "no longer tell the classes apart; save the mask as PNG from its original."
+                "no longer stand for the classes; save the mask as PNG from its original."
             )
         if not _is_deep(picture):
             values = _pixels(picture)

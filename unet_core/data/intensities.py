@@ -121,7 +121,7 @@ class Scaling:
         It scales any rows as the call scales the whole image.
 
         Of a float image the percentiles are those of every k-th pixel, row by row; k is the least
-        power of 2 by which at most 2^22 pixels are taken. All others are exact.
+        power of 2 that takes at most 2^22 pixels. All others are exact.
 
         Args:
             bands: The rows of the image from top to bottom, each [h, W, C]; not looked at if the

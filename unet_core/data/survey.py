@@ -27,7 +27,7 @@ from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 from unet_core.files import read_json, write_whole
 
-# Beyond this much, files are told apart by size and time, not by what they hold.
+# Beyond this much, files are compared by size and time, not by what they hold.
 _HASHED_BYTES = 1 << 30
 _MEMORY_FORMAT = 1
 _MOST_MEMORY_BYTES = 2**30
@@ -136,7 +136,7 @@ def read_headers(
         samples: Where the files are.
         scaling: How intensities will be scaled.
         channels: Channels that images will have.
-        progress: Wraps the list of samples while it is gone through, such as `tqdm.tqdm`.
+        progress: Wraps the list of samples to show progress, such as `tqdm.tqdm`.
     """
     shapes: dict[Sample, tuple[int, int]] = {}
     kinds: collections.Counter[str] = collections.Counter()
@@ -309,8 +309,8 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             raise UserError(
                 f"{sample.mask[0]}: holds values outside the class map {read.classes}: "
-                f"{listed}{more}. Mend the mask, list the values in --classes, or give "
-                "--stray_values=nearest."
+                f"{listed}{more}. Correct the mask, list the values in `classes`, or set "
+                "`stray_values` to nearest."
             )
     return total
 

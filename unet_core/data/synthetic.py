@@ -49,7 +49,7 @@ def write_dataset(
         test_slices: Consecutive slices of another volume, without masks.
         size: Pixels a side.
         seed: Everything is a function of it.
-        progress: Wraps the list of slices while it is gone through.
+        progress: Wraps the list of slices to show progress.
 
     Raises:
         UserError: If `data_dir` exists, or cannot be written.

@@ -226,7 +226,7 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
     width, height = _segment_size(picture)
     order = "<" if tags.prefix == b"II" else ">"
     kept = {tag: tags[tag] for tag in _OF_EVERY_SEGMENT if tag in tags}
-    # A damaged tag cannot be written; from here on it would not be told as damage any more.
+    # A damaged tag cannot be written. It is found here, where it is still reported as damage.
     _directory(kept, 0, order)
     if width < 1 or height < 1:
         raise UserError(

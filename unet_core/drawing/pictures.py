@@ -55,8 +55,8 @@ def comparison(
         truth: [H, W] class ids or `IGNORED`.
         predicted: [H, W] class ids.
         classes: Their meaning.
-        of_class: The class whose missed and invented pixels are told apart; None shows all errors
-            alike.
+        of_class: The class whose missed and invented pixels have different colours; None shows
+            all errors alike.
     """
     title = "errors red"
     if of_class is not None:

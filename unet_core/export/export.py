@@ -88,7 +88,7 @@ def export(
         )
     margin = default_margin(model) if margin is None else margin
     serving = Serving(classes, scaling, margin, precision)
-    # TensorFlow and h5py tell of a full disk in words of their own.
+    # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(
         output_dir,
         "cannot be written",

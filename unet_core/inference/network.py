@@ -89,7 +89,8 @@ class InferenceNetwork:
             if norm is not None:
                 take_over, affine = rule_of(layer).take_over, rule_of(norm).affine
                 # `_absorbed` takes no other pair.
-                assert take_over is not None and affine is not None
+                assert take_over is not None
+                assert affine is not None
                 take_over(copied, layer, affine(norm))
                 continue
             for ours, theirs in zip(copied.variables, layer.variables, strict=True):

@@ -128,6 +128,6 @@ def check_finite(probabilities: np.ndarray, source: str = "") -> None:
     raise UserError(
         f"{source}{': ' if source else ''}The network's output is not finite in {lost} of "
         f"{probabilities[..., 0].size} pixels, so these have no class. Its weights or what it "
-        "computes with them overflow: predict with --precision=float32 or with other --weights, or "
-        "train anew with a lower --learning_rate."
+        "computes with them overflow: predict with `precision` float32 or with other `weights`, or "
+        "train anew with a lower `learning_rate`."
     )

@@ -30,7 +30,7 @@ class TileGeometry:
             those of the whole image. None if all may depend on it.
         stride: A tile's origin must be a multiple of it; with "valid" convolutions, the origin of
             the output must.
-        cut: Pixels by which the output is smaller than the tile, on each side.
+        cut: Pixels that the output is smaller than the tile, on each side.
         remainder: By how much the size of a tile is more than a multiple of `stride`.
     """
 

@@ -117,11 +117,12 @@ def prepare_devices(
 
 
 class StopRequest:
-    """Whether, and by which signal, the run has been asked to stop."""
+    """Whether the run has been asked to stop, and with which signal."""
 
     signal = 0
 
     def __call__(self) -> bool:
+        """Whether it has been asked to stop."""
         return bool(self.signal)
 
     def listen(self) -> None:

@@ -139,6 +139,6 @@ def by_stem(
 
 
 def numeric_order(path: pathlib.Path) -> tuple:
-    """Returns a sort key by which `2.png` comes before `10.png`."""
+    """Returns a sort key that puts `2.png` before `10.png`."""
     parts = re.split(r"(\d+)", path.stem)
     return tuple(int(part) if part.isdecimal() else part for part in parts), path.name
