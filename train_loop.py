@@ -110,9 +110,7 @@ def _value(name: str) -> Any:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags, or answers `--help` (0) and mistakes (2) at once, which absl does
-    otherwise.
-    """
+    """Parses the flags; answers `--help` (0) and mistakes (2) itself, in place of absl."""
     if {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
         print(f"{__doc__}\n{help_text()}")
         sys.exit(0)

@@ -209,7 +209,7 @@ def _quick():
 def read_or_message(kind, folder, path):
     """Returns the message with which the file is refused, None if it is read."""
     message = message_of(lambda: kind.read(folder))
-    # Of an export and a checkpoint, some things are told of the folder.
+    # Of an export and a checkpoint, some errors name the folder.
     assert message is None or str(path) in message or str(path.parent) in message
     return message
 

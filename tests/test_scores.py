@@ -40,7 +40,7 @@ class TestThresholdBaseline:
         assert how == "grey > 50"
 
     def test_one_threshold_serves_all_images(self):
-        # Each image alone could be parted exactly, but grey 100 is class 1 in one of them and
+        # Each image alone could be divided exactly, but grey 100 is class 1 in one of them and
         # class 0 in the other. Class 1: 4 + 4 of 16 pixels; above 50 are the 12 of grey 100 and
         # 150 (dice 16/20), above 100 the 4 of grey 150 (dice 8/12).
         first = np.repeat(np.array([[50, 100]], np.uint8), 2, 1).repeat(2, 0)
@@ -197,7 +197,7 @@ class TestSegmentCurve:
 
 
 def noisy_membranes():
-    """Returns cells [80, 80] bool around random centres, parted by membranes of about 3 pixels, and
+    """Returns cells [80, 80] bool around random centres, separated by membranes of about 3 pixels, and
     their blurred and noisy probabilities, float32.
     """
     rng = np.random.default_rng(3)

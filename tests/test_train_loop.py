@@ -645,7 +645,7 @@ class TestRun:
 
 
 class TestSyntheticData:
-    def test_missing_folder_is_filled_and_said_aloud(self, door, tmp_path, monkeypatch):
+    def test_missing_folder_is_filled_and_reported(self, door, tmp_path, monkeypatch):
         monkeypatch.setattr(
             synthetic.write_dataset,
             "__kwdefaults__",

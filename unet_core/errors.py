@@ -14,8 +14,9 @@ class UserError(ValueError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns in one line what the system said, out of what Python, TensorFlow or HDF5 made of
-    it.
+    """Returns in one line what the operating system said.
+
+    It is taken out of what Python, TensorFlow or HDF5 made of it.
     """
     text = getattr(error, "strerror", None)
     if not text:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -54,8 +55,9 @@ _warned: set[str] = set()
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
-    """Returns `path` as an absolute path, so that a later change of the current folder does not
-    move it; `~` is the home folder, links are not followed.
+    """Returns `path` as an absolute path, so that changing the current folder does not move it.
+
+    `~` is the home folder; links are not followed.
 
     Raises:
         UserError: If it is not a path of this machine.
@@ -91,7 +93,7 @@ def os_errors(
         path: What the caller was told to read or write.
         what: Such as "the run folder cannot be written".
         way: What to do about it, as sentences.
-        kinds: The errors, if others than OSError tell of files too.
+        kinds: The errors, if others than OSError report problems of files too.
 
     Raises:
         UserError: In place of each of `kinds`.
@@ -185,8 +187,10 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives an empty folder to fill; it is handed to the disk and called `path` once the block has
-    ended without an error, and removed if not. The parents of `path` are made.
+    """Gives an empty folder to fill, which appears as `path` once it is complete.
+
+    It is flushed to the disk and renamed to `path` when the block ends without an error, and
+    removed if not. The parents of `path` are made.
 
     Raises:
         OSError: If it cannot be written, or something has come to have the name; it names `path`.
@@ -223,7 +227,7 @@ def scratch_folder(parent: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def open_to_read(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def open_to_read(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     """Gives the file at `path`, or the one a link leads to, open for reading.
 
     Raises:
@@ -429,16 +433,21 @@ def _typed_parts(value: Any, kind: Any) -> Iterator[tuple[str, Any, Any]]:
         others = [each for each in args if each is not type(None)]
         if len(others) == 1 and value is not None:
             yield from _typed_parts(value, others[0])
-    elif isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        for field in msgspec.structs.fields(kind):
-            if field.encode_name in value:
-                yield f".{field.encode_name}", value[field.encode_name], field.type
-    elif isinstance(value, dict) and origin is dict:
-        for name, item in value.items():
-            yield f".{name:.80}", item, args[1]
+    elif isinstance(value, dict):
+        yield from _parts_of_object(value, kind)
     elif isinstance(value, list) and origin is list:
         for number, item in enumerate(value):
             yield f"[{number}]", item, args[0]
     elif isinstance(value, list) and origin is tuple and len(value) == len(args):
         for number, item in enumerate(value):
             yield f"[{number}]", item, args[number]
+
+
+def _parts_of_object(value: dict, kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            if field.encode_name in value:
+                yield f".{field.encode_name}", value[field.encode_name], field.type
+    elif typing.get_origin(kind) is dict:
+        for name, item in value.items():
+            yield f".{name:.80}", item, typing.get_args(kind)[1]

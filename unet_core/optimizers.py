@@ -89,8 +89,9 @@ SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
 
 
 def make_optimizer(settings: Any) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of `OptimizationSettings`; its rate is the loop's business, its decay
-    that of kernels only.
+    """Returns the optimizer of `OptimizationSettings`.
+
+    The loop sets its rate; its decay is that of kernels only.
     """
     optimizer = OPTIMIZERS[settings.optimizer](settings)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

@@ -1,5 +1,4 @@
-"""The folder of one run: what lies where, who may write there, and whether a resumed run is the
-same run.
+"""The folder of one run: what lies where, who may write there, what a resumed run must keep.
 
 run = RunDirectory(path)
 config = run.resolve_for_resume(config, data_fingerprint)
@@ -88,8 +87,10 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder and holds it for this process alone, until the block or the process
-        ends. Where the file system cannot lock, it warns and goes on.
+        """Makes the folder and holds it for this process alone.
+
+        It is held until the block or the process ends. Where the file system cannot lock, it warns
+        and goes on.
 
         Raises:
             UserError: If the folder cannot be written, or another process holds it.
@@ -171,8 +172,9 @@ class RunDirectory:
         self._written.claim(paths)
 
     def store(self, config: RunConfig, data_fingerprint: str) -> None:
-        """Stores the config that `resolve_for_resume` has returned, and claims the files that every
-        run writes.
+        """Stores the config that `resolve_for_resume` has returned.
+
+        It also claims the files that every run writes.
 
         Raises:
             UserError: If one of these is there and the run has not written it.
@@ -198,8 +200,9 @@ class RunDirectory:
         return checked_config(self._config, stored.settings, what=what, way=way), stored.data
 
     def write_scores(self, scores: dict[str, Any], folder: pathlib.Path | None = None) -> None:
-        """Writes `scores.json` in the run's folder or in `folder`, whole or not at all; NaN becomes
-        null.
+        """Writes `scores.json` in the run's folder or in `folder`, whole or not at all.
+
+        NaN becomes null.
 
         Raises:
             UserError: If one is in the run's folder that the run has not written.

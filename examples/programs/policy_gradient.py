@@ -1,6 +1,6 @@
 """Data that the current weights make: a policy plays, and learns from what it has just played.
 
-`loop.update` makes one step on a batch in hand; there is no dataset.
+`loop.update` makes one step on a given batch; there is no dataset.
 """
 
 import keras

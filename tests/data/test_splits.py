@@ -139,7 +139,7 @@ class TestGroup:
         assert (len(training), len(held_out)) == (10, 10)
 
     def test_samples_without_groups_are_refused_with_the_way_out(self):
-        with pytest.raises(UserError, match="--group_pattern"):
+        with pytest.raises(UserError, match="`group_pattern`"):
             splits.split(SAMPLES, "group", folds=2)
 
     def test_fewer_groups_than_folds_are_refused(self):

@@ -92,7 +92,7 @@ class TestReadPixels:
         assert (
             "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (2 px)" in problem
         )
-        assert "--stray_values=nearest" in problem
+        assert "`stray_values` to nearest" in problem
 
     def test_class_that_never_occurs_is_a_problem(self, tmp_path):
         (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems

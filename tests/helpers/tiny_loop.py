@@ -1,4 +1,4 @@
-"""A loop small enough to reckon by hand: a linear model, its data a pure function of the step."""
+"""A loop small enough to compute by hand: a linear model, its data a pure function of the step."""
 
 import itertools
 

@@ -101,7 +101,7 @@ class TestOutputThatIsNotFinite:
             light = np.maximum(image, 1)
             assert (predictor(light)[..., 1] == 1).all()
             light[3, 4] = light[20, 33] = 0
-            with pytest.raises(UserError, match=r"in 2 of 714 pixels.*--precision=float32"):
+            with pytest.raises(UserError, match=r"in 2 of 714 pixels.*`precision` float32"):
                 predictor(light)
 
 

@@ -162,7 +162,7 @@ class TestPredictFiles:
         assert len(np.unique(coloured[image > 0], axis=0)) == 3
 
     def test_objects_need_a_class_that_is_there(self, predictor, folder, tmp_path):
-        for name, message in (("", "needs --object_class, one of membrane, cell"), ("x", "x")):
+        for name, message in (("", "needs `object_class`, one of membrane, cell"), ("x", "x")):
             wanted = PredictionOutputs(instances="components", object_class=name)
             with pytest.raises(UserError, match=message):
                 predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
@@ -183,7 +183,7 @@ class TestPredictFiles:
         out = tmp_path / "out"
         out.mkdir()
         (out / "9_overlay.png").write_bytes(b"mine")
-        with pytest.raises(UserError, match=r"9_overlay\.png: there already\. Give --overwrite"):
+        with pytest.raises(UserError, match=r"9_overlay\.png: there already\. Set `overwrite`"):
             predict_files(predictor, find_images(folder), out, PredictionOutputs())
         assert {path.name for path in out.iterdir()} == {"9_overlay.png"}
         predict_files(predictor, find_images(folder), out, PredictionOutputs(), overwrite=True)

@@ -274,7 +274,7 @@ class TestPredictVideo:
             result.frames
         )
         (warning,) = result.warnings
-        assert f"tells of 12 frames and {result.frames} could be decoded" in warning
+        assert f"names 12 frames and {result.frames} could be decoded" in warning
         assert capfd.readouterr() == ("", "")
 
     def test_damaged_frames_are_left_out_with_a_warning_and_no_noise(self, tmp_path, capfd):
@@ -294,7 +294,7 @@ class TestPredictVideo:
         result = run(str(path), tmp_path / "o")
         # An eighth of the bytes are about four frames; those behind them are predicted, too.
         assert 20 < result.frames < 30
-        assert f"tells of 30 frames and {result.frames} could be decoded" in result.warnings[0]
+        assert f"names 30 frames and {result.frames} could be decoded" in result.warnings[0]
         assert capfd.readouterr() == ("", "")
 
     def test_most_frames_ends_the_run_without_a_warning(self, tmp_path):
@@ -344,7 +344,7 @@ class TestPredictVideo:
         assert len(frames_of(tmp_path / "o_overlay.avi")[0]) == 2
         assert names_in(tmp_path / "o_masks") == ["000000.png", "000001.png"]
         assert len(overlay_and_masks) == 2
-        with pytest.raises(UserError, match=r"exists already.*--overwrite"):
+        with pytest.raises(UserError, match=r"exists already.*`overwrite`"):
             run(source, tmp_path / "o")
         assert len(frames_of(tmp_path / "o_overlay.avi")[0]) == 2
 

@@ -165,7 +165,7 @@ class TestObjects:
         pytest.importorskip("skimage", reason="the extra `scores` is not installed")
 
     def two_cells(self, name="a"):
-        """Two cells of 6x8 parted by a column that the image shows only half as dark."""
+        """Two cells of 6x8 separated by a column that the image shows only half as dark."""
         mask = np.zeros((8, 17), np.uint8)
         mask[1:7, 0:8] = mask[1:7, 9:17] = 1
         image = np.where(mask == 1, 200, 0).astype(np.uint8)

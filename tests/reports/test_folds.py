@@ -103,5 +103,5 @@ class TestWrite:
 
     def test_picture_that_is_gone_is_named_with_the_way_out(self, run_dirs, tmp_path):
         (run_dirs[1] / "held_out" / "y_errors.png").unlink()
-        with pytest.raises(UserError, match=r"y_errors\.png: cannot be read.*--mode=evaluate"):
+        with pytest.raises(UserError, match=r"y_errors\.png: cannot be read.*`mode` evaluate"):
             folds.write(run_dirs, tmp_path)

@@ -63,7 +63,7 @@ class TestSplit:
             assert len(training) == len(held_out) == 2
             assert sum(sample.name == "rat0_0" for sample in [*training, *held_out]) == 1
 
-    def test_val_folder_is_not_trained_on_unawares(self, folder):
+    def test_val_folder_is_not_trained_on_silently(self, folder):
         shutil.copytree(folder / "train", folder / "val")
         for path in (folder / "val").rglob("*.png"):
             cv2.imwrite(str(path), 7 + 0 * cv2.imread(str(path), cv2.IMREAD_UNCHANGED))

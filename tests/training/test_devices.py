@@ -22,7 +22,7 @@ class TestMakeStrategy:
 
     @pytest.mark.parametrize("name", ["none", "multi_worker"])
     def test_devices_of_another_strategy_are_refused(self, name):
-        with pytest.raises(UserError, match="needs --strategy=mirrored"):
+        with pytest.raises(UserError, match="needs `strategy` mirrored"):
             devices.make_strategy(name, (0,))
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,10 @@ class TiffImageFile(PilTiffImageFile):
     sign only: others of a big-endian file, if compressed, would be turned around.
     """
 
+    tile: list[Any]
+
     def load_prepare(self) -> None:
+        """Prepares decoding, as PIL does, without its limit and with the right byte order."""
         if self._im is None:
             self.im = Image.core.new(self.mode, self.size)
         if self.use_load_libtiff:
@@ -162,7 +166,7 @@ def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:
         if picture.format == "JPEG" or "jpeg" in str(picture.info.get("compression")):
             raise UserError(
                 f"{path}: is compressed as JPEG, which changes the values of pixels, so that they "
-                "no longer tell the classes apart; save the mask as PNG from its original."
+                "no longer stand for the classes; save the mask as PNG from its original."
             )
         if not _is_deep(picture):
             values = _pixels(picture)
@@ -205,8 +209,9 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def describe_conversion(header: Header, channels: int) -> str | None:
-    """Returns what becomes of a picture in `read_image` and `to_channels`, such as "alpha dropped,
-    RGB to grey", or None if it stays as it is.
+    """Returns what reading does to a picture, such as "alpha dropped, RGB to grey".
+
+    That is what `read_image` and `to_channels` change; None if it stays as it is.
     """
     steps = []
     if header.palette:
@@ -221,8 +226,9 @@ def describe_conversion(header: Header, channels: int) -> str | None:
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Writes `pixels` ([H, W] or [H, W, 3] in BGR order, uint8 or uint16) as PNG, whole or not at
-    all.
+    """Writes `pixels` as PNG, whole or not at all.
+
+    `pixels` are [H, W], or [H, W, 3] in BGR order; uint8 or uint16.
 
     Raises:
         OSError: If the file cannot be written.
@@ -266,8 +272,9 @@ def opened(
     content: bytes | None = None,
     of_any_size: bool = False,
 ) -> Iterator[ImageFile]:
-    """Gives page `page` of the picture at `path`, not decoded yet; whatever fails before or inside
-    the `with` becomes a UserError that names the file.
+    """Gives page `page` of the picture at `path`, not decoded yet.
+
+    Whatever fails before or inside the `with` becomes a UserError that names the file.
 
     Args:
         path: The file.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ _FORMS = (
     "percentile:LOW,HIGH such as percentile:1,99, zscore, "
     "or fixed:MEAN,STD in the units of the files such as fixed:1200,340"
 )
+
+_Measured = Sequence[Any] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Scaling:
 
     @classmethod
     def parse(cls, text: str) -> Scaling:
-        """Returns the scaling written as `range`, `percentile:LOW,HIGH`, `zscore` or
-        `fixed:MEAN,STD`.
+        """Returns the scaling that `text` names.
+
+        It is written as `range`, `percentile:LOW,HIGH`, `zscore` or `fixed:MEAN,STD`.
 
         Raises:
             UserError: If it has another form, or not 0 <= LOW < HIGH <= 100, or STD is not
@@ -80,8 +84,9 @@ class Scaling:
         return f"{self.form}:" + ",".join(repr(n).removesuffix(".0") for n in self.numbers)
 
     def dtype_for(self, file_dtypes: Iterable[str]) -> np.dtype:
-        """Returns the one dtype in which all images of a data set are kept: uint8 if nothing is
-        lost by it, else float32.
+        """Returns the one dtype in which all images of a data set are kept.
+
+        It is uint8 if nothing is lost by it, else float32.
 
         Args:
             file_dtypes: The dtypes of the files, such as {"uint8", "uint16"}.
@@ -102,21 +107,21 @@ class Scaling:
                 form is "range".
         """
         self._check(image)
+        measured: _Measured = self.numbers
         if self.form == "percentile":
             measured = np.percentile(image.astype(np.float32), self.numbers, axis=(0, 1))
         elif self.form == "zscore":
             measured = _mean_and_deviation([image])
-        else:
-            measured = self.numbers
         scaled = self._scaled(image, measured)
         return scaled if dtype is None else scaled.astype(dtype, copy=False)
 
     def fit(self, bands: Iterable[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns a function that scales any rows of an image as the call scales it whole, after
-        one pass over the image.
+        """Returns a function that scales rows of an image, after one pass over the image.
+
+        It scales any rows as the call scales the whole image.
 
         Of a float image the percentiles are those of every k-th pixel, row by row; k is the least
-        power of 2 by which at most 2^22 pixels are taken. All others are exact.
+        power of 2 that takes at most 2^22 pixels. All others are exact.
 
         Args:
             bands: The rows of the image from top to bottom, each [h, W, C]; not looked at if the
@@ -126,16 +131,18 @@ class Scaling:
             UserError: Here or from the function, as from the call.
             ValueError: If the form needs bands and there are none.
         """
-        measured: Sequence = self.numbers
+        measured: _Measured = self.numbers
         if self.form == "percentile":
             measured = _percentiles(map(self._check, bands), self.numbers)
         elif self.form == "zscore":
             measured = _mean_and_deviation(map(self._check, bands))
         return lambda band: self._scaled(self._check(band), measured)
 
-    def _scaled(self, image: np.ndarray, measured: Sequence) -> np.ndarray:
-        """Returns `image` scaled by what was measured: for "percentile" the two [C], for "zscore"
-        and "fixed" mean and deviation, each [C] or one number, for "range" nothing.
+    def _scaled(self, image: np.ndarray, measured: _Measured) -> np.ndarray:
+        """Returns `image` scaled by what was measured.
+
+        `measured` are the two percentiles, each [C], for "percentile"; mean and deviation, each [C]
+        or one number, for "zscore" and "fixed"; nothing for "range".
         """
         if self.form == "range" and image.dtype == np.uint8:
             return image
@@ -214,8 +221,9 @@ def _percentiles(bands: Iterable[np.ndarray], numbers: Sequence[float]) -> np.nd
 
 
 def _percentiles_of_counts(counts: np.ndarray, numbers: Sequence[float]) -> np.ndarray:
-    """Returns the percentiles `numbers` of values of which there are `counts`, as `np.percentile`
-    does: between the two values next to it in order, in proportion.
+    """Returns the percentiles `numbers` of values of which there are `counts`.
+
+    They are interpolated linearly between the two nearest values in order, as `np.percentile` does.
     """
     places = np.array(numbers) / 100 * (counts.sum() - 1)
     before = np.floor(places).astype(np.int64)

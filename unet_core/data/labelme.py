@@ -58,7 +58,7 @@ def convert(
         output_dir: Gets `JPEGImages/<name>.<as it was>`, `SegmentationClass/<name>.png` with class
             numbers (255 for `__ignore__`), and `class_names.txt`. Nothing in it is overwritten.
         class_names: The classes; the first is the background.
-        progress: Wraps the list of files while it is gone through.
+        progress: Wraps the list of files to show progress.
 
     Returns:
         Sentences about files that were there already and so were left alone.
@@ -115,8 +115,9 @@ def convert(
 
 
 def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    """Returns the class ids [H, W] uint8 that a labelme document draws on an image of `size`, (H,
-    W).
+    """Returns the class ids [H, W] uint8 that a labelme document draws.
+
+    `size` is that of the image, (H, W).
 
     Raises:
         UserError: If a shape is of an unknown kind or class, or malformed.
@@ -129,7 +130,7 @@ def draw(document: dict[str, Any], class_names: Sequence[str], size: tuple[int, 
         if not isinstance(label, str) or label not in ids:
             raise UserError(
                 f"shape {number} is labelled {label!r}, which is none of the classes "
-                f"{', '.join(class_names)}; list it in --classes."
+                f"{', '.join(class_names)}; list it in `classes`."
             )
         try:
             _draw_shape(mask, shape, ids[label])

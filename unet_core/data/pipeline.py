@@ -53,8 +53,9 @@ def make_train_dataset(
     generators: int = 0,
     failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the endless dataset of training batches from `start_step` on, for one input pipeline;
-    its elements are of `Batch`.
+    """Returns the endless dataset of training batches for one input pipeline.
+
+    It begins at `start_step`; its elements are of `Batch`.
 
     Row r of global batch k is position k * global_batch_size + r of the stream, whatever the number
     of replicas and micro-batches: an element is the micro-batch of one replica, successive elements
@@ -140,8 +141,9 @@ def make_image_dataset(
     global_batch_size: int,
     failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
-    """Returns the finite dataset of whole images, each element a `Batch`, in order, for one input
-    pipeline.
+    """Returns the finite dataset of whole images for one input pipeline.
+
+    They come in order, each element a `Batch`.
 
     Images of one size are batched, the last batch being what is left over; if sizes differ, every
     image is a batch.

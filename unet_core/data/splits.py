@@ -154,12 +154,12 @@ def _fixed(
 ) -> tuple[list[Sample], list[Sample]]:
     if folds or held_out_share:
         raise UserError(
-            "--split=fixed takes the parts of the layout; leave `folds` and `held_out_share` out."
+            "`split` fixed takes the parts of the layout; leave `folds` and `held_out_share` out."
         )
     held_out = [sample for sample in samples if sample.split == "val"]
     if not held_out:
         raise UserError(
-            "--split=fixed needs samples marked val: a val folder, a val.txt, or a column `split`."
+            "`split` fixed needs samples marked val: a val folder, a val.txt, or a column named split."
         )
     return [sample for sample in samples if sample.split != "val"], held_out
 
@@ -171,8 +171,8 @@ def _by_group(
     sizes = collections.Counter(sample.group for sample in samples)
     if "" in sizes or len(sizes) < len(shares):
         raise UserError(
-            f"--split=group needs a group for every sample and at least {len(shares)} groups; "
-            f"there are {len(sizes) - ('' in sizes)}. Give --group_pattern, or the column `group`."
+            f"`split` group needs a group for every sample and at least {len(shares)} groups; "
+            f"there are {len(sizes) - ('' in sizes)}. Give `group_pattern`, or a column named group."
         )
     names = sorted(sizes)
     names = [names[n] for n in rng.permutation(len(names))]

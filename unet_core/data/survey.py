@@ -27,7 +27,7 @@ from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 from unet_core.files import read_json, write_whole
 
-# Beyond this much, files are told apart by size and time, not by what they hold.
+# Beyond this much, files are compared by size and time, not by what they hold.
 _HASHED_BYTES = 1 << 30
 _MEMORY_FORMAT = 1
 _MOST_MEMORY_BYTES = 2**30
@@ -136,7 +136,7 @@ def read_headers(
         samples: Where the files are.
         scaling: How intensities will be scaled.
         channels: Channels that images will have.
-        progress: Wraps the list of samples while it is gone through, such as `tqdm.tqdm`.
+        progress: Wraps the list of samples to show progress, such as `tqdm.tqdm`.
     """
     shapes: dict[Sample, tuple[int, int]] = {}
     kinds: collections.Counter[str] = collections.Counter()
@@ -166,10 +166,11 @@ def read_headers(
                 f"{image.width}x{image.height} {image.format} {image.dtype}, "
                 f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
             ] += 1
-        if image is None or None in masks:
+        read_masks = [mask for mask in masks if mask is not None]
+        if image is None or len(read_masks) < len(masks):
             continue
         wrong = False
-        for source, mask in zip(sample.mask, masks, strict=True):
+        for source, mask in zip(sample.mask, read_masks, strict=True):
             if mask.format == "JPEG":
                 problems.append(
                     f"{source}: is a JPEG; its compression changes class values. Save masks as PNG."
@@ -209,8 +210,9 @@ def read_pixels(
 def count_classes(
     samples: Iterable[Sample], read: Reader, *, memory: Memory, progress: Callable = iter
 ) -> dict[Sample, np.ndarray]:
-    """Returns the pixels of each class [C] int64 for each sample; masks alone are decoded, and only
-    those not remembered.
+    """Returns the pixels of each class, [C] int64, for each sample.
+
+    Only masks are decoded, and only those not remembered.
 
     Raises:
         UserError: If a mask cannot be read or holds values outside the class map.
@@ -229,8 +231,9 @@ def count_classes(
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """Returns what tells this data set from another: names, and what the files hold; of sets beyond
-    a gigabyte, their files' sizes and times.
+    """Returns a fingerprint of the data set: of names, and of what the files hold.
+
+    Of data sets of more than a gigabyte, the sizes and times of the files stand for their content.
     """
     samples = list(samples)
     paths = dict.fromkeys(
@@ -253,8 +256,9 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 def describe(
     samples: Sequence[Sample], headers: Headers, values: Mapping[int | str, int], classes: ClassMap
 ) -> str:
-    """Returns what a data set holds as text: samples, parts, groups, kinds of images and mask
-    values with their shares.
+    """Returns what a data set holds as text.
+
+    It lists samples, parts, groups, kinds of images, and mask values with their shares.
     """
     lines = [f"{len(headers.shapes)} sound pair(s) of image and mask"]
     parts = collections.Counter(sample.split for sample in samples if sample.split)
@@ -305,8 +309,8 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             raise UserError(
                 f"{sample.mask[0]}: holds values outside the class map {read.classes}: "
-                f"{listed}{more}. Mend the mask, list the values in --classes, or give "
-                "--stray_values=nearest."
+                f"{listed}{more}. Correct the mask, list the values in `classes`, or set "
+                "`stray_values` to nearest."
             )
     return total
 
@@ -320,7 +324,7 @@ def _missing_classes(
 ) -> list[str]:
     if not counts:
         return []
-    total = sum(counts.values())
+    total = np.sum(list(counts.values()), axis=0)
     missing = [name for name, count in zip(classes.names, total, strict=True) if not count]
     if not missing:
         return []

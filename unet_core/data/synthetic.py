@@ -37,8 +37,9 @@ def write_dataset(
     seed: int = 2012,
     progress: Callable = iter,
 ) -> None:
-    """Writes `train/image`, `train/label` and `test` as PNG named 0.png, 1.png, ... under
-    `data_dir`.
+    """Writes `train/image`, `train/label` and `test` under `data_dir`.
+
+    The files are PNG, named 0.png, 1.png, ...
 
     They appear as a whole, so that a killed write never looks like a data set.
 
@@ -48,7 +49,7 @@ def write_dataset(
         test_slices: Consecutive slices of another volume, without masks.
         size: Pixels a side.
         seed: Everything is a function of it.
-        progress: Wraps the list of slices while it is gone through.
+        progress: Wraps the list of slices to show progress.
 
     Raises:
         UserError: If `data_dir` exists, or cannot be written.
@@ -75,8 +76,9 @@ def write_dataset(
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One cell of the diagram: where its centre is, how it wanders per slice, its pace of growth
-    and its grey.
+    """One cell of the diagram.
+
+    It has a centre, a drift of it per slice, a pace of growth and a grey.
     """
 
     centre: np.ndarray
@@ -88,8 +90,9 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True)
 class _Organelle:
-    """An ellipsoid (mitochondrion) or a small ring (vesicle): centre in x, y, z, semi-axes, turn
-    and grey.
+    """An ellipsoid (mitochondrion) or a small ring (vesicle).
+
+    It has a centre in x, y, z, semi-axes, a turn and a grey.
     """
 
     centre: np.ndarray
@@ -117,8 +120,9 @@ class Volume:
         self._pair_draws = rng.random((3, 4096), np.float32)
 
     def slice_at(self, z: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns slice `z` as (image, mask), each [size, size] uint8; the mask is 0 on membranes,
-        255 in cells.
+        """Returns slice `z` as (image, mask), each [size, size] uint8.
+
+        The mask is 0 on membranes, 255 in cells.
         """
         x, y = self._warped_coordinates(z)
         owner, neighbour, distance = self._diagram(x, y, z)
@@ -179,12 +183,13 @@ class Volume:
         )
 
     def _field(self, z: float, stream: int, spacing: int) -> np.ndarray:
-        """Returns a smooth random field [size, size] of about unit variance that changes slowly
-        with `z`.
+        """Returns a smooth random field [size, size] that changes slowly with `z`.
+
+        Its variance is about 1.
         """
         key, share = divmod(z / _SLICES_PER_KEY, 1)
         grid = -(-self._size // spacing) + 3
-        coarse = 0.0
+        coarse = np.zeros((grid, grid), np.float32)
         for number, weight in (
             (int(key), np.cos(share * np.pi / 2)),
             (int(key) + 1, np.sin(share * np.pi / 2)),
@@ -212,8 +217,9 @@ class Volume:
         return x, y
 
     def _diagram(self, x, y, z: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns the cell of each pixel, its nearest neighbour cell, and about the pixels to the
-        border of the two.
+        """Returns the cell of each pixel, the cell next to it, and the distance to their border.
+
+        The distance is approximate, in pixels.
         """
         shape = x.shape
         first = np.full(shape, np.inf, np.float32)

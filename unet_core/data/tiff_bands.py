@@ -114,12 +114,12 @@ class Rows:
             if self._whole is None:
                 self._whole = images.read_image(self._path, self._page)
             return self._whole[first:last].reshape(-1, self.width, self.channels).copy()
-        segments, _ = self._source
+        segments, file = self._source
         touched = segments.touched(first, last)
         self._kept = {index: self._kept[index] for index in touched if index in self._kept}
         for index in touched:
             if index not in self._kept:
-                self._kept[index] = self._decode(index)
+                self._kept[index] = self._decode(index, segments, file)
         band = np.empty((last - first, self.width, self.channels), self.dtype)
         for index in touched:
             top, left = segments.corner(index)
@@ -139,9 +139,8 @@ class Rows:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _decode(self, index: int) -> np.ndarray:
+    def _decode(self, index: int, segments: _Segments, file: BinaryIO) -> np.ndarray:
         """Returns the pixels of a strip or tile, [h, w, channels]."""
-        segments, file = self._source
         top, _ = segments.corner(index)
         height = min(segments.height, self.height - top) if segments.strips else segments.height
         name = self._name(top, min(top + height, self.height))
@@ -220,32 +219,14 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
     Raises:
         UserError: If they do not lie within the file.
     """
-    if not isinstance(picture, images.TiffImageFile):
+    if not isinstance(picture, images.TiffImageFile) or not _has_segments(picture):
         return None
     tags = picture.tag_v2
-    compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
-    raw = compression == _UNCOMPRESSED
-    strips = _TILE_WIDTH not in tags
-    offsets = tags.get(_STRIP_OFFSETS if strips else _TILE_OFFSETS)
-    lengths = tags.get(_STRIP_BYTES if strips else _TILE_BYTES)
-    if (
-        tags.get(_PLANAR, 1) != 1
-        or compression == _JPEG_OF_TIFF_6
-        # Its other codings need fractional tags.
-        or (tags.get(_PHOTOMETRIC) == _YCBCR and compression != _JPEG)
-        or offsets is None
-        or (lengths is None and not raw)
-    ):
-        return None
-    if strips:
-        width = picture.width
-        height = min(tags.get(_ROWS_PER_STRIP, picture.height), picture.height)
-    else:
-        width, height = tags[_TILE_WIDTH], tags[_TILE_HEIGHT]
-    # Damage can make fractions of them; from here it would not be told as damage any more.
-    width, height = operator.index(width), operator.index(height)
-    kept = {tag: tags[tag] for tag in _OF_EVERY_SEGMENT if tag in tags}
+    strips, raw = _TILE_WIDTH not in tags, _is_raw(picture)
+    width, height = _segment_size(picture)
     order = "<" if tags.prefix == b"II" else ">"
+    kept = {tag: tags[tag] for tag in _OF_EVERY_SEGMENT if tag in tags}
+    # A damaged tag cannot be written. It is found here, where it is still reported as damage.
     _directory(kept, 0, order)
     if width < 1 or height < 1:
         raise UserError(
@@ -255,67 +236,132 @@ def _segments(path: str | os.PathLike, picture: ImageFile) -> _Segments | None:
     if not raw and width * height > _LARGEST_SEGMENT:
         return None
     across, down = -(-picture.width // width), -(-picture.height // height)
+    row_bytes = -(-width * tags.get(_BITS, (1,))[0] * tags.get(_SAMPLES, 1) // 8)
+    offsets, lengths = tags[_offsets_tag(strips)], tags.get(_lengths_tag(strips))
     found = len(offsets) if raw else min(len(offsets), len(lengths))
+    _check_layout(path, picture, (width, height), (across, down), found)
+    offsets = [operator.index(offset) for offset in offsets[: across * down]]
+    if not raw:
+        lengths = [operator.index(length) for length in lengths[: across * down]]
+    else:
+        # As nothing else is read, what the file says of their lengths does not matter.
+        lengths = [row_bytes * height] * len(offsets)
+        if strips:
+            lengths[-1] = row_bytes * (picture.height - (down - 1) * height)
+    segments = _Segments(strips, width, height, across, offsets, lengths, kept, order)
+    _check_within_file(path, picture, segments)
+    if not raw:
+        # Each strip of a damaged file may claim all of the file.
+        most = _LONGEST_CODE * row_bytes * height + _LONGEST_TABLES
+        return dataclasses.replace(segments, lengths=[min(length, most) for length in lengths])
+    return _cut_smaller(segments, picture.height, row_bytes) if strips else segments
+
+
+def _is_raw(picture: ImageFile) -> bool:
+    return picture.tag_v2.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED
+
+
+def _offsets_tag(strips: bool) -> int:
+    return _STRIP_OFFSETS if strips else _TILE_OFFSETS
+
+
+def _lengths_tag(strips: bool) -> int:
+    return _STRIP_BYTES if strips else _TILE_BYTES
+
+
+def _has_segments(picture: ImageFile) -> bool:
+    """Whether the strips or tiles of a TIFF can be decoded one by one."""
+    tags = picture.tag_v2
+    compression = tags.get(_COMPRESSION, _UNCOMPRESSED)
+    strips = _TILE_WIDTH not in tags
+    return (
+        tags.get(_PLANAR, 1) == 1
+        and compression != _JPEG_OF_TIFF_6
+        # Its other codings need fractional tags.
+        and (tags.get(_PHOTOMETRIC) != _YCBCR or compression == _JPEG)
+        and tags.get(_offsets_tag(strips)) is not None
+        and (tags.get(_lengths_tag(strips)) is not None or compression == _UNCOMPRESSED)
+    )
+
+
+def _segment_size(picture: ImageFile) -> tuple[int, int]:
+    """Returns columns and rows of a strip or tile; raises TypeError if they are fractions."""
+    tags = picture.tag_v2
+    if _TILE_WIDTH in tags:
+        return operator.index(tags[_TILE_WIDTH]), operator.index(tags[_TILE_HEIGHT])
+    height = min(tags.get(_ROWS_PER_STRIP, picture.height), picture.height)
+    return picture.width, operator.index(height)
+
+
+def _check_layout(
+    path: str | os.PathLike,
+    picture: ImageFile,
+    size: tuple[int, int],
+    counts: tuple[int, int],
+    found: int,
+) -> None:
+    """Raises UserError if strips or tiles are missing, or a row of tiles is too large.
+
+    Args:
+        path: The file.
+        picture: The picture.
+        size: Columns and rows of a strip or tile.
+        counts: How many there must be side by side, and one below another.
+        found: How many the file lists.
+    """
+    (width, height), (across, down) = size, counts
     if found < across * down:
         raise UserError(
             f"{path}: lists {found} strips or tiles, but its {picture.width}x{picture.height} "
             f"pixels are {across * down}; it is damaged. Copy it again, or remove it."
         )
-    if not strips and across * width * height > images.MOST_PIXELS:
+    if _TILE_WIDTH in picture.tag_v2 and across * width * height > images.MOST_PIXELS:
         raise UserError(
             f"{path}: has tiles of {width}x{height} pixels, {across} side by side; at most "
             f"{images.MOST_PIXELS} pixels are decoded at once. Save the picture with smaller "
             "tiles, or remove it if it is no picture of yours."
         )
-    row_bytes = -(-width * tags.get(_BITS, (1,))[0] * tags.get(_SAMPLES, 1) // 8)
-    offsets = [operator.index(offset) for offset in offsets[: across * down]]
-    if raw:
-        # As nothing else is read, what the file says of their lengths does not matter.
-        lengths = [row_bytes * height] * len(offsets)
-        if strips:
-            lengths[-1] = row_bytes * (picture.height - (down - 1) * height)
-    else:
-        lengths = [operator.index(length) for length in lengths[: across * down]]
+
+
+def _check_within_file(path: str | os.PathLike, picture: ImageFile, segments: _Segments) -> None:
+    """Raises UserError if a strip or tile does not lie within the file."""
     size = picture.fp.seek(0, os.SEEK_END)
-    for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+    places = zip(segments.offsets, segments.lengths, strict=True)
+    for index, (offset, length) in enumerate(places):
         if offset < 0 or length < 1 or offset + length > size:
-            first = index // across * height
+            first, _ = segments.corner(index)
             raise UserError(
                 f"{path}: does not hold its rows {first + 1} to "
-                f"{min(first + height, picture.height)} of {picture.height} ({size} bytes, which "
-                "are too few): it is cut short or damaged. Copy it again, or remove it."
+                f"{min(first + segments.height, picture.height)} of {picture.height} ({size} "
+                "bytes, which are too few): it is cut short or damaged. Copy it again, or remove "
+                "it."
             )
-    if not raw:
-        # Each strip of a damaged file may claim all of the file.
-        most = _LONGEST_CODE * row_bytes * height + _LONGEST_TABLES
-        lengths = [min(length, most) for length in lengths]
-    if raw and strips:
-        # Cut into strips of a size that is read at once, whatever size they have in the file.
-        step = max(1, _STRIP_TARGET // row_bytes)
-        if all(after - before == lengths[0] for before, after in itertools.pairwise(offsets)):
-            offsets, height = offsets[:1], -(-picture.height // step) * step
-        step = next(rows for rows in range(min(step, height), 0, -1) if height % rows == 0)
-        offsets = [
-            offset + row * row_bytes for offset in offsets for row in range(0, height, step)
-        ][: -(-picture.height // step)]
-        height = step
-        lengths = [row_bytes * height] * len(offsets)
-        lengths[-1] = row_bytes * (picture.height - (len(offsets) - 1) * height)
-    return _Segments(
-        strips=strips,
-        width=width,
-        height=height,
-        across=across,
-        offsets=offsets,
-        lengths=lengths,
-        tags=kept,
-        order=order,
-    )
+
+
+def _cut_smaller(segments: _Segments, rows: int, row_bytes: int) -> _Segments:
+    """Returns uncompressed strips cut into strips of a size that is read at once.
+
+    Args:
+        segments: The strips as they lie in the file, of any size.
+        rows: Rows of the picture.
+        row_bytes: Bytes of a row.
+    """
+    offsets, lengths, height = segments.offsets, segments.lengths, segments.height
+    step = max(1, _STRIP_TARGET // row_bytes)
+    if all(after - before == lengths[0] for before, after in itertools.pairwise(offsets)):
+        offsets, height = offsets[:1], -(-rows // step) * step
+    step = next(count for count in range(min(step, height), 0, -1) if height % count == 0)
+    offsets = [offset + row * row_bytes for offset in offsets for row in range(0, height, step)]
+    offsets = offsets[: -(-rows // step)]
+    lengths = [row_bytes * step] * len(offsets)
+    lengths[-1] = row_bytes * (rows - (len(offsets) - 1) * step)
+    return dataclasses.replace(segments, height=step, offsets=offsets, lengths=lengths)
 
 
 class TiffWriter:
-    """Writes a TIFF in bands of rows, whole or not at all: it takes its name when the `with` is
-    left.
+    """Writes a TIFF in bands of rows, whole or not at all.
+
+    It takes its name when the `with` is left.
 
     Strips of about 1 MiB are compressed by Deflate; the file is a BigTIFF if it might not fit in
     4 GB. Colours are in RGB order, in the bands and in the file. As they read it, OpenCV 5.0
@@ -406,7 +452,7 @@ class TiffWriter:
         self._new = NewFile(self._path)
         with self._naming_errors():
             # The place of the directory is not known yet.
-            self._new.file.write(_header(0, "<", self._big))
+            self._file.write(_header(0, "<", self._big))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
@@ -415,24 +461,34 @@ class TiffWriter:
             with self._naming_errors():
                 self._finish()
             return
-        self._new.discard()
+        self._opened.discard()
         if kind is None and not self._abandoned:
             raise ValueError(
                 f"{self._path} takes {height} rows, of which {self._rows} were written; it is not "
                 "kept. Write all of them, or call `abandon`."
             )
 
+    @property
+    def _opened(self) -> NewFile:
+        if self._new is None:
+            raise ValueError(f"{self._path} is not open; write to it inside of a `with`.")
+        return self._new
+
+    @property
+    def _file(self) -> BinaryIO:
+        return self._opened.file
+
     def _write_strip(self) -> None:
         content = zlib.compress(b"".join(rows.tobytes() for rows in self._waiting), _DEFLATE_LEVEL)
         self._waiting.clear()
         with self._naming_errors():
-            self._offsets.append(self._new.file.tell())
-            self._lengths.append(self._new.file.write(content))
+            self._offsets.append(self._file.tell())
+            self._lengths.append(self._file.write(content))
 
     def _finish(self) -> None:
         """Writes the directory and gives the file its name."""
         height, width, channels = self._shape
-        tags = {
+        tags: dict[int, int | tuple[int, ...] | bytes] = {
             _WIDTH: width,
             _HEIGHT: height,
             _BITS: (8 * self._dtype.itemsize,) * channels,
@@ -449,13 +505,13 @@ class TiffWriter:
             tags[_EXTRA_SAMPLES] = _ALPHA
         if self._colour_map:
             tags |= {_PHOTOMETRIC: _INDICES, _COLOUR_MAP: self._colour_map}
-        file = self._new.file
+        file = self._file
         file.write(bytes(file.tell() % 2))
         at = file.tell()
         file.write(_directory(tags, at, "<", self._big))
         file.seek(0)
         file.write(_header(at, "<", self._big))
-        self._new.commit()
+        self._opened.commit()
 
     @contextlib.contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -464,7 +520,7 @@ class TiffWriter:
             with naming(self._path):
                 yield
         except OSError:
-            self._new.discard()
+            self._opened.discard()
             raise
 
 

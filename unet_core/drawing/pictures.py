@@ -1,5 +1,7 @@
-"""Masks laid over images, and truth beside prediction. Pictures are [H, W, 3] uint8, in BGR order
-as OpenCV writes them; images come as `Pair.image` does: grey or RGB, in 0..255.
+"""Masks laid over images, and truth beside prediction.
+
+Pictures are [H, W, 3] uint8, in BGR order as OpenCV writes them; images come as `Pair.image` does:
+grey or RGB, in 0..255.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ def displayable(image: np.ndarray) -> np.ndarray:
 
 
 def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
-    """Returns class `ids` [H, W] as a picture: two classes by their grey values, more by colours;
-    ignored pixels are grey.
+    """Returns class `ids` [H, W] as a picture.
+
+    Two classes are shown by their grey values, more by colours; ignored pixels are grey.
     """
-    if len(classes) == 2 and not classes.is_colour and max(classes.mask_values) <= 255:
-        colours = [[value] * 3 for value in classes.mask_values]
-    else:
-        colours = [colour[::-1] for colour in classes.palette()]
+    greys = [value for value in classes.mask_values if isinstance(value, int)]
+    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.palette()]
+    if len(classes) == 2 and not classes.is_colour and max(greys) <= 255:
+        colours = [[value] * 3 for value in greys]
     table = np.full((256, 3), 128, np.uint8)
     table[: len(classes)] = colours
     return table[ids]
@@ -52,8 +55,8 @@ def comparison(
         truth: [H, W] class ids or `IGNORED`.
         predicted: [H, W] class ids.
         classes: Their meaning.
-        of_class: The class whose missed and invented pixels are told apart; None shows all errors
-            alike.
+        of_class: The class whose missed and invented pixels have different colours; None shows
+            all errors alike.
     """
     title = "errors red"
     if of_class is not None:
@@ -73,20 +76,22 @@ def overlay(
     alpha: float = 0.45,
     clear: int | None = None,
 ) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] blended over it in their colours, `clear`, or
-    else the most frequent, left out.
+    """Returns `image` with the classes `ids` [H, W] blended over it in their colours.
+
+    The class `clear`, or the most frequent if None, is left out.
     """
     result = displayable(image)
     blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(colours)[ids], alpha, 0)
-    clear = np.bincount(ids.ravel()).argmax() if clear is None else clear
+    clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
     coloured = ids != clear
     result[coloured] = blended[coloured]
     return result
 
 
 def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
-    """Returns `image` with the numbered objects `labels` [H, W] blended over it, each in a colour
-    of its own, 0 left out.
+    """Returns `image` with the numbered objects `labels` [H, W] blended over it.
+
+    Each has a colour of its own; 0 is left out.
     """
     result = displayable(image)
     # Hues by the golden angle: numbers that follow one another, as neighbours do, differ most.
@@ -102,8 +107,9 @@ def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np
 def outlines(
     image: np.ndarray, ids: np.ndarray, colours: Colours, *, clear: int | None = None
 ) -> np.ndarray:
-    """Returns `image` with the classes `ids` [H, W] outlined in their colours, but for `clear`, or
-    else the most frequent, and IGNORED pixels hatched.
+    """Returns `image` with the classes `ids` [H, W] outlined in their colours.
+
+    The class `clear`, or the most frequent if None, is left out. IGNORED pixels are hatched.
 
     The outline of a class is its pixels that touch another class or an ignored pixel.
     """
@@ -116,7 +122,7 @@ def outlines(
     is_edge[:, :-1] |= right
     is_ignored = ids == IGNORED
     counts = np.bincount(ids[~is_ignored], minlength=1)
-    clear = counts.argmax() if clear is None else clear
+    clear = int(counts.argmax()) if clear is None else clear
     drawn = is_edge & ~is_ignored & (ids != clear)
     result[drawn] = _in_bgr(colours)[ids[drawn]]
     # A white line beside a black one is seen on any ground.
@@ -129,8 +135,10 @@ def outlines(
 def errors(
     image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, of_class: int | None
 ) -> np.ndarray:
-    """Returns `image` with the pixels of class `of_class` that were missed in blue and those
-    invented in red; without a class all wrong pixels in red. Ignored pixels are never wrong.
+    """Returns `image` with wrong pixels coloured.
+
+    Pixels of class `of_class` that were missed are blue, and those predicted where it is not are
+    red; without a class all wrong pixels are red. Ignored pixels are never wrong.
     """
     result = displayable(image) // 2 + 64
     kept = truth != IGNORED

@@ -10,7 +10,6 @@ import numpy as np
 from unet_core.drawing.pictures import Colours
 
 _SIZE, _LEFT, _BELOW, _ABOVE = 400, 60, 44, 30
-_TEXT = dict(fontFace=cv2.FONT_HERSHEY_SIMPLEX, fontScale=0.42, color=(0, 0, 0), thickness=1)
 
 
 def curves(
@@ -63,4 +62,5 @@ def _polyline(picture: np.ndarray, points: np.ndarray, colour: Sequence[int], wi
 
 
 def _write(picture: np.ndarray, text: str, at: tuple[int, int]) -> None:
-    cv2.putText(picture, text, at, lineType=cv2.LINE_AA, **_TEXT)
+    font, black = cv2.FONT_HERSHEY_SIMPLEX, (0, 0, 0)
+    cv2.putText(picture, text, at, font, 0.42, black, thickness=1, lineType=cv2.LINE_AA)

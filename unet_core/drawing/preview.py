@@ -15,8 +15,9 @@ def contact_sheet(
     *,
     columns: int = 6,
 ) -> np.ndarray:
-    """Returns a picture [H, W, 3] uint8 in BGR order of all pairs, row by row, each under its
-    number from 1, with the classes outlined and ignored pixels hatched.
+    """Returns a picture of all pairs, row by row, [H, W, 3] uint8 in BGR order.
+
+    Each pair stands under its number, from 1, with the classes outlined and ignored pixels hatched.
 
     Args:
         pairs: At least one image and its mask [h, w] of class ids, all of one size.

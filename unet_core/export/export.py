@@ -88,7 +88,7 @@ def export(
         )
     margin = default_margin(model) if margin is None else margin
     serving = Serving(classes, scaling, margin, precision)
-    # TensorFlow and h5py tell of a full disk in words of their own.
+    # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(
         output_dir,
         "cannot be written",
@@ -104,8 +104,10 @@ def export(
 
 
 def default_margin(model: keras.Model) -> int:
-    """Returns the pixels to mirror around an image so that `model` sees no zeros near its edge: the
-    network's halo, rounded up to a multiple of its stride; 0 if it has none, as no margin would do.
+    """Returns the pixels to mirror around an image so that `model` sees no zeros near its edge.
+
+    That is the network's halo, rounded up to a multiple of its stride; 0 if the halo is unbounded,
+    as no margin would do.
     """
     found = tile_geometry(model)
     return -(-(found.halo or 0) // found.stride) * found.stride

@@ -120,8 +120,9 @@ class _Graph:
         self.nodes, self.constants = [], []
 
     def add(self, operation: str, *inputs: str | int, output: str | None = None, **attributes):
-        """Adds a node and returns its first output; numbers among the inputs become int64
-        constants.
+        """Adds a node and returns its first output.
+
+        Numbers among the inputs become int64 constants.
         """
         import onnx
 
@@ -163,14 +164,8 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
     if scaling.form == "range":
         return graph.add("Cast", "images", to=single)
     if scaling.form == "fixed":
-        mean, deviation = scaling.numbers
-        return _standardised(
-            graph,
-            "images",
-            graph.constant(mean, np.float32),
-            graph.constant(deviation, np.float32),
-            np.float32,
-        )
+        mean, deviation = (graph.constant(number, np.float32) for number in scaling.numbers)
+        return _standardised(graph, "images", mean, deviation, np.float32)
     exact = graph.add("Cast", "images", to=double)
     if scaling.form == "zscore":
         mean = graph.add("ReduceMean", exact, axes=(_ROWS, _COLUMNS))

@@ -93,6 +93,7 @@ def scaled(images: tf.Tensor, scaling: Scaling) -> tf.Tensor:
 
     Args:
         images: [B, H, W, C] uint8, uint16 or float32, as in image files.
+        scaling: How to scale them.
 
     Returns:
         [B, H, W, C] float32; 0 to 255 is the range that networks are made for.

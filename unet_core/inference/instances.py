@@ -1,7 +1,7 @@
 """From a mask of one class to numbered objects.
 
 labels = components(ids == cell)          # [H, W] bool -> [H, W] int32, 0 outside
-labels = watershed(ids == cell)           # the same, objects that touch parted at their necks
+labels = watershed(ids == cell)           # the same, touching objects split at their necks
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ def watershed(mask: np.ndarray) -> np.ndarray:
 
     The distance to the outside is flooded from its peaks. A peak counts if the way to a higher one
     leads at least a pixel down (h-maxima; Soille 2003, Morphological Image Analysis), so that a
-    ragged outline does not part an object.
+    ragged outline does not split an object.
 
     Raises:
         UserError: If scikit-image is not installed.
     """
     try:
-        from skimage import morphology, segmentation
+        from skimage import segmentation
+        from skimage.morphology import h_maxima
     except ImportError as error:
         raise UserError(
-            "--instances=watershed needs scikit-image: pip install 'unet_core[scores]'."
+            "`instances` watershed needs scikit-image: pip install 'unet_core[scores]'."
         ) from error
     padded = np.pad(mask, 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    seeds = components(morphology.h_maxima(distance, _LEAST_DEPTH_PX) > 0)
+    seeds = components(h_maxima(distance, _LEAST_DEPTH_PX) > 0)
     # A component lower than that has no seed, and is one object.
     parts = components(mask)
     seeded = np.zeros(parts.max() + 1, bool)

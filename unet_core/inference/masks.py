@@ -12,8 +12,9 @@ from unet_core.data.classes import ClassMap
 
 
 def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the class ids [H, W] uint8 of probabilities [H, W, C]; of two classes the second
-    needs more than 1/2. A pixel with NaN is of no class: `IGNORED`.
+    """Returns the class ids [H, W] uint8 of probabilities [H, W, C].
+
+    Of two classes the second needs more than 1/2. A pixel with NaN is of no class: `IGNORED`.
     """
     if probabilities.shape[-1] == 2:
         ids = (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
@@ -25,8 +26,10 @@ def predicted_ids(probabilities: np.ndarray) -> np.ndarray:
 
 
 def write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
-    """Writes class `ids` [H, W] as PNG, by `mask_format`: "values" (those of the class map),
-    "index" (class numbers) or "palette" (class numbers that show in colours).
+    """Writes class `ids` [H, W] as PNG, by `mask_format`.
+
+    It is "values" (those of the class map), "index" (class numbers) or "palette" (class numbers
+    that show in colours).
 
     Raises:
         OSError: If the file cannot be written.

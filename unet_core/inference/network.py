@@ -31,8 +31,9 @@ from unet_core.models.walk import Call, calls
 
 
 class InferenceNetwork:
-    """A copy of `model` that infers faster and cannot be trained further, compiled once for each
-    type of pixels.
+    """A copy of `model` that infers faster and cannot be trained further.
+
+    It is compiled once for each type of pixels.
 
     Batch norm is folded into the convolution before it, in float32. ReLU moves into the
     convolution, where TensorFlow computes both with the bias in one kernel. Dropout is gone, and so
@@ -72,8 +73,10 @@ class InferenceNetwork:
         self.refresh()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probabilities [B, h, w, K] float32 of [B, H, W, channels], uint8 or float32
-        in 0..255. Of two classes K is 1, the probability of the second.
+        """Returns the probabilities [B, h, w, K] float32 of [B, H, W, channels].
+
+        `images` are uint8, or float32 in 0..255. Of two classes K is 1, the probability of the
+        second.
         """
         if images.dtype not in self._compiled:
             spec = tf.TensorSpec([None, None, None, self.channels], tf.as_dtype(images.dtype))
@@ -83,8 +86,11 @@ class InferenceNetwork:
     def refresh(self) -> None:
         """Takes over the weights that `model` has now. Nothing is traced anew."""
         for copied, layer, norm in self._pairs:
-            take_over, affine = rule_of(layer).take_over, norm and rule_of(norm).affine
-            if take_over and affine:
+            if norm is not None:
+                take_over, affine = rule_of(layer).take_over, rule_of(norm).affine
+                # `_absorbed` takes no other pair.
+                assert take_over is not None
+                assert affine is not None
                 take_over(copied, layer, affine(norm))
                 continue
             for ours, theirs in zip(copied.variables, layer.variables, strict=True):
@@ -134,8 +140,9 @@ _Pair = tuple[keras.Layer, keras.Layer, keras.Layer | None]
 
 
 def _absorbed(model: keras.Model) -> dict[int, list[keras.Layer]]:
-    """Returns, by the id of a convolution, the layers right after it that it can take over: a
-    normalisation, an activation, or the one after the other.
+    """Returns, by the id of a convolution, the layers right after it that it can take over.
+
+    These are a normalisation, an activation, or the one after the other.
     """
     found = calls(model)
     times = collections.Counter(id(call.layer) for call in found)

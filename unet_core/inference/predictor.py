@@ -22,8 +22,9 @@ from unet_core.inference.trained import Trained, open_trained
 
 
 class Predictor:
-    """Predicts images of any size, depth and number of channels; they are converted and scaled as
-    in training.
+    """Predicts images of any size, depth and number of channels.
+
+    They are converted and scaled as in training.
 
     Args:
         source: Folder of a run or of an export, or what `open_trained` has made of one.
@@ -75,8 +76,10 @@ class Predictor:
         self.channels = window.network.channels
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, c] in RGB
-        order; uint8, uint16, or float32 in the range that `--intensities` expects.
+        """Returns the class probabilities [H, W, C] float32 of `image`.
+
+        `image` is [H, W], or [H, W, c] in RGB order; uint8, uint16, or float32 in the range that
+        `intensities` expects.
 
         Raises:
             UserError: If the image has another shape or dtype, or cannot be scaled: it holds NaN,
@@ -93,8 +96,9 @@ class Predictor:
         return probabilities
 
     def reader(self, rows: Rows) -> Callable[[int, int], np.ndarray]:
-        """Returns a function (first, last) -> those rows as the network expects them,
-        [last-first, W, channels] uint8 or float32 in 0..255.
+        """Returns a function (first, last) -> those rows as the network expects them.
+
+        They are [last-first, W, channels], uint8 or float32 in 0..255.
 
         Raises:
             UserError: If the picture cannot be read; its intensities may be measured first.
@@ -110,8 +114,9 @@ class Predictor:
 
 
 def check_finite(probabilities: np.ndarray, source: str = "") -> None:
-    """Refuses probabilities [H, W, C] that hold NaN, of which no class can be made; `source` is
-    what they are of, for the message.
+    """Raises UserError if probabilities [H, W, C] hold NaN, of which no class can be made.
+
+    `source` is what they are of, for the message.
 
     Raises:
         UserError: If they do.
@@ -123,6 +128,6 @@ def check_finite(probabilities: np.ndarray, source: str = "") -> None:
     raise UserError(
         f"{source}{': ' if source else ''}The network's output is not finite in {lost} of "
         f"{probabilities[..., 0].size} pixels, so these have no class. Its weights or what it "
-        "computes with them overflow: predict with --precision=float32 or with other --weights, or "
-        "train anew with a lower --learning_rate."
+        "computes with them overflow: predict with `precision` float32 or with other `weights`, or "
+        "train anew with a lower `learning_rate`."
     )

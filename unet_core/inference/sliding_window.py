@@ -68,14 +68,16 @@ class SlidingWindow:
         self._around = network.geometry
 
     def refresh(self) -> None:
-        """Takes over the weights that the model has now, for all sliding windows of this network;
-        nothing is compiled anew.
+        """Takes over the weights that the model has now; nothing is compiled anew.
+
+        That holds for all sliding windows of this network.
         """
         self.network.refresh()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`, [H, W] or [H, W, channels],
-        uint8 or float32 in 0..255.
+        """Returns the class probabilities [H, W, C] float32 of `image`.
+
+        `image` is [H, W] or [H, W, channels], uint8 or float32 in 0..255.
         """
         height, width = image.shape[:2]
         image = image.reshape(height, width, self.network.channels)
@@ -85,8 +87,9 @@ class SlidingWindow:
     def bands(
         self, read: Callable[[int, int], np.ndarray], height: int, width: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Gives the first row and the class probabilities [h, W, C] float32 of one band after
-        another, top to bottom; no more than the rows of a window are held.
+        """Gives the first row and the probabilities of one band after another, top to bottom.
+
+        The class probabilities are [h, W, C] float32. No more than the rows of a window are held.
 
         Args:
             read: (first, last) -> rows first..last-1, [last-first, W, channels], uint8 or float32
@@ -103,7 +106,7 @@ class SlidingWindow:
         column_weights = across.total_weights()
         row_weights = down.total_weights()
         columns = across.sources()
-        # The rows from `done` on, as far as a window reaches; those above have been given away.
+        # The rows from `done` on, as far as a window reaches; those above are yielded already.
         done = 0
         held: np.ndarray | None = None
         for number, start in enumerate(down.starts):
@@ -114,17 +117,16 @@ class SlidingWindow:
             for group in range(0, len(across.starts), batch):
                 numbers = range(group, min(group + batch, len(across.starts)))
                 found = self._run(np.stack([strip[:, columns[n]] for n in numbers]))
-                if held is None or len(held) < bottom - done:
-                    grown = np.zeros((bottom - done, width, found.shape[-1]), np.float32)
-                    grown[: 0 if held is None else len(held)] = 0 if held is None else held
-                    held = grown
+                if held is None:
+                    held = np.zeros((0, width, found.shape[-1]), np.float32)
+                held = _with_rows(held, bottom - done)
                 for n, probabilities in zip(numbers, found, strict=True):
                     left, right, inner_columns = across.output(n)
                     part = probabilities[self._kept(inner_rows), self._kept(inner_columns)]
                     weights = down.weights[inner_rows][:, None] * across.weights[inner_columns]
                     held[top - done : bottom - done, left:right] += part * weights[..., None]
             after = down.output(number + 1)[0] if number + 1 < len(down.starts) else height
-            if after > done:
+            if held is not None and after > done:
                 band, held = held[: after - done], held[after - done :]
                 band /= (row_weights[done:after, None] * column_weights)[..., None]
                 yield done, _of_all_classes(band)
@@ -150,7 +152,7 @@ class SlidingWindow:
         return total / len(self._copies)
 
     def _run_copy(self, windows: np.ndarray, turns: int, flipped: bool) -> np.ndarray:
-        """Returns the probabilities of `windows`, which the network sees turned and mirrored."""
+        """Returns the probabilities [B, h, w, K] by one copy, laid back."""
         copy = np.rot90(windows, turns, (1, 2))
         copy = copy[:, :, ::-1] if flipped else copy
         result = self.network(np.ascontiguousarray(copy))
@@ -212,8 +214,9 @@ class _Axis:
         return cls(length, starts, len(weights), weights)
 
     def output(self, number: int) -> tuple[int, int, slice]:
-        """Returns the first and last + 1 pixel of the image that window `number` has a part in, and
-        that part of the window.
+        """Returns the part of the image that window `number` contributes to.
+
+        That is its first pixel, its last + 1, and the same part as a slice of the window.
         """
         counted = np.flatnonzero(self.weights)
         start = self.starts[number]
@@ -239,6 +242,15 @@ def _of_all_classes(probabilities: np.ndarray) -> np.ndarray:
     if probabilities.shape[-1] > 1:
         return probabilities
     return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def _with_rows(held: np.ndarray, rows: int) -> np.ndarray:
+    """Returns `held` [h, W, K], continued by zeros if it has fewer than `rows` rows."""
+    if len(held) >= rows:
+        return held
+    grown = np.zeros((rows, *held.shape[1:]), np.float32)
+    grown[: len(held)] = held
+    return grown
 
 
 def _up(value: int, step: int) -> int:

@@ -74,8 +74,9 @@ class Blocks:
         )(x)
 
     def convolution_unit(self, x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-        """Returns x after a 3x3 convolution, the normalisation if there is one, and ReLU. The
-        convolution has no bias where a normalisation follows.
+        """Returns x after a 3x3 convolution, the normalisation if there is one, and ReLU.
+
+        The convolution has no bias where a normalisation follows.
         """
         if not self.batch_norm:
             return self.convolve(x, filters, 3, name, padding=self.padding, activation="relu")

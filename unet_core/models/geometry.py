@@ -20,8 +20,9 @@ from unet_core.models.walk import calls
 
 @dataclasses.dataclass(frozen=True)
 class TileGeometry:
-    """What a tile needs around it so that a network without padding and cropping layers sees the
-    whole image in it, in pixels.
+    """What a tile needs around it so that it gives the same logits as the whole image.
+
+    That is for a network without padding and cropping layers; all lengths are in pixels.
 
     Attributes:
         halo: Output pixels at each edge that depend on what is outside of the tile, if it begins
@@ -29,7 +30,7 @@ class TileGeometry:
             those of the whole image. None if all may depend on it.
         stride: A tile's origin must be a multiple of it; with "valid" convolutions, the origin of
             the output must.
-        cut: Pixels by which the output is smaller than the tile, on each side.
+        cut: Pixels that the output is smaller than the tile, on each side.
         remainder: By how much the size of a tile is more than a multiple of `stride`.
     """
 
@@ -39,17 +40,20 @@ class TileGeometry:
     remainder: int = 0
 
     def padding(self, margin: int) -> tuple[int, int]:
-        """Returns the pixels to add before and after an axis whose length is a multiple of
-        `stride`, so that the logits begin `margin` pixels before it and end `margin` or more after.
+        """Returns the pixels to add before and after an axis.
+
+        Its length is a multiple of `stride`. The logits then begin `margin` pixels before it and
+        end `margin` or more after.
         """
         before = margin + self.cut
         return before, before + (self.remainder - 2 * before) % self.stride
 
 
 def tile_geometry(model: keras.Model) -> TileGeometry:
-    """Returns the surroundings of a functional or sequential network of one input [B, H, W, C] and
-    one output of the same resolution. Layers that pad the image or crop the logits, as `MirrorPad`
-    and `CropLike` do, count as left out.
+    """Returns the geometry of a functional or sequential network.
+
+    The network has one input [B, H, W, C] and one output of the same resolution. Layers that pad
+    the image or crop the logits, as `MirrorPad` and `CropLike` do, count as left out.
 
     Raises:
         ValueError: If `model` is no such network, or no size of a tile fits it.
@@ -88,8 +92,9 @@ def _line_of_output(model: keras.Model, axis: int) -> Line:
 
 
 def _is_usual(layer: keras.Layer) -> bool:
-    """Whether the axes of `layer` are [B, H, W, C], and its activation is one of Keras, which look
-    at one pixel each.
+    """Whether `layer` has the usual axes and an activation that looks at one pixel.
+
+    The axes are [B, H, W, C]; the activations of Keras look at one pixel each.
     """
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", "")

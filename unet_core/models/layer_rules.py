@@ -57,7 +57,7 @@ class LayerRule:
     left_out: bool = False
     affine: Callable[[keras.Layer], Affine] | None = None
     take_over: Callable[[keras.Layer, keras.Layer, Affine], None] | None = None
-    activation: Callable[[keras.Layer], str | None] = lambda layer: None
+    activation: Callable[[keras.Layer], str | None] = lambda _: None
 
 
 UNKNOWN = LayerRule(computes=False)
@@ -69,7 +69,7 @@ def rule_of(layer: keras.Operation) -> LayerRule:
     return RULES.get(type(layer), UNKNOWN)
 
 
-def _mirror_pad_reach(layer: MirrorPad, axis: int, lines: Sequence[reach.Line]) -> reach.Line:
+def _mirror_pad_reach(layer: MirrorPad, _: int, lines: Sequence[reach.Line]) -> reach.Line:
     (line,) = lines
     multiple = 2**layer.depth
     pixels = multiple + sum(padding_for(multiple, layer.depth, layer.valid))

@@ -1,5 +1,6 @@
-"""Layers that Keras lacks or does more slowly: fused batch norm, replica-true dropout, padding to
-any size.
+"""Layers that Keras lacks or does more slowly.
+
+Fused batch norm, dropout that does not depend on the replicas, padding to any size.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from unet_core.conventions import mirrored
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class FusedBatchNorm(keras.layers.Layer):
-    """Batch normalisation over [N, H, W] by TensorFlow's fused kernel, its statistics shared by all
-    replicas.
+    """Batch normalisation over [N, H, W] by TensorFlow's fused kernel, over all replicas.
 
     Statistics are those of the global batch, so the number of replicas does not change the
     mathematics, and the moving averages are equal on every replica. Replicas may have different
@@ -37,6 +37,7 @@ class FusedBatchNorm(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
+        """Makes scale, offset and moving averages, [C] float32 each."""
         shape = (input_shape[-1],)
         self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", autocast=False)
         self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", autocast=False)
@@ -44,6 +45,7 @@ class FusedBatchNorm(keras.layers.Layer):
         self.moving_variance = _equal_on_replicas("ones", shape, "float32", "moving_variance")
 
     def call(self, inputs, training=False):
+        """Returns `inputs` normalised; in training, moves the averages on."""
         gamma, beta = (tf.convert_to_tensor(v.value) for v in (self.gamma, self.beta))
         if not (training and self.trainable):
             moving = self.moving_mean.value, self.moving_variance.value
@@ -56,17 +58,21 @@ class FusedBatchNorm(keras.layers.Layer):
             moving.value.assign(tf.where(finite, moved, moving.value))
         return outputs
 
-    def compute_output_spec(self, inputs, training=False):
+    # Keras gives it all that `call` gets.
+    def compute_output_spec(self, inputs, training=False):  # noqa: ARG002
+        """Returns the shape and dtype of the output: shape of the input, compute dtype."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class RowDropout(keras.layers.Layer):
-    """Dropout whose mask depends on (seed, calls so far, row of the global batch), not on the
-    replicas.
+    """Dropout whose mask does not depend on the replicas.
+
+    It depends on (seed, calls so far, row of the global batch).
 
     One layer draws one mask for the global batch and each replica takes its rows, so rows differ
     and any number of replicas agrees with one. Keras' `Dropout` draws the same mask on every
@@ -88,10 +94,12 @@ class RowDropout(keras.layers.Layer):
         self.rate = rate
         self.seed = seed
 
-    def build(self, input_shape):
+    def build(self, input_shape):  # noqa: ARG002 (Keras gives it.)
+        """Makes the count of training calls."""
         self.calls = _equal_on_replicas("zeros", (), "int64", "calls")
 
     def call(self, inputs, training=False):
+        """Returns `inputs`; in training, with some values set to 0 and the others grown."""
         if not training or self.rate == 0:
             return inputs
         first, rows = _rows_before_and_in_all(inputs)
@@ -104,10 +112,13 @@ class RowDropout(keras.layers.Layer):
         kept = draws[first : first + shape[0]] >= self.rate
         return tf.where(kept, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
 
-    def compute_output_spec(self, inputs, training=False):
+    # Keras gives it all that `call` gets.
+    def compute_output_spec(self, inputs, training=False):  # noqa: ARG002
+        """Returns the shape and dtype of the output: shape of the input, compute dtype."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
@@ -130,6 +141,7 @@ class MirrorPad(keras.layers.Layer):
         self.valid = valid
 
     def call(self, inputs):
+        """Returns `inputs` padded."""
         for axis in (1, 2):
             size = inputs.shape[axis]
             size = tf.shape(inputs)[axis] if size is None else size
@@ -141,19 +153,20 @@ class MirrorPad(keras.layers.Layer):
         return inputs
 
     def compute_output_spec(self, inputs):
+        """Returns the shape and dtype of the output; height and width are not known."""
         return keras.KerasTensor((inputs.shape[0], None, None, inputs.shape[3]), dtype=inputs.dtype)
 
     def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
         return {**super().get_config(), "depth": self.depth, "valid": self.valid}
 
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class CropLike(keras.layers.Layer):
-    """Crops the first input [B, H, W, C] from the top left to the height and width of the
-    second.
-    """
+    """Crops the first input [B, H, W, C] from the top left to the size of the second."""
 
     def call(self, inputs):
+        """Returns the first of `inputs`, cropped; both are [B, H, W, C]."""
         outputs, like = inputs
         if outputs.shape[1:3] == like.shape[1:3] and None not in like.shape[1:3]:
             return outputs
@@ -163,17 +176,20 @@ class CropLike(keras.layers.Layer):
         return cropped
 
     def compute_output_spec(self, inputs):
+        """Returns the shape and dtype of the output: of the first, with the second's size."""
         outputs, like = inputs
         return keras.KerasTensor((*like.shape[:3], outputs.shape[3]), dtype=outputs.dtype)
 
     def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
         # Keras 3.15 refuses to save a layer without one if its dtype was given as a policy.
         return super().get_config()
 
 
 def padding_for(size, depth: int, valid: bool):
-    """Returns the pixels to add before and after an axis of `size` pixels (int, or scalar int32
-    tensor).
+    """Returns the pixels to add before and after an axis of `size` pixels.
+
+    `size` is an int, or a scalar int32 tensor.
     """
     step = 2**depth
     if not valid:
@@ -190,8 +206,9 @@ def padding_for(size, depth: int, valid: bool):
 def _equal_on_replicas(
     initializer: str, shape: tuple[int, ...], dtype: str, name: str
 ) -> keras.Variable:
-    """Returns a variable of which each replica keeps its own copy, all equal: no communication,
-    exact when saved.
+    """Returns a variable of which each replica keeps its own copy, all equal.
+
+    It needs no communication, and is exact when saved.
     """
     return keras.Variable(
         initializer,
@@ -206,9 +223,7 @@ def _equal_on_replicas(
 
 
 def _fused(inputs, scale, offset, mean=(), variance=(), *, epsilon: float, training: bool):
-    """Runs the fused kernel: with its own batch statistics in training, otherwise with those
-    given.
-    """
+    """Runs the fused kernel: in training with batch statistics, otherwise with those given."""
     return tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=scale,
@@ -221,16 +236,18 @@ def _fused(inputs, scale, offset, mean=(), variance=(), *, epsilon: float, train
 
 
 def _population_variance(raw, inputs) -> tf.Tensor:
-    """Undoes Bessel's correction, with which the kernel returns the variance it has normalised
-    without.
+    """Returns the variance without Bessel's correction.
+
+    The kernel normalises without it, but returns the variance with it.
     """
     count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
     return raw.batch_variance * (count - 1) / count
 
 
 def _normalise(inputs, gamma, beta, epsilon: float):
-    """Returns (normalised [B, H, W, C], mean [C], population variance [C]) over the batches of all
-    replicas.
+    """Returns `inputs` normalised over the batches of all replicas, and their statistics.
+
+    These are (normalised [B, H, W, C], mean [C], population variance [C]).
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -294,9 +311,7 @@ def _normalise_over_replicas(inputs, gamma, beta, epsilon: float, context):
 
 
 def _rows_before_and_in_all(inputs):
-    """Returns how many rows of the global batch come before those of this replica, and how many it
-    has.
-    """
+    """Returns how many rows of the global batch precede this replica's, and how many there are."""
     rows = tf.shape(inputs)[0]
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

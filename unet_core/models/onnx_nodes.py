@@ -22,9 +22,11 @@ import numpy as np
 class Graph(Protocol):
     """What rules use of an ONNX graph in the making; tensors are their names."""
 
-    def add(self, operation: str, *inputs: str | int, **attributes: Any) -> str: ...
+    def add(self, operation: str, *inputs: str | int, **attributes: Any) -> str:
+        """Adds a node and returns the name of its first output."""
 
-    def constant(self, value: Any, dtype: Any = np.int64) -> str: ...
+    def constant(self, value: Any, dtype: Any = np.int64) -> str:
+        """Adds an array and returns its name."""
 
 
 Rule = Callable[..., str]
@@ -123,8 +125,9 @@ def _bias(graph: Graph, layer: keras.layers.Layer) -> list[str]:
 def _pads(
     sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int], padding: str
 ) -> list[int]:
-    """Returns the zeros before both axes, then those after them, as TensorFlow pads multiples of
-    the strides.
+    """Returns the zeros before both axes, then those after them.
+
+    They are those of TensorFlow for sizes that are multiples of the strides.
     """
     # The odd one is after.
     around = [

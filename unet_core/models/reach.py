@@ -127,8 +127,9 @@ Rule = Callable[[keras.Layer, int, Sequence[Line]], Line]
 
 
 def join(lines: Sequence[Line]) -> Line:
-    """Returns the line of what is computed of `lines` element by element. Those that have no place
-    are repeated along the others.
+    """Returns the line of what is computed of `lines` element by element.
+
+    Those that have no place are repeated along the others.
     """
     sizes = frozenset().union(*(line.sizes for line in lines))
     placed = [line for line in lines if line.step is not None]
@@ -143,17 +144,17 @@ def join(lines: Sequence[Line]) -> Line:
     )
 
 
-def of_pointwise(layer: keras.Layer, axis: int, lines: Sequence[Line]) -> Line:
+def of_pointwise(_: keras.Layer, _axis: int, lines: Sequence[Line]) -> Line:
     """The rule of layers that look at one pixel of each of their inputs."""
     return join(lines)
 
 
-def of_global(layer: keras.Layer, axis: int, lines: Sequence[Line]) -> Line:
+def of_global(_: keras.Layer, _axis: int, lines: Sequence[Line]) -> Line:
     """The rule of layers after which nothing has a place: global pooling, flattening."""
     return join(lines).nowhere()
 
 
-def of_statistics(layer: keras.Layer, axis: int, lines: Sequence[Line]) -> Line:
+def of_statistics(_: keras.Layer, _axis: int, lines: Sequence[Line]) -> Line:
     """The rule of layers that keep the size and look at all pixels, such as instance norm."""
     return join(lines).everywhere()
 
@@ -203,11 +204,11 @@ def of_zero_padding(layer: keras.layers.ZeroPadding2D, axis: int, lines: Sequenc
     return line.padded(*layer.padding[axis])
 
 
-def of_first(layer: keras.Layer, axis: int, lines: Sequence[Line]) -> Line:
+def of_first(_: keras.Layer, _axis: int, lines: Sequence[Line]) -> Line:
     """The rule of layers that stand for their first input."""
     return lines[0]
 
 
-def of_concatenation(layer: keras.layers.Concatenate, axis: int, lines: Sequence[Line]) -> Line:
+def of_concatenation(layer: keras.layers.Concatenate, _: int, lines: Sequence[Line]) -> Line:
     """The rule of joining channels."""
     return join(lines) if layer.axis in (-1, 3) else join(lines).nowhere()

@@ -23,8 +23,9 @@ class Call:
 
 
 def calls(model: keras.Model) -> list[Call]:
-    """Returns the calls from which the outputs of `model` come, each after those it depends on;
-    inputs are no calls. A layer that is called twice is there twice.
+    """Returns the calls that compute the outputs of `model`, each after those it depends on.
+
+    Inputs are no calls. A layer that is called twice is there twice.
 
     Raises:
         ValueError: If `model` is neither functional nor sequential.

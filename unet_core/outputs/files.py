@@ -1,5 +1,6 @@
-"""Predictions as files: masks, overlays, outlines, probabilities and numbered objects, named after
-their images.
+"""Predictions as files named after their images.
+
+Masks, overlays, outlines, probabilities and numbered objects.
 
 Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
 bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
@@ -14,6 +15,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,7 +48,7 @@ class PredictionOutputs:
         mask_format: "values" writes the mask values of the class map, "index" the class numbers,
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
-        instances: "none", "components" or "watershed": how objects are told apart.
+        instances: "none", "components" or "watershed": how touching objects are separated.
         object_class: The class they are of.
     """
 
@@ -87,12 +89,13 @@ def predict_files(
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PredictionSummary:
-    """Predicts each image and writes `<name>_predict`, `<name>_overlay` and what else is wanted, at
-    native size.
+    """Predicts each image and writes its files, at native size.
+
+    They are `<name>_predict`, `<name>_overlay` and what else is wanted.
 
     Args:
         predictor: The network.
-        sources: The images; pages of a stack are told apart by their number in the name.
+        sources: The images; pages of a stack have their number in the name.
         output_dir: The folder to write to; made if need be.
         wanted: What to write.
         overwrite: Whether files that are there may be replaced.
@@ -106,15 +109,7 @@ def predict_files(
     """
     output_dir = pathlib.Path(output_dir)
     classes = predictor.classes
-    if wanted.instances != "none":
-        if not wanted.object_class:
-            raise UserError(
-                f"--instances={wanted.instances} needs --object_class, one of "
-                f"{', '.join(classes.names)}."
-            )
-        classes.index(wanted.object_class)
-        # What it needs is missed now rather than after the first image.
-        getattr(instances, wanted.instances)(np.zeros((1, 1), bool))
+    _check_instances(wanted, classes)
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
@@ -125,37 +120,28 @@ def predict_files(
     total = sum(pixels[source.path] for source in sources)
     rows, warnings, failures = [], [], []
     predicted, start = 0, time.perf_counter()
-    way = "Those already there are whole; make room or choose another --output_dir."
-    with os_errors(output_dir, "predictions cannot be written", way):
+    advice = "Those already there are whole; make room or choose another `output_dir`."
+    with os_errors(output_dir, "predictions cannot be written", advice):
         output_dir.mkdir(parents=True, exist_ok=True)
         with progress(total=total) as bar:
             for source, stem in zip(sources, stems, strict=True):
                 if should_stop():
                     break
                 try:
-                    with open_rows(source.path, source.page) as opened:
-                        image = _Image(predictor, opened, output_dir / stem, wanted)
-                        whole = opened.height * opened.width <= MOST_PIXELS_WHOLE
-                        done = (image.write_whole if whole else image.write_in_bands)(
-                            bar.update, should_stop
-                        )
+                    figures = _predict_one(
+                        predictor, source, output_dir / stem, wanted, bar.update, should_stop
+                    )
                 except UserError as error:
                     named = str(source.path) in str(error)
                     failures.append(str(error) if named else f"{source}: {error}")
                     continue
-                if not done:
+                if figures is None:
                     break
-                predicted += opened.height * opened.width
-                rows.append([stem + source.path.suffix, *image.summary.cells()])
-                constant = image.summary.constant()
-                if constant:
-                    warnings.append(
-                        f"{source}: the prediction is constant, {constant} everywhere. The network "
-                        "has not learned this kind of image: train longer, or check that images "
-                        "and masks belong together."
-                    )
+                predicted += figures.pixels()
+                rows.append([stem + source.path.suffix, *figures.cells()])
+                warnings += figures.warnings(source)
     seconds = time.perf_counter() - start
-    table = tables.table(_Summary(classes).header(), rows)
+    table = tables.table(_Figures(classes).header(), rows)
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
 
 
@@ -170,8 +156,7 @@ def output_paths(
     Raises:
         UserError: If two images would write one file.
     """
-    levels = ["probability"] if len(classes) == 2 else _level_suffixes(classes.names)
-    suffixes = {"mask": ["predict"], "probabilities": levels}
+    suffixes = {"mask": ["predict"], "probabilities": list(_class_of_level(classes))}
     whole = {
         path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
     }
@@ -184,9 +169,50 @@ def output_paths(
                 names = suffixes.get(output, [output])
                 paths += [pathlib.Path(output_dir, f"{stem}_{name}{kind}") for name in names]
         if wanted.instances != "none":
-            names = ("instances", "instances_overlay")
+            names = ["instances", "instances_overlay"]
             paths += [pathlib.Path(output_dir, f"{stem}_{name}.png") for name in names]
     return paths
+
+
+def _check_instances(wanted: PredictionOutputs, classes: ClassMap) -> None:
+    """Raises UserError if objects are wanted and cannot be numbered."""
+    if wanted.instances == "none":
+        return
+    if not wanted.object_class:
+        raise UserError(
+            f"`instances` {wanted.instances} needs `object_class`, one of "
+            f"{', '.join(classes.names)}."
+        )
+    classes.index(wanted.object_class)
+    # A missing package is found now rather than after the first image.
+    getattr(instances, wanted.instances)(np.zeros((1, 1), bool))
+
+
+def _predict_one(
+    predictor: Predictor,
+    source: Source,
+    stem: pathlib.Path,
+    wanted: PredictionOutputs,
+    update: Callable[[int], object],
+    should_stop: Callable[[], bool],
+) -> _Figures | None:
+    """Predicts an image and writes its files; returns None, leaving none, if stopped before.
+
+    Args:
+        predictor: The network.
+        source: The image.
+        stem: What the paths of its files begin with.
+        wanted: What to write.
+        update: Takes how many more pixels are done.
+        should_stop: Asked before every band.
+    """
+    with open_rows(source.path, source.page) as rows:
+        image = _Image(predictor, rows, stem, wanted)
+        if rows.height * rows.width <= MOST_PIXELS_WHOLE:
+            image.write_whole()
+            update(rows.height * rows.width)
+            return image.figures
+        return image.figures if image.write_in_bands(update, should_stop) else None
 
 
 class _Image:
@@ -195,7 +221,7 @@ class _Image:
     def __init__(
         self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: PredictionOutputs
     ):
-        self.summary = _Summary(predictor.classes)
+        self.figures = _Figures(predictor.classes)
         self._predictor = predictor
         self._classes = predictor.classes
         self._rows = rows
@@ -203,74 +229,77 @@ class _Image:
         self._wanted = wanted
         self._read = predictor.reader(rows)
 
-    def write_whole(self, update: Callable[[int], None], should_stop: Callable) -> bool:
-        """Writes PNG files; returns False if stopped before."""
+    def write_whole(self) -> None:
+        """Writes PNG files."""
         image = self._read(0, self._rows.height)
         probabilities = self._predictor.window(image)
         check_finite(probabilities)
         ids = predicted_ids(probabilities)
-        self.summary.add(probabilities, ids)
+        self.figures.add(probabilities, ids)
         wanted = self._wanted
         if "mask" in wanted.outputs:
             write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
-        self._write_pictures(image, ids, int(self.summary.counts.argmax()))
+        self._write_pictures(image, ids, int(self.figures.counts.argmax()))
         if "probabilities" in wanted.outputs:
-            for suffix, levels in self._levels(probabilities):
+            for suffix, levels in self._levels(probabilities).items():
                 images.write_png(self._path(suffix), levels)
         if wanted.instances != "none":
             self._write_instances(image, ids)
-        update(ids.size)
-        return True
 
-    def write_in_bands(self, update: Callable[[int], None], should_stop: Callable) -> bool:
+    def write_in_bands(
+        self, update: Callable[[int], object], should_stop: Callable[[], bool]
+    ) -> bool:
         """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
         height, width = self._rows.height, self._rows.width
-        wanted, classes = self._wanted, self._classes
-        if wanted.instances != "none":
+        outputs = self._wanted.outputs
+        if self._wanted.instances != "none":
             raise UserError(
                 f"has {width}x{height} pixels; objects are numbered in pictures of up to "
-                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave --instances out."
+                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `instances` out."
             )
         reduced = _Reduced(height, width)
-        draws = bool({"overlay", "outlines"} & set(wanted.outputs))
+        draws = bool({"overlay", "outlines"} & set(outputs))
         with contextlib.ExitStack() as stack:
-            writers = []
-
-            def open_tiff(suffix: str, **kind) -> TiffWriter:
-                path = self._path(suffix, ".tif")
-                writers.append(stack.enter_context(TiffWriter(path, height, width, **kind)))
-                return writers[-1]
-
-            mask = None
-            if "mask" in wanted.outputs:
-                palette = classes.palette() if wanted.mask_format == "palette" else None
-                sample = self._mask_pixels(np.zeros((1, 1), np.uint8))
-                channels = sample.shape[2] if sample.ndim == 3 else 1
-                kind = dict(channels=channels, dtype=sample.dtype, palette=palette)
-                mask = open_tiff("predict", **kind)
-            levels = {}
+            tiffs = self._open_tiffs(stack)
             for first, probabilities in self._predictor.window.bands(self._read, height, width):
                 if should_stop():
-                    for writer in writers:
-                        writer.abandon()
+                    for tiff in tiffs.values():
+                        tiff.abandon()
                     return False
                 check_finite(probabilities)
                 ids = predicted_ids(probabilities)
-                self.summary.add(probabilities, ids)
-                if mask:
-                    mask.write(self._mask_pixels(ids))
-                if "probabilities" in wanted.outputs:
-                    for suffix, band in self._levels(probabilities):
-                        if suffix not in levels:
-                            levels[suffix] = open_tiff(suffix, dtype=np.uint16)
-                        levels[suffix].write(band)
+                self.figures.add(probabilities, ids)
+                if "mask" in outputs:
+                    tiffs["predict"].write(self._mask_pixels(ids))
+                if "probabilities" in outputs:
+                    for suffix, levels in self._levels(probabilities).items():
+                        tiffs[suffix].write(levels)
                 if draws:
                     reduced.add(first, self._read(first, first + len(ids)), ids)
                 update(ids.size)
         if draws:
             image, ids = reduced.pictures()
-            self._write_pictures(image, ids, int(self.summary.counts.argmax()))
+            self._write_pictures(image, ids, int(self.figures.counts.argmax()))
         return True
+
+    def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
+        """Opens a file for the mask and for each class's probabilities, by suffix."""
+        kinds: dict[str, dict[str, Any]] = {}
+        if "mask" in self._wanted.outputs:
+            indexed = self._wanted.mask_format == "palette"
+            sample = self._mask_pixels(np.zeros((1, 1), np.uint8))
+            kinds["predict"] = {
+                "channels": sample.shape[2] if sample.ndim == 3 else 1,
+                "dtype": sample.dtype,
+                "palette": self._classes.palette() if indexed else None,
+            }
+        if "probabilities" in self._wanted.outputs:
+            kinds |= {suffix: {"dtype": np.uint16} for suffix in _class_of_level(self._classes)}
+        size = self._rows.height, self._rows.width
+        return {
+            suffix: stack.enter_context(TiffWriter(self._path(suffix, ".tif"), *size, **kind))
+            for suffix, kind in kinds.items()
+        }
 
     def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
         return self._stem.with_name(f"{self._stem.name}_{suffix}{kind}")
@@ -289,15 +318,12 @@ class _Image:
                 self._path("outlines"), pictures.outlines(image, ids, colours, clear=clear)
             )
 
-    def _levels(self, probabilities: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        names = self._classes.names
-        wanted = {"probability": 1}
-        if len(names) > 2:
-            wanted = {suffix: number for number, suffix in enumerate(_level_suffixes(names))}
-        return [
-            (suffix, np.rint(probabilities[..., number] * 65535).astype(np.uint16))
-            for suffix, number in wanted.items()
-        ]
+    def _levels(self, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the 16-bit levels [H, W] of the classes' probabilities, by suffix."""
+        return {
+            suffix: np.rint(probabilities[..., number] * 65535).astype(np.uint16)
+            for suffix, number in _class_of_level(self._classes).items()
+        }
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> None:
         number_objects = getattr(instances, self._wanted.instances)
@@ -305,7 +331,7 @@ class _Image:
         if labels.max() > 65535:
             raise UserError(
                 f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
-                "parts, or leave --instances out."
+                "parts, or leave `instances` out."
             )
         images.write_png(self._path("instances"), labels.astype(np.uint16))
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
@@ -313,7 +339,7 @@ class _Image:
         images.write_png(self._path("instances_overlay"), coloured)
 
 
-class _Summary:
+class _Figures:
     """Figures of one prediction, added up over its bands."""
 
     def __init__(self, classes: ClassMap):
@@ -339,10 +365,19 @@ class _Summary:
         figures = (self._least, self._sum / pixels, self._most, *(self.counts / pixels))
         return [f"{value:.3f}" for value in figures]
 
-    def constant(self) -> str | None:
-        """Returns the name of the class that is everywhere, if there is one."""
-        only = np.flatnonzero(self.counts)
-        return self._names[only[0]] if len(only) == 1 else None
+    def pixels(self) -> int:
+        return int(self.counts.sum())
+
+    def warnings(self, source: Source) -> list[str]:
+        """Returns a warning if one class is everywhere."""
+        found = np.flatnonzero(self.counts)
+        if len(found) != 1:
+            return []
+        return [
+            f"{source}: the prediction is constant, {self._names[found[0]]} everywhere. The "
+            "network has not learned this kind of image: train longer, or check that images and "
+            "masks belong together."
+        ]
 
 
 class _Reduced:
@@ -365,8 +400,10 @@ class _Reduced:
 
 
 def _stems(sources: Sequence[Source]) -> list[str]:
-    """Returns the name of each source's files: that of the image, with its page and, where two
-    would be called the same, its suffix and its folder.
+    """Returns the name of each source's files.
+
+    It is that of the image, with its page and, where two would be called the same, its suffix and
+    its folder.
     """
     several_pages = {source.path for source in sources if source.page}
 
@@ -387,30 +424,32 @@ def _stems(sources: Sequence[Source]) -> list[str]:
     if repeated:
         raise UserError(
             f"Several images would write {repeated[0]}_predict; predict them into folders of their "
-            "own, with --output_dir."
+            "own, with `output_dir`."
         )
     return stems
 
 
-def _level_suffixes(names: Sequence[str]) -> list[str]:
-    """Returns what the files of the classes' probabilities are called after their image: a name
-    must not lead to another folder, nor two classes to one file.
+def _class_of_level(classes: ClassMap) -> dict[str, int]:
+    """Returns the suffixes of the files of probabilities and the class that each is of.
+
+    A name must not lead to another folder, nor two classes to one file.
     """
-    plain = [name.replace("/", "_") for name in names]
-    return [
-        f"probability_{name}" + (f"_{number}" if plain.count(name) > 1 else "")
+    if len(classes) == 2:
+        return {"probability": 1}
+    plain = [name.replace("/", "_") for name in classes.names]
+    return {
+        f"probability_{name}" + (f"_{number}" if plain.count(name) > 1 else ""): number
         for number, name in enumerate(plain)
-    ]
+    }
 
 
 def _suffixes(wanted: PredictionOutputs, classes: ClassMap) -> list[str]:
     """Returns what the names of the files of a prediction may add to that of its image."""
-    levels = ["probability"] if len(classes) == 2 else _level_suffixes(classes.names)
     of_output = {
         "mask": ["predict"],
         "overlay": ["overlay"],
         "outlines": ["outlines"],
-        "probabilities": levels,
+        "probabilities": list(_class_of_level(classes)),
     }
     numbered = ["instances", "instances_overlay"] if wanted.instances != "none" else []
     return [suffix for output in wanted.outputs for suffix in of_output[output]] + numbered
@@ -438,14 +477,15 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(
-            f"{taken[0]}{more}: there already. Give --overwrite to replace what is there, or "
-            "another --output_dir."
+            f"{taken[0]}{more}: there already. Set `overwrite` to replace what is there, or "
+            "choose another `output_dir`."
         )
 
 
 def _pixels(path: pathlib.Path) -> int:
-    """Returns the pixels of a page for the progress bar; one that cannot be read is told of
-    later.
+    """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
+
+    Predicting it tells what is wrong with it.
     """
     with contextlib.suppress(UserError):
         header = images.read_header(path, of_any_size=True)

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -84,8 +84,10 @@ _LOSSLESS_CODECS = (Codec(".avi", "FFV1"), Codec(".mkv", "FFV1"))
 
 @dataclasses.dataclass(frozen=True)
 class VideoResult:
-    """What became of a video. Rates are in frames/s and leave out the first frame, for which codecs
-    are set up and the network is compiled; NaN if there was no other.
+    """What became of a video.
+
+    Rates are in frames/s and leave out the first frame, for which codecs are set up and the network
+    is compiled; NaN if there was no other.
 
     Attributes:
         frames: Frames predicted.
@@ -159,7 +161,7 @@ class Video:
             )
         elif self.frames is not None and given < self.frames:
             self.problem = (
-                f"{self.source}: its header tells of {self.frames} frames and {given} could be "
+                f"{self.source}: its header names {self.frames} frames and {given} could be "
                 "decoded; these are predicted. If a player shows more, the file is damaged there: "
                 "copy it again or convert it anew."
             )
@@ -219,8 +221,10 @@ def open_video(source: str | os.PathLike) -> Iterator[Video]:
 def choose_codec(
     suffix: str, folder: str | os.PathLike, *, size: tuple[int, int], frames_per_sec: float
 ) -> Codec:
-    """Returns a codec that was seen to keep size and rate, found by writing a short video into
-    `folder` and reading it back: for files ending in `suffix` if there is one, else for ".avi".
+    """Returns a codec that was seen to keep size and rate.
+
+    It is found by writing a short video into `folder` and reading it back: for files ending in
+    `suffix` if there is one, else for ".avi".
 
     Args:
         suffix: Of the file to write, such as ".mp4"; unknown ones become ".avi".
@@ -291,92 +295,161 @@ def predict_video(
     """
     _check_request(outputs, most_frames)
     stem = pathlib.Path(output_path_stem)
-    seconds = np.zeros(3)  # Of decode, network and encode.
     warnings = []
-    done, begun = 0, math.nan
-    # One class is left clear throughout: what is most frequent may change from frame to frame.
-    clear: int | None = None
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(open_video(source))
         rate = video.frames_per_sec or _ASSUMED_FRAMES_PER_SEC
-        targets = {}
-        if outputs:
-            with _written_to(stem.parent):
-                stem.parent.mkdir(parents=True, exist_ok=True)
-                _check_room(stem.parent)
-        for output in OUTPUTS:
-            if output in outputs:
-                make_target = _make_mask_target if output == "mask" else _make_overlay_target
-                targets[output] = make_target(stem, video, classes, rate)
-                _check_free(targets[output].path, source, overwrite)
-                stack.callback(targets[output].discard)
-                with _written_to(stem.parent):
-                    targets[output].open()
-        colours = classes.palette()
-        frames = iter(video)
+        targets = _open_targets(stack, stem, video, classes, rate, outputs, overwrite)
+        run = _Run(predict, video, targets, stem.parent, classes, channels, alpha, show, clock)
         for _ in progress(_Steps(video.frames, most_frames)):
             if should_stop():
                 warnings.append(
-                    f"{source}: stopped after {done} frame(s), as asked; what was done is kept."
+                    f"{source}: stopped after {run.done} frame(s), as asked; what was done is kept."
                 )
                 break
-            times = [clock()]
-            frame = next(frames, None)
-            if frame is None:
-                break
-            times.append(clock())
-            image = images.to_channels(frame, channels)
-            probabilities = predict(image[..., 0] if channels == 1 else image)
-            check_finite(probabilities, f"{source}, frame {done + 1}")
-            ids = predicted_ids(probabilities)
-            times.append(clock())
-            drawn = None
-            if show is not None or "overlay" in targets:
-                clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
-                drawn = pictures.overlay(frame, ids, colours, alpha=alpha, clear=clear)
-            with _written_to(stem.parent):
-                if "overlay" in targets:
-                    targets["overlay"].write(drawn)
-                if "mask" in targets:
-                    targets["mask"].write(_mask_pixels(ids, classes))
-                if targets and done % _FRAMES_BETWEEN_LOOKS_AT_THE_DISK == 0:
-                    _check_room(stem.parent)
-            times.append(clock())
-            done += 1
-            if done == 1:
-                begun = times[-1]
-            else:
-                seconds += np.diff(times)
-            if show is not None and not show(drawn):
-                break
-            if any(target.is_full() for target in targets.values()):
-                warnings.append(
-                    f"{source}: ended after {done} frames, where the overlay reached the 2 GiB "
-                    "that an AVI of odd size may have. Crop the video to even width and height, or "
-                    "ask for masks only."
-                )
+            if not run.next_frame():
                 break
         ended = clock()
         written = []
-        if done:
+        if run.done:
             for target in targets.values():
                 with _written_to(stem.parent):
-                    target.finish(done)
+                    target.finish(run.done)
                 written.append(target.path)
+    warnings += run.warnings
     if video.problem:
         warnings.append(video.problem)
-    overall = _rate(done - 1, ended - begun)
+    overall = _rate(run.done - 1, ended - run.begun)
     warnings += _rate_warnings(video, rate, overall)
+    decode, network, encode = (_rate(run.done - 1, spent) for spent in run.seconds)
     return VideoResult(
-        done,
-        video.width,
-        video.height,
-        rate,
-        overall,
-        *(_rate(done - 1, spent) for spent in seconds),
+        frames=run.done,
+        width=video.width,
+        height=video.height,
+        video_frames_per_sec=rate,
+        frames_per_sec=overall,
+        decode_frames_per_sec=decode,
+        network_frames_per_sec=network,
+        encode_frames_per_sec=encode,
         outputs=tuple(written),
         warnings=tuple(warnings),
     )
+
+
+def _open_targets(
+    stack: contextlib.ExitStack,
+    stem: pathlib.Path,
+    video: Video,
+    classes: ClassMap,
+    rate: float,
+    outputs: Collection[str],
+    overwrite: bool,
+) -> dict[str, _VideoTarget | _FolderTarget]:
+    """Opens what `outputs` names; `stack` removes what is not finished."""
+    if outputs:
+        with _written_to(stem.parent):
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            _check_room(stem.parent)
+    targets: dict[str, _VideoTarget | _FolderTarget] = {}
+    for output in OUTPUTS:
+        if output in outputs:
+            make_target = _make_mask_target if output == "mask" else _make_overlay_target
+            target = targets[output] = make_target(stem, video, classes, rate)
+            _check_free(target.path, video.source, overwrite)
+            stack.callback(target.discard)
+            with _written_to(stem.parent):
+                target.open()
+    return targets
+
+
+class _Run:
+    """Predicts and writes one frame after another.
+
+    Attributes:
+        done: Frames so far.
+        begun: When the first frame was done; NaN before.
+        seconds: Of decoding, predicting and writing, all frames but the first.
+        warnings: Complete sentences.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[np.ndarray], np.ndarray],
+        video: Video,
+        targets: Mapping[str, _VideoTarget | _FolderTarget],
+        folder: pathlib.Path,
+        classes: ClassMap,
+        channels: int,
+        alpha: float,
+        show: Callable[[np.ndarray], bool] | None,
+        clock: Callable[[], float],
+    ):
+        self.done = 0
+        self.begun = math.nan
+        self.seconds = np.zeros(3)
+        self.warnings: list[str] = []
+        self._predict = predict
+        self._source = video.source
+        self._frames = iter(video)
+        self._targets = targets
+        self._folder = folder
+        self._classes = classes
+        self._channels = channels
+        self._alpha = alpha
+        self._show = show
+        self._clock = clock
+        # One class is left clear throughout: what is most frequent may change between frames.
+        self._clear: int | None = None
+
+    def next_frame(self) -> bool:
+        """Predicts and writes the next frame; returns whether to go on."""
+        times = [self._clock()]
+        frame = next(self._frames, None)
+        if frame is None:
+            return False
+        times.append(self._clock())
+        image = images.to_channels(frame, self._channels)
+        probabilities = self._predict(image[..., 0] if self._channels == 1 else image)
+        check_finite(probabilities, f"{self._source}, frame {self.done + 1}")
+        ids = predicted_ids(probabilities)
+        times.append(self._clock())
+        overlay = self._write(frame, ids)
+        times.append(self._clock())
+        self.done += 1
+        if self.done == 1:
+            self.begun = times[-1]
+        else:
+            self.seconds += np.diff(times)
+        if self._show is not None and overlay is not None and not self._show(overlay):
+            return False
+        return not self._is_full()
+
+    def _write(self, frame: np.ndarray, ids: np.ndarray) -> np.ndarray | None:
+        """Writes a frame; returns its overlay, None if nobody wants one."""
+        overlay = None
+        if self._show is not None or "overlay" in self._targets:
+            if self._clear is None:
+                self._clear = int(np.bincount(ids.ravel()).argmax())
+            colours = self._classes.palette()
+            overlay = pictures.overlay(frame, ids, colours, alpha=self._alpha, clear=self._clear)
+        with _written_to(self._folder):
+            if overlay is not None and "overlay" in self._targets:
+                self._targets["overlay"].write(overlay)
+            if "mask" in self._targets:
+                self._targets["mask"].write(_mask_pixels(ids, self._classes))
+            if self._targets and self.done % _FRAMES_BETWEEN_LOOKS_AT_THE_DISK == 0:
+                _check_room(self._folder)
+        return overlay
+
+    def _is_full(self) -> bool:
+        if not any(target.is_full() for target in self._targets.values()):
+            return False
+        self.warnings.append(
+            f"{self._source}: ended after {self.done} frames, where the overlay reached the 2 GiB "
+            "that an AVI of odd size may have. Crop the video to even width and height, or ask "
+            "for masks only."
+        )
+        return True
 
 
 def describe(result: VideoResult) -> str:
@@ -395,8 +468,10 @@ def describe(result: VideoResult) -> str:
 
 
 def make_window(title: str) -> Callable[[np.ndarray], bool]:
-    """Returns a function that shows a picture ([H, W, 3] uint8, BGR) in a window, and whether to go
-    on: not once q or Esc was pressed or the window was closed.
+    """Returns a function that shows a picture in a window.
+
+    It takes [H, W, 3] uint8, BGR, and returns whether to go on: not once q or Esc was pressed or
+    the window was closed.
 
     Raises:
         UserError: If there is no screen, or this OpenCV has no windows.
@@ -405,7 +480,7 @@ def make_window(title: str) -> Callable[[np.ndarray], bool]:
     has_screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform.startswith("linux") and not has_screen:
         raise UserError(
-            "--show needs a screen, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave --show "
+            "`show` needs a screen, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave `show` "
             "out; the overlay can be watched as a file."
         )
     try:
@@ -413,8 +488,8 @@ def make_window(title: str) -> Callable[[np.ndarray], bool]:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
     except (AttributeError, cv2.error) as error:
         raise UserError(
-            "--show needs an OpenCV with windows, and this one has none "
-            "(opencv-python-headless). Install opencv-python in its place, or leave --show out."
+            "`show` needs an OpenCV with windows, and this one has none "
+            "(opencv-python-headless). Install opencv-python in its place, or leave `show` out."
         ) from error
 
     def show(picture: np.ndarray) -> bool:
@@ -448,7 +523,7 @@ class _Steps:
 
 
 class _Writer:
-    """An open cv2.VideoWriter, which tells of nothing that fails."""
+    """An open cv2.VideoWriter, which reports nothing that fails."""
 
     def __init__(self, path: pathlib.Path, codec: Codec, size: tuple[int, int], rate: float):
         self._path = path
@@ -458,7 +533,7 @@ class _Writer:
             self._writer = cv2.VideoWriter(
                 os.path.abspath(path),
                 codec.backend,
-                cv2.VideoWriter_fourcc(*codec.fourcc),
+                cv2.VideoWriter.fourcc(*codec.fourcc),
                 rate,
                 size,
             )
@@ -497,6 +572,7 @@ class _VideoTarget:
             )
 
     def write(self, picture: np.ndarray) -> None:
+        assert self._writer is not None  # `open` comes first.
         grey = picture.ndim == 2
         self._writer.write(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if grey else picture)
 
@@ -504,6 +580,7 @@ class _VideoTarget:
         return self._codec == _OWN_CODEC and self._part.stat().st_size > _MOST_AVI_BYTES
 
     def finish(self, frames: int) -> None:
+        assert self._writer is not None  # `open` comes first.
         self._writer.close()
         _check_room(self.path.parent)
         found = _count_frames(self._part)
@@ -511,7 +588,7 @@ class _VideoTarget:
             raise UserError(
                 f"{self.path}: cannot be written: {found} of its {frames} frames could be read "
                 "back, and it was removed. Look whether the disk is full or failing, or choose "
-                "another --output_dir."
+                "another `output_dir`."
             )
         self._part.replace(self.path)
 
@@ -536,6 +613,7 @@ class _FolderTarget:
         self._new = NewFolder(self.path)
 
     def write(self, pixels: np.ndarray) -> None:
+        assert self._new is not None  # `open` comes first.
         images.write_png(self._new.path / f"{self._written:06d}.png", pixels)
         self._written += 1
 
@@ -543,6 +621,7 @@ class _FolderTarget:
         return False
 
     def finish(self, _: int) -> None:
+        assert self._new is not None  # `open` comes first.
         if self.path.is_symlink() or self.path.is_file():
             self.path.unlink()
         elif self.path.is_dir():
@@ -578,8 +657,9 @@ def _make_mask_target(
 
 
 def _mask_pixels(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
-    """Returns the mask values of `ids` [H, W] as OpenCV writes them: [H, W], or [H, W, 3] in BGR
-    order; uint8 or uint16.
+    """Returns the mask values of `ids` [H, W] as OpenCV writes them.
+
+    They are [H, W], or [H, W, 3] in BGR order; uint8 or uint16.
     """
     values = classes.values(ids)
     return values[..., ::-1] if classes.is_colour else values
@@ -605,12 +685,12 @@ def _check_free(path: pathlib.Path, source: str, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(
             f"{path}: exists already, and is not replaced without being asked. Move it, choose "
-            "another --output_dir, or set --overwrite."
+            "another `output_dir`, or set `overwrite`."
         )
     if os.path.exists(source) and path.exists() and path.samefile(source):
         raise UserError(
             f"{path}: is the video to predict, which would be replaced. Choose another "
-            "--output_dir."
+            "`output_dir`."
         )
     if not path.is_dir():
         return
@@ -618,7 +698,7 @@ def _check_free(path: pathlib.Path, source: str, overwrite: bool) -> None:
     if others:
         raise UserError(
             f"{path}: holds {others[0]}, which is no mask of a video, so that the folder is not "
-            "replaced. Move it, or choose another --output_dir."
+            "replaced. Move it, or choose another `output_dir`."
         )
 
 
@@ -646,8 +726,9 @@ def _capture(source: str | int) -> cv2.VideoCapture:
 
 
 def _read(capture: cv2.VideoCapture, expected: int | None) -> np.ndarray | None:
-    """Returns the next frame [H, W, 3] uint8 in BGR order that can be decoded, or None if there is
-    none; of a video where more are `expected` in all, damaged frames are left out.
+    """Returns the next frame that can be decoded, [H, W, 3] uint8 in BGR order, or None.
+
+    Of a video where more are `expected` in all, damaged frames are left out.
     """
     # OpenCV 5.0 answers to a damaged frame as to the end, and goes on when asked again.
     for _ in range(min(expected or 1, _MOST_DAMAGED_FRAMES)):
@@ -659,7 +740,7 @@ def _read(capture: cv2.VideoCapture, expected: int | None) -> np.ndarray | None:
 
 
 def _frame_count(source: str, capture: cv2.VideoCapture) -> int | None:
-    """Returns the number of frames that the header tells of, or None."""
+    """Returns the number of frames that the header names, or None."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     is_count = camera_number(source) is None and 1 <= count < 2**31
     return round(count) if is_count else None
@@ -673,8 +754,9 @@ def _keeps(
     *,
     exactly: bool = False,
 ) -> bool:
-    """Whether three frames written to a trial file are read back with count, size and rate, and, if
-    `exactly`, their pixels.
+    """Whether three frames written to a trial file are read back with count, size and rate.
+
+    If `exactly`, their pixels must be the same, too.
     """
     width, height = size
     frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
@@ -708,8 +790,9 @@ def _count_frames(path: pathlib.Path) -> int:
 
 
 def _set_avi_rate(path: pathlib.Path, rate: float) -> None:
-    """Stores `rate` in the header of the AVI at `path`; OpenCV 5.0's own writer rounds it to whole
-    frames a second.
+    """Stores `rate` in the header of the AVI at `path`.
+
+    OpenCV 5.0's own writer rounds it to whole frames a second.
     """
     ratio = fractions.Fraction(rate).limit_denominator(1001)
     with open(path, "r+b") as file:
@@ -727,7 +810,7 @@ def _set_avi_rate(path: pathlib.Path, rate: float) -> None:
 
 def _check_room(folder: str | os.PathLike) -> None:
     """Raises OSError if no file can be written to `folder`; cv2.VideoWriter would not tell."""
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=str(folder)) as file:
         file.write(bytes(2**16))
         file.flush()
 
@@ -746,7 +829,7 @@ def _rate(frames: int, seconds: float) -> float:
 
 
 def _rate_warnings(video: Video, rate: float, overall: float) -> list[str]:
-    """Returns what is to be said of the rate at which the written videos play."""
+    """Returns warnings about the rate at which the written videos play."""
     warnings = []
     if video.frames_per_sec is None:
         warnings.append(
@@ -763,8 +846,10 @@ def _rate_warnings(video: Video, rate: float, overall: float) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back what OpenCV and FFmpeg write to standard error, which is not only by OpenCV's
-    log (seen on 5.0); what Python writes, as from the handler of a signal, is shown.
+    """Holds back what OpenCV and FFmpeg write to standard error.
+
+    Not all of it goes through OpenCV's log (seen on 5.0). What Python writes, as from the handler
+    of a signal, is shown.
     """
     with _SCREEN:
         sys.stderr.flush()

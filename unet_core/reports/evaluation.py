@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -151,9 +151,10 @@ class Evaluation:
                 for name, curve in zip(names, self._precision_recall, strict=True)
             },
         }
-        for number, name in enumerate(names if self._baseline else ()):
-            dice, how = self._baseline.best(number)
-            result["best_threshold"][name] = {"dice": dice, "how": how}
+        if self._baseline is not None:
+            for number, name in enumerate(names):
+                dice, how = self._baseline.best(number)
+                result["best_threshold"][name] = {"dice": dice, "how": how}
         if self._object is not None:
             f1 = self._objects.f1()
             result["objects"] = {f"{iou:.2f}": value for iou, value in f1.items()}
@@ -223,7 +224,7 @@ def score_samples(
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
             30, every n-th.
         mask_format: As for `predict_files`.
-        progress: Title -> wrapper of a list that is gone through slowly.
+        progress: Title -> wrapper of a list that takes long to work through.
         should_stop: Asked before every image.
 
     Returns:
@@ -233,30 +234,21 @@ def score_samples(
         UserError: If a sample cannot be read, a picture cannot be written, or the network's output
             is not finite.
     """
-    classes = read.classes
-    baseline = read.channels == 1 and read.dtype == np.uint8
     evaluation = Evaluation(
-        classes, object_class=object_class, boundary_px=boundary_px, baseline=baseline
+        read.classes,
+        object_class=object_class,
+        boundary_px=boundary_px,
+        baseline=read.channels == 1 and read.dtype == np.uint8,
     )
     picture_dir = output_dir / "held_out"
-    worst: list[tuple[float, str, np.ndarray]] = []
+    worst: list[_Row] = []
     try:
         picture_dir.mkdir(parents=True, exist_ok=True)
         for sample in progress("Scoring held-out images")(samples):
             if should_stop():
                 return None
-            pair = read(sample)
-            probabilities = window(pair.image)
-            check_finite(probabilities, str(sample.image))
-            dice = evaluation.add(pair, probabilities)["dice/mean"]
-            ids = predicted_ids(probabilities)
-            write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
-            shares = np.bincount(pair.mask[pair.mask != IGNORED], minlength=len(classes))
-            rarest = int(shares.argmin()) if len(classes) == 2 else None
-            row = pictures.comparison(pair.image, pair.mask, ids, classes, of_class=rarest)
-            images.write_png(picture_dir / f"{sample.name}_errors.png", row)
-            worst.append((dice, f"{sample.name}: mean Dice {dice:.4f}", row))
-            worst = sorted(worst, key=lambda each: each[:2])[:_WORST]
+            worst.append(_score_one(window, sample, read, evaluation, picture_dir, mask_format))
+            worst = sorted(worst, key=lambda row: (row.dice, row.title))[:_WORST]
         chosen = {}
         if evaluation.scores_segments and training_samples:
             step = -(-len(training_samples) // _MOST_TO_CHOOSE_ON)
@@ -271,21 +263,59 @@ def score_samples(
             if should_stop():
                 return None
         result = evaluation.result(chosen)
-        images.write_png(output_dir / "worst.png", pictures.stacked([w[1:] for w in worst]))
-        curves = {
-            name: (curve["recall"], curve["precision"])
-            for name, curve in result["precision_recall"].items()
-        }
-        images.write_png(
-            output_dir / "precision_recall.png",
-            plots.curves(curves, classes.palette(), x_title="recall", y_title="precision"),
-        )
-        tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
+        _write_overview(output_dir, result, worst, read.classes)
     except OSError as error:
         raise UserError(
             f"{output_dir}: scores and pictures cannot be written ({error.strerror})."
         ) from error
     return result
+
+
+class _Row(NamedTuple):
+    """One image among the worst: its mean Dice, the title of its picture, and the picture."""
+
+    dice: float
+    title: str
+    picture: np.ndarray
+
+
+def _score_one(
+    window: Callable[[np.ndarray], np.ndarray],
+    sample: Sample,
+    read: Reader,
+    evaluation: Evaluation,
+    picture_dir: pathlib.Path,
+    mask_format: str,
+) -> _Row:
+    """Predicts a sample, adds it to `evaluation` and writes its mask and its errors."""
+    pair = read(sample)
+    probabilities = window(pair.image)
+    check_finite(probabilities, str(sample.image))
+    dice = evaluation.add(pair, probabilities)["dice/mean"]
+    ids, classes = predicted_ids(probabilities), read.classes
+    write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
+    shares = np.bincount(pair.mask[pair.mask != IGNORED], minlength=len(classes))
+    rarest = int(shares.argmin()) if len(classes) == 2 else None
+    picture = pictures.comparison(pair.image, pair.mask, ids, classes, of_class=rarest)
+    images.write_png(picture_dir / f"{sample.name}_errors.png", picture)
+    return _Row(dice, f"{sample.name}: mean Dice {dice:.4f}", picture)
+
+
+def _write_overview(
+    output_dir: pathlib.Path, result: dict[str, Any], worst: Sequence[_Row], classes: ClassMap
+) -> None:
+    """Writes the worst images, the curves of precision and recall, and the table of images."""
+    sheet = pictures.stacked([(row.title, row.picture) for row in worst])
+    images.write_png(output_dir / "worst.png", sheet)
+    curves = {
+        name: (curve["recall"], curve["precision"])
+        for name, curve in result["precision_recall"].items()
+    }
+    images.write_png(
+        output_dir / "precision_recall.png",
+        plots.curves(curves, classes.palette(), x_title="recall", y_title="precision"),
+    )
+    tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
 
 
 def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
@@ -329,9 +359,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(defined)) if defined else float("nan")
 
 
-def _thinned(
-    precision: np.ndarray, recall: np.ndarray, thresholds: np.ndarray
-) -> dict[str, list[float]]:
+def _thinned(precision: np.ndarray, recall: np.ndarray, _: np.ndarray) -> dict[str, list[float]]:
     """Returns at most a hundred points of a curve."""
     last = max(len(precision) - 1, 0)
     taken = np.unique(np.linspace(0, last, 100).round().astype(int))[: len(precision)]

@@ -78,8 +78,10 @@ def write(run_dirs: Sequence[pathlib.Path], output_dir: pathlib.Path) -> str:
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns the scores of the out-of-fold predictions of all folds together, as far as they can
-    be put together of the parts in `results`, which `Evaluation.result` has made.
+    """Returns the scores of the out-of-fold predictions of all folds together.
+
+    They are those that can be computed from the parts in `results`, which `Evaluation.result` has
+    made.
     """
     names = _class_names(results[0]["scores"])
     names.remove("mean")
@@ -107,7 +109,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise UserError(f"{path}: the fold has not been scored. {way}")
     what = "the scores of a fold"
-    way = "Remove it, and score the fold again with --mode=evaluate."
+    way = "Remove it, and score the fold again with `mode` evaluate."
     result = read_json(path, _Result, what=what, way=way, formats=(0, _FORMAT))
     problem = _problem_of(result)
     if problem:
@@ -170,7 +172,7 @@ def _worst(results: Sequence[dict[str, Any]], run_dirs: Sequence[pathlib.Path]) 
         picture = cv2.imread(str(path))
         if picture is None:
             raise UserError(
-                f"{path}: cannot be read. Score the folds anew with --mode=evaluate --fold=all."
+                f"{path}: cannot be read. Score the folds anew with `mode` evaluate and `fold` all."
             )
         rows.append((f"fold {fold}, {name}: mean Dice {dice:.4f}", picture))
     return pictures.stacked(rows)

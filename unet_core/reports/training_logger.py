@@ -30,8 +30,9 @@ _SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
 
 
 class TrainingLogger:
-    """Writes what the loop reports; every tag and column is written once per step, also after a
-    resume.
+    """Writes what the loop reports.
+
+    Every tag and column is written once per step, also after a resume.
 
     Only what is the same in every repetition goes to the history; speeds go to TensorBoard and the
     bar.
@@ -85,8 +86,9 @@ class TrainingLogger:
         self._bar.update(report.step - self._bar.n)
 
     def write(self, report: Report, scores: Mapping[str, float]) -> None:
-        """Writes a row of the history and the scalars; `scores` of held-out images, by name, may be
-        empty.
+        """Writes a row of the history and the scalars.
+
+        `scores` are those of held-out images, by name; they may be empty.
         """
         row = {f"train/{name}": getattr(report, name) for name in _IN_HISTORY}
         row |= {f"held_out/{name}": value for name, value in scores.items()}
@@ -119,8 +121,9 @@ class TrainingLogger:
         self._summaries.graph(lambda images: model(images, training=False), spec)
 
     def flush(self) -> None:
-        """Hands everything to the operating system, so that it is not older than a checkpoint saved
-        next.
+        """Hands everything to the operating system.
+
+        It is then not older than a checkpoint saved next.
         """
         self._summaries.flush()
 
@@ -131,8 +134,9 @@ def score_names(classes: ClassMap) -> list[str]:
 
 
 def scores_of(sums: Mapping[str, np.ndarray], classes: ClassMap) -> dict[str, float]:
-    """Returns the held-out scores, by the names of `score_names`, of the sums that `Loop.evaluate`
-    returns.
+    """Returns the held-out scores, by the names of `score_names`.
+
+    `sums` are what `Loop.evaluate` returns.
     """
     loss = float(sums["loss"]) / int(sums["examples"])
     return {"loss": loss, **metrics.scores(sums["confusion"], classes.names)}

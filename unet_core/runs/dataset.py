@@ -44,7 +44,7 @@ class DataSet:
         headers: What their files' headers say.
         problems: Everything wrong so far, as complete sentences.
         memory: What masks are known to hold.
-        progress: Title -> wrapper of a list that is gone through slowly.
+        progress: Title -> wrapper of a list that takes long to work through.
     """
 
     settings: DataSettings
@@ -70,12 +70,14 @@ class DataSet:
         Args:
             settings: The settings of the data.
             seed: Seed of random splits.
-            progress: Title -> wrapper of a list that is gone through slowly.
+            progress: Title -> wrapper of a list that takes long to work through.
             memory_path: File to remember in what masks hold; None forgets.
 
         Raises:
             UserError: If a setting is wrong.
         """
+        if settings.data_dir is None:
+            raise UserError("`data_dir` is missing; it names the folder of images and masks.")
         classes = make_classes(settings)
         scaling = Scaling.parse(settings.intensities)
         found = find_samples(

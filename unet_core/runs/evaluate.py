@@ -15,8 +15,9 @@ from unet_core.settings import RunConfig
 
 
 def evaluate(config: RunConfig, stop: StopRequest) -> None:
-    """Scores the network of a run, or of each fold, on the images it held out; or that of a run on
-    all images of another data folder.
+    """Scores the network of a run, or of each fold, on the images it held out.
+
+    With another data folder, scores that of a run on all images of it.
     """
     folds.for_each(config, stop, _evaluate)
 

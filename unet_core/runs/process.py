@@ -1,5 +1,6 @@
-"""What acts on the whole process: loading libraries quietly, devices and seeds, signals. Only
-`train_loop.py` calls it.
+"""What acts on the whole process: loading libraries quietly, devices and seeds, signals.
+
+Only `train_loop.py` calls it.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def _held_back_noise() -> Iterator[None]:
 def prepare_devices(
     settings: TrainingSettings, stop: StopRequest, *, strategy: str | None = None
 ) -> tf.distribute.Strategy:
-    """Sets up devices, seeds and determinism for the whole process and returns the strategy:
-    `strategy`, or that of the settings if None.
+    """Sets up devices, seeds and determinism for the whole process; returns the strategy.
+
+    It is `strategy`, or that of the settings if None.
     """
     import keras
     import tensorflow as tf
@@ -115,11 +117,12 @@ def prepare_devices(
 
 
 class StopRequest:
-    """Whether, and by which signal, the run has been asked to stop."""
+    """Whether the run has been asked to stop, and with which signal."""
 
     signal = 0
 
     def __call__(self) -> bool:
+        """Whether it has been asked to stop."""
         return bool(self.signal)
 
     def listen(self) -> None:
@@ -143,8 +146,10 @@ class StopRequest:
 
 
 def _drop_output_nobody_reads() -> None:
-    """Sends standard output and error nowhere if their terminal, or the `| tee` that read them, is
-    gone; the progress bar could not be shown and would end the run before it has saved.
+    """Sends standard output and error nowhere if nobody reads them any more.
+
+    That is so if their terminal, or the `| tee` that read them, is gone. The progress bar could not
+    be shown and would end the run before it has saved.
     """
     for descriptor in (1, 2):
         poll = select.poll()
@@ -158,8 +163,9 @@ def _drop_output_nobody_reads() -> None:
 
 @contextlib.contextmanager
 def stop_signals(stop: StopRequest) -> Iterator[None]:
-    """Turns the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request; a Ctrl-C after it stops at
-    once.
+    """Turns the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request to stop.
+
+    A Ctrl-C after it stops at once.
     """
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     stop.listen()

@@ -9,9 +9,7 @@ import tqdm
 
 
 def progress_bar(title: str) -> Callable:
-    """Returns a wrapper for sequences that shows how far they have been gone through, and leaves no
-    trace.
-    """
+    """Returns a wrapper for sequences that shows the progress, and clears it at the end."""
     return functools.partial(tqdm.tqdm, desc=title, leave=False, dynamic_ncols=True)
 
 

@@ -59,8 +59,9 @@ def score(
     training_samples: Sequence[Sample],
     stop: StopRequest,
 ) -> None:
-    """Scores `samples`, writes scores and pictures to `output_dir` and shows a table; nothing of it
-    if stopped.
+    """Scores `samples`, writes scores and pictures to `output_dir` and shows a table.
+
+    If stopped, it writes no scores and shows no table.
     """
     if output_dir == run.path:
         claim_pictures(run, samples)

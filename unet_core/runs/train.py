@@ -215,8 +215,7 @@ def build(plan: Plan) -> Session:
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
-    """Trains up to `train_steps`, evaluating, logging and saving on the way; returns whether it was
-    stopped before.
+    """Trains up to `train_steps`, evaluating, logging and saving; returns whether it was stopped.
 
     Raises:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.

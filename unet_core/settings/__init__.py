@@ -1,5 +1,7 @@
-"""Every setting once, by room: its default, range, help, and what uses it. Pure Python: neither
-TensorFlow nor NumPy is imported, so that `--help` and mistakes in flags are answered at once.
+"""Every setting once, by room: its default, range, help, and what uses it.
+
+Pure Python: neither TensorFlow nor NumPy is imported, so that `--help` and mistakes in flags are
+answered at once.
 
 from unet_core.settings import RunConfig
 

@@ -187,7 +187,7 @@ class AugmentationSettings:
     )
     low_resolution: tuple[float, float] | None = setting(
         None,
-        "Range of the factor by which resolution is lowered.",
+        "Range of the factor that lowers the resolution.",
         modes=SAMPLES,
         binds=True,
         least=0.01,

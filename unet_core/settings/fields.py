@@ -93,7 +93,7 @@ def check_fields(room: Any) -> None:
         UserError: If a value breaks its rule; the message names the setting, the value and the
             rule.
     """
-    kinds = kinds_of(type(room))
+    kinds = kinds_of(type(room))  # type: ignore[arg-type]  # mypy 2.4: classes are hashable.
     for field in dataclasses.fields(room):
         value = getattr(room, field.name)
         if value is None or not field.metadata:

@@ -78,7 +78,7 @@ class PredictionSettings:
     )
     alpha: float = setting(
         0.45,
-        "How strongly overlays cover the picture: 0 not at all, 1 wholly.",
+        "How strongly overlays cover the picture: 0 not at all, 1 completely.",
         modes=_WRITES,
         least=0,
         most=1,

@@ -107,8 +107,9 @@ class RunConfig:
 
     @classmethod
     def from_stored(cls, settings: Mapping[str, Any]) -> RunConfig:
-        """Returns the config whose settings were stored by `stored`; one that is not there has its
-        default.
+        """Returns the config whose settings were stored by `stored`.
+
+        A setting that is not there has its default.
 
         Raises:
             UserError: If there is an unknown setting, or a value breaks its rule.

@@ -56,7 +56,7 @@ class TrainingSettings:
     )
     monitor: str = setting(
         "dice/mean",
-        "Held-out score by which the best checkpoint is chosen, such as dice/membrane.",
+        "Held-out score that chooses the best checkpoint, such as dice/membrane.",
         modes=TRAIN,
     )
     checkpoint_every_steps: int = setting(

@@ -124,8 +124,8 @@ class Calls:
         return self._read(self._run_batch(batch))
 
     def _compile(self) -> None:
-        # A partial has no code object, by which TensorFlow (2.21) counts the traces of all loops
-        # together and warns of retracing.
+        # TensorFlow (2.21) counts traces by code object, those of all loops together, and warns of
+        # retracing; a partial has none.
         self._run_steps = tf.function(functools.partial(self._steps))
         self._run_batch = tf.function(functools.partial(self._one_batch), reduce_retracing=True)
 

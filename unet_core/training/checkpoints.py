@@ -108,8 +108,9 @@ class Checkpoints:
         return steps_in(self._directory)
 
     def unfinished(self) -> list[pathlib.Path]:
-        """Returns the folders of saves that are interrupted, or under way; `restore` removes those
-        whose process is dead.
+        """Returns the folders of saves that are interrupted, or under way.
+
+        `restore` removes those whose process is dead.
         """
         return leftovers(self._directory)
 
@@ -144,8 +145,9 @@ class Checkpoints:
             self.best_step, self.best_score = step, score
         if step in self._lineage and final.exists():
             if score is not None:
-                best = {"best_step": self.best_step, "best_score": self.best_score}
-                checkpoint_files.add_score(final, score=score, **best)
+                checkpoint_files.add_score(
+                    final, score=score, best_step=self.best_step, best_score=self.best_score
+                )
             return final
         for part in self._loop.parts.values():
             check_equal_on_replicas(self._loop.strategy, _own_writing(part))
@@ -298,8 +300,10 @@ class Checkpoints:
                 )
 
     def _check_owners(self, folder: pathlib.Path) -> None:
-        """Checks that the checkpoint holds a variable for each of the loop, and none else of the
-        owners that the loop has; warns of owners that it has not, such as those of a later version.
+        """Checks that the checkpoint holds exactly the variables of the loop.
+
+        Of the owners that the loop has, no variable may be missing and none may be left over. It
+        warns of owners that the loop has not, such as those of a later version.
         """
         saved = checkpoint_files.owners_in(folder)
         own = self._owners()
@@ -368,10 +372,11 @@ class Checkpoints:
         return score < self.best_score
 
     def _prune(self) -> None:
-        """Removes what this class has written and needs no more; a file of anybody else's keeps its
-        folder alive.
+        """Removes what this class has written and needs no more.
+
+        A file that it has not written keeps its folder alive.
         """
-        own = [step for step in self.steps() if step in self._lineage]
+        own = [step for step in self.steps() if step in (self._lineage or ())]
         kept = {*own[-self._keep :], self.best_step}
         for step in self.steps():
             # What is not of the lineage lies beyond a step that was restored, and is trained anew.

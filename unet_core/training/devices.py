@@ -73,8 +73,8 @@ def make_strategy(
     """
     if devices and name != "mirrored":
         raise UserError(
-            f"`devices` ({','.join(map(str, devices))}) needs --strategy=mirrored; received "
-            f"--strategy={name}. To hide GPUs from a worker, set CUDA_VISIBLE_DEVICES."
+            f"`devices` ({','.join(map(str, devices))}) needs `strategy` mirrored; received "
+            f"{name}. To hide GPUs from a worker, set CUDA_VISIBLE_DEVICES."
         )
     if name == "none":
         return tf.distribute.get_strategy()

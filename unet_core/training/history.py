@@ -87,8 +87,8 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
             if not columns:
                 columns = cells
                 if cells[:1] != [_STEP] or len(set(cells)) < len(cells):
-                    problem = f"must name the columns once each, {_STEP!r} the first"
-                    raise _foreign(path, reader.line_num, problem)
+                    rule = f"must name the columns once each, {_STEP!r} the first"
+                    raise _foreign(path, reader.line_num, rule)
                 continue
             problem = _problem_of(cells, columns)
             if problem and reader.line_num != cut_line:

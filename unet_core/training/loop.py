@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -203,7 +203,7 @@ class Loop:
         report_every_steps: int = 100,
         pause_every_steps: Sequence[int] = (),
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Report]:
+    ) -> Generator[Report, None, None]:
         """Trains up to `until_step`, yielding a report whenever the loop pauses.
 
         It pauses at every multiple of `report_every_steps` and of each of `pause_every_steps`, at
@@ -357,7 +357,9 @@ class Loop:
 
     # On the host.
 
-    def _train(self, feed, keep_open, until_step, intervals, should_stop) -> Iterator[Report]:
+    def _train(
+        self, feed, keep_open, until_step, intervals, should_stop
+    ) -> Generator[Report, None, None]:
         step = self.step
         if step >= until_step:
             return

@@ -55,7 +55,7 @@ class Cluster:
                 raise ValueError(text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"--strategy=multi_worker needs the environment variable TF_CONFIG, such as "
+                f"`strategy` multi_worker needs the environment variable TF_CONFIG, such as "
                 f"{_EXAMPLE}, with an index from 0 for each worker. Received {text!r}."
             ) from error
         return cls(addresses, number)

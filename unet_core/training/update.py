@@ -38,7 +38,7 @@ NO_ROWS = (
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices
 
 # How many sums of the loss there are before those of the named values, and the places of the
-# weights by which the two groups of gradients divide.
+# weights that the two groups of gradients are divided by.
 SUMS = 4
 _WEIGHTS = (1, 3)
 

@@ -98,7 +98,7 @@ class Workers:
         if unseeing:
             raise UserError(
                 f"{folder}: {self._list(unseeing)} cannot see what worker 0 "
-                f"({self.addresses[0]}) writes there. Put --run_dir on storage that all workers "
+                f"({self.addresses[0]}) writes there. Put `run_dir` on storage that all workers "
                 "share, under one path."
             )
 

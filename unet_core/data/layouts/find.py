@@ -55,9 +55,10 @@ def find_samples(
 
 
 def find_images(path: str | os.PathLike) -> list[Source]:
-    """Returns the images at `path`: a file (each page of it), those of a folder, or those that
-    match a glob, in numeric order. What an earlier prediction wrote is not taken for an image,
-    unless `path` names it.
+    """Returns the images at `path`, in numeric order.
+
+    `path` is a file (each page of it is an image), a folder, or a glob. What an earlier prediction
+    wrote is not taken for an image, unless `path` names it.
 
     Raises:
         UserError: If there are none.

@@ -47,8 +47,9 @@ def pairs(
     part: str,
     problems: list[str],
 ) -> list[Sample]:
-    """Returns the samples of two folders in `folder` whose images and masks have equal names, as
-    those of `part`; adds to `problems` what is wrong.
+    """Returns the samples of two folders whose images and masks have equal names.
+
+    The two lie in `folder`; the samples are those of `part`. What is wrong is added to `problems`.
     """
     mask_suffix = names.mask_suffix
     image_dir, mask_dirs = folder / names.images, [folder / name for name in names.masks]
@@ -58,8 +59,9 @@ def pairs(
             "would be its own mask. Name two folders, or give `mask_suffix`."
         )
         return []
-    found = [listed(each, problems) for each in (image_dir, *mask_dirs)]
-    if None in found:
+    listings = [listed(each, problems) for each in (image_dir, *mask_dirs)]
+    found = [paths for paths in listings if paths is not None]
+    if len(found) < len(listings):
         return []
     image_paths, *mask_lists = found
     if mask_suffix:
@@ -137,6 +139,6 @@ def by_stem(
 
 
 def numeric_order(path: pathlib.Path) -> tuple:
-    """Returns a sort key by which `2.png` comes before `10.png`."""
+    """Returns a sort key that puts `2.png` before `10.png`."""
     parts = re.split(r"(\d+)", path.stem)
     return tuple(int(part) if part.isdecimal() else part for part in parts), path.name

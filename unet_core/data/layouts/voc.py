@@ -31,12 +31,13 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
     if not parts:
         return pairs(data_dir, FolderNames("JPEGImages", ("SegmentationClass",)), "", problems)
     image_dir, mask_dir = data_dir / "JPEGImages", data_dir / "SegmentationClass"
-    found = [listed(each, problems) for each in (image_dir, mask_dir)]
-    if None in found:
+    image_paths, mask_paths = listed(image_dir, problems), listed(mask_dir, problems)
+    if image_paths is None or mask_paths is None:
         return []
-    image_of = by_stem(image_dir, found[0], "images", "", problems)
-    mask_of = by_stem(mask_dir, found[1], "masks", "", problems)
-    samples, part_of = [], {}
+    image_of = by_stem(image_dir, image_paths, "images", "", problems)
+    mask_of = by_stem(mask_dir, mask_paths, "masks", "", problems)
+    samples = []
+    part_of: dict[str, str] = {}
     for part in parts:
         try:
             lines = read_bytes(lists / f"{part}.txt").decode("utf-8-sig").splitlines()

@@ -9,8 +9,9 @@ from unet_core.models.encoders import Encoder
 
 
 def make_features(x: keras.KerasTensor, blocks: Blocks) -> dict[int, keras.KerasTensor]:
-    """Returns features at the strides 1, 2, 4, ..., 2**depth, their channels doubled by each
-    pooling; dropout stands at the end.
+    """Returns features at the strides 1, 2, 4, ..., 2**depth.
+
+    Each pooling doubles their channels; dropout stands at the end.
     """
     features = {}
     for level in range(blocks.depth):
