@@ -197,7 +197,7 @@ class TestSegmentCurve:
 
 
 def noisy_membranes():
-    """Returns cells [80, 80] bool around random centres, separated by membranes of about 3 pixels, and
+    """Returns cells [80, 80] bool around random centres, between membranes of about 3 pixels, and
     their blurred and noisy probabilities, float32.
     """
     rng = np.random.default_rng(3)
