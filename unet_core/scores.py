@@ -94,7 +94,7 @@ def segment_scores(probability: np.ndarray, truth: np.ndarray, threshold: float)
     """Returns V_Rand and V_Info of the segments above one threshold, after border thinning.
 
     The true segments T are the 4-connected components of the true cells. The predicted ones S are
-    those of `probability > threshold`, grown over the rest until dams of one pixel are between them. Over
+    those of `probability > threshold`, grown over the rest up to dams of one pixel. Over
     the n pixels of true cells, c_ij of them in T = i and S = j, with row sums a_i (dams included)
     and column sums b_j, z of them in dams, where every dam pixel is a segment of its own:
 
