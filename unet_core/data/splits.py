@@ -159,7 +159,8 @@ def _fixed(
     held_out = [sample for sample in samples if sample.split == "val"]
     if not held_out:
         raise UserError(
-            "`split` fixed needs samples marked val: a val folder, a val.txt, or a column named split."
+            "`split` fixed needs samples marked val: a val folder, a val.txt, or a column named "
+            "split."
         )
     return [sample for sample in samples if sample.split != "val"], held_out
 
@@ -172,7 +173,8 @@ def _by_group(
     if "" in sizes or len(sizes) < len(shares):
         raise UserError(
             f"`split` group needs a group for every sample and at least {len(shares)} groups; "
-            f"there are {len(sizes) - ('' in sizes)}. Give `group_pattern`, or a column named group."
+            f"there are {len(sizes) - ('' in sizes)}. Give `group_pattern`, or a column named "
+            "group."
         )
     names = sorted(sizes)
     names = [names[n] for n in rng.permutation(len(names))]
