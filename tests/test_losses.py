@@ -300,8 +300,8 @@ class TestFocal:
             tape.watch(logits)
             values = losses.focal(np.array([[[0], [1]]], np.uint8), logits, gamma=gamma)
         gradient = np.ravel(tape.gradient(values, logits))
-        # The pixel that is all wrong has the slope of cross entropy, 1 by 2 pixels, towards its
-        # class; the one that is right has none.
+        # The pixel that is completely wrong has the slope of cross entropy, 1 by 2 pixels, towards
+        # its class; the one that is right has none.
         wrong, sign = (0, 1) if logit > 0 else (1, -1)
         assert gradient[wrong] == pytest.approx(sign / 2, rel=1e-4)
         assert gradient[1 - wrong] == pytest.approx(0, abs=1e-6)

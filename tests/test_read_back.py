@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.tiny_loop import batches, make_loop, run
-from unet_core.config import RunConfig
+from unet_core.settings import RunConfig
 
 from unet_core import files, metrics, scores, training
 from unet_core.data import labelme

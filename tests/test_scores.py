@@ -197,8 +197,9 @@ class TestSegmentCurve:
 
 
 def noisy_membranes():
-    """Returns cells [80, 80] bool around random centres, between membranes of about 3 pixels, and
-    their blurred and noisy probabilities, float32.
+    """Returns cells [80, 80] bool around random centres, and their probabilities, float32.
+
+    Membranes of about 3 pixels separate the cells; the probabilities are blurred and noisy.
     """
     rng = np.random.default_rng(3)
     y, x = np.mgrid[:80, :80]

@@ -159,7 +159,7 @@ def _fixed(
     held_out = [sample for sample in samples if sample.split == "val"]
     if not held_out:
         raise UserError(
-            "`split` fixed needs samples marked val: a val folder, a val.txt, or a column called "
+            "`split` fixed needs samples marked val: a val folder, a val.txt, or a column named "
             "split."
         )
     return [sample for sample in samples if sample.split != "val"], held_out
@@ -173,7 +173,7 @@ def _by_group(
     if "" in sizes or len(sizes) < len(shares):
         raise UserError(
             f"`split` group needs a group for every sample and at least {len(shares)} groups; "
-            f"there are {len(sizes) - ('' in sizes)}. Give `group_pattern`, or a column called "
+            f"there are {len(sizes) - ('' in sizes)}. Give `group_pattern`, or a column named "
             "group."
         )
     names = sorted(sizes)
