@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 from helpers.tiny_loop import batches, make_loop, run
-from unet_core.settings import RunConfig
 
 from unet_core import files, metrics, scores, training
 from unet_core.data import labelme
@@ -22,6 +21,7 @@ from unet_core.errors import UserError
 from unet_core.inference.trained import open_trained
 from unet_core.reports import folds
 from unet_core.run_directory import RunDirectory
+from unet_core.settings import RunConfig
 from unet_core.training.checkpoints import folder_of
 from unet_core.training.history import History
 
