@@ -7,7 +7,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import cv2
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 
+import train_loop
 from unet_core.training import devices
 
 cv2.setNumThreads(1)
@@ -26,3 +28,19 @@ def mirrored():
         return devices.make_strategy("mirrored", range(replicas))
 
     return make
+
+
+@pytest.fixture
+def door(capfd):
+    """Runs the program in this process; returns (exit code, standard output, standard error)."""
+
+    def run(*args):
+        with flagsaver.flagsaver():
+            try:
+                code = train_loop.main(train_loop._parse_flags(["train_loop", *map(str, args)]))
+            except SystemExit as error:
+                code = error.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run

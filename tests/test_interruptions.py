@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import pathlib
 import pty
 import random
 import signal
@@ -14,33 +13,20 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.program import ROOT, SMALL, write_slices
 
-from unet_core.data import synthetic
 from unet_core.temporary import leftovers
 from unet_core.training.checkpoints import folder_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = [
-    "--crop_size=32",
-    "--base_filters=4",
-    "--depth=2",
-    "--global_batch_size=4",
+    *SMALL,
     "--train_steps=14",
-    "--warmup_steps=3",
     "--eval_every_steps=4",
     "--checkpoint_every_steps=3",
     "--report_every_steps=2",
-    "--folds=3",
-    "--fold=2",
-    "--rotation_degrees=180",
     "--elastic_px=3",
     "--noise=0.1",
     "--noise_share=0.5",
-    "--dropout=0.3",
-    "--batch_norm",
-    "--weight_decay=1e-3",
-    "--clip_norm=1",
-    "--deterministic",
 ]
 
 # Starts the program in a process that kills itself at the n-th call of one of its functions.
@@ -65,9 +51,7 @@ train_loop.console()
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slices") / "data"
-    synthetic.write_dataset(folder, train_slices=6, test_slices=1, size=64)
-    return folder
+    return write_slices(tmp_path_factory.mktemp("slices"))
 
 
 def start(data_dir, run_dir, *args, command=("train_loop.py",), **options):

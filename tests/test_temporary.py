@@ -244,7 +244,7 @@ class TestLeftovers:
         return new.path, lock
 
     def test_what_is_not_certainly_ours_stays(self, tmp_path):
-        path, lock = self.left(tmp_path, mark=b"a note of mine")
+        path, lock = self.left(tmp_path, mark=b"a note of mine", age=2 * 24 * 3600)
         (tmp_path / f".{'1' * 32}.unet_core-tmp").write_text("without a lock")
         (tmp_path / ".mine.unet_core-lock").write_bytes(temporary._mark())
         (tmp_path / ".mine.unet_core-tmp").write_text("mine")

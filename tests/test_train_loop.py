@@ -12,12 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
+from helpers.program import ROOT, check_refused, in_a_process, write_slices
 
-import train_loop
 from unet_core.data import synthetic
 
-ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
     "--crop_size=32",
     "--base_filters=2",
@@ -37,54 +35,14 @@ TINY = [
 CHECK = ["--crop_size=32", "--folds=3", "--fold=2"]
 
 
-def in_a_process(*args, cwd=ROOT, **kwargs):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train_loop.py"), *map(str, args)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        **kwargs,
-    )
-
-
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slices") / "data"
-    synthetic.write_dataset(folder, train_slices=6, test_slices=2, size=64)
-    return folder
+    return write_slices(tmp_path_factory.mktemp("slices"), test_slices=2)
 
 
 @pytest.fixture
 def data_dir(slices, tmp_path):
     return shutil.copytree(slices, tmp_path / "data")
-
-
-@pytest.fixture
-def door(capfd):
-    """Runs the program in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*args):
-        with flagsaver.flagsaver():
-            try:
-                code = train_loop.main(train_loop._parse_flags(["train_loop", *map(str, args)]))
-            except SystemExit as error:
-                code = error.code
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-def check_refused(result, *words):
-    """One message with all of `words`, exit code 2, no traceback."""
-    code, _, err = result
-    message = err[err.index("train_loop: ") :]
-    assert code == 2
-    assert "Traceback" not in err
-    for word in words:
-        assert str(word) in message
 
 
 class TestFlags:
@@ -252,7 +210,7 @@ class TestRunFolder:
         )
         assert done.returncode == 2
         assert "Permission denied" in done.stdout
-        assert "Choose another --run_dir" in done.stdout
+        assert "Choose another `run_dir`" in done.stdout
 
     def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
         import resource
@@ -437,7 +395,7 @@ class TestRun:
         run, _ = finished
         same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
         result = door(*same, "--seed=7", "--dropout=0.3", "--loss=focal")
-        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another --run_dir")
+        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another `run_dir`")
         code, *_ = door(*same, "--report_every_steps=1", "--keep_checkpoints=9", "--precision=auto")
         assert code == 0
 
@@ -516,7 +474,7 @@ class TestRun:
         def fail(*_):
             raise error
 
-        monkeypatch.setitem(train_loop.MODES, "predict", fail)
+        monkeypatch.setattr("train_loop.MODES", {"predict": fail})
         check_refused(door("--mode=predict", f"--run_dir={tmp_path}"), "memory", "--window_px")
 
     def test_class_of_objects_is_remembered(self, slices, door, tmp_path):

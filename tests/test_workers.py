@@ -4,7 +4,6 @@ together.
 
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -14,40 +13,25 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.program import ROOT, SMALL, write_slices
 
-from unet_core.data import synthetic
 from unet_core.training.checkpoints import folder_of, steps_in
 
-ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = [
-    "--crop_size=32",
-    "--base_filters=4",
-    "--depth=2",
-    "--global_batch_size=4",
-    "--warmup_steps=3",
+    *SMALL,
     "--eval_every_steps=200",
     "--report_every_steps=50",
     "--checkpoint_every_steps=50",
-    "--folds=3",
-    "--fold=2",
-    "--rotation_degrees=180",
     "--loss=cross_entropy,batch_dice",
-    "--dropout=0.3",
-    "--batch_norm",
-    "--weight_decay=1e-3",
-    "--clip_norm=1",
     "--ema_decay=0.9",
     "--precision=float32",
-    "--deterministic",
 ]
 LONG = "--train_steps=400"
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slices") / "data"
-    synthetic.write_dataset(folder, train_slices=6, test_slices=1, size=64)
-    return folder
+    return write_slices(tmp_path_factory.mktemp("slices"))
 
 
 def start(data_dir, run_dir, *args, tf_config=None):

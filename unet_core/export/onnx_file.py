@@ -92,15 +92,15 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
     graph.add("Cast", ids, to=onnx.TensorProto.UINT8, output="masks")
     kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
-    shape = ["batch", "height", "width"]
+    sides = ["batch", "height", "width"]
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             model.name,
-            [value("images", kind, [*shape, channels])],
+            [value("images", kind, [*sides, channels])],
             [
-                value("probabilities", onnx.TensorProto.FLOAT, [*shape, max(logits_channels, 2)]),
-                value("masks", onnx.TensorProto.UINT8, shape),
+                value("probabilities", onnx.TensorProto.FLOAT, [*sides, max(logits_channels, 2)]),
+                value("masks", onnx.TensorProto.UINT8, sides),
             ],
             graph.constants,
         ),

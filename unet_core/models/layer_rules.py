@@ -45,7 +45,8 @@ class LayerRule:
             there, or it pads the image or crops the logits, which is done outside of that network.
         affine: layer -> what it does, if a convolution before it can do that by its own weights.
         take_over: (copied layer, layer, affine) gives the copy, which has a bias, the weights of
-            the layer with what follows it multiplied in; None where it cannot.
+            the layer with what follows it multiplied in; None where it cannot. Such a layer has
+            `use_bias` and `activation`.
         activation: layer -> the name of the activation it computes, if a convolution before it can
             do that; else None.
     """

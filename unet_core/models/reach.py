@@ -46,6 +46,9 @@ class Line:
         """Returns the line after a convolution or pooling that looks at `size` elements."""
         if self.step is None:
             return self
+        if stride > 1 and self.excess.denominator != 1:
+            # Elements smaller than a pixel, and no whole number of pixels of them.
+            return self.nowhere()
         extent = dilation * (size - 1) + 1
         pad = max(extent - stride, 0) // 2 if padding == "same" else 0
         gained = 0 if padding == "same" else 1 - math.ceil(extent / stride)
