@@ -202,7 +202,7 @@ def raw_versions(content):
 def _quick():
     # Building a network for every version that is read would take minutes.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unet_core.assembly.make_network", lambda *_: keras.Sequential())
+        patch.setattr("unet_core.inference.trained.make_network", lambda *_: keras.Sequential())
         yield
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from unet_core.runs.process import StopRequest, stop_signals
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 NOTICE = "\nStopping: finishing the current call and saving.\n"
 # Shows its progress until it is asked to stop, then "saves"; the exit code is that of train_loop.
 PROGRAM = """
