@@ -114,7 +114,7 @@ def predict_files(
     if not overwrite:
         _check_free(output_dir, stems, classes)
     if claim is not None:
-        claim(*_paths(output_dir, stems, _suffixes(wanted, classes)))
+        claim(*output_paths(sources, output_dir, wanted, classes))
     # Once for each file: to count the pages of a stack, all of them are visited.
     pixels = {path: _pixels(path) for path in {source.path for source in sources}}
     total = sum(pixels[source.path] for source in sources)
@@ -443,37 +443,17 @@ def _class_of_level(classes: ClassMap) -> dict[str, int]:
     }
 
 
-def _suffixes(wanted: PredictionOutputs, classes: ClassMap) -> list[str]:
-    """Returns what the names of the files of a prediction may add to that of its image."""
-    of_output = {
-        "mask": ["predict"],
-        "overlay": ["overlay"],
-        "outlines": ["outlines"],
-        "probabilities": list(_class_of_level(classes)),
-    }
-    numbered = ["instances", "instances_overlay"] if wanted.instances != "none" else []
-    return [suffix for output in wanted.outputs for suffix in of_output[output]] + numbered
-
-
-def _paths(
-    output_dir: pathlib.Path, stems: Sequence[str], suffixes: Sequence[str]
-) -> list[pathlib.Path]:
-    """Returns the files of all predictions, small images' and large ones'."""
-    return [
-        output_dir / f"{stem}_{suffix}{kind}"
+def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
+    """Raises UserError if a file that may be written is there."""
+    suffixes = ["predict", "overlay", "outlines", "instances", "instances_overlay"]
+    suffixes += _class_of_level(classes)
+    taken = [
+        path
         for stem in stems
         for suffix in suffixes
         for kind in (".png", ".tif")
+        if (path := output_dir / f"{stem}_{suffix}{kind}").exists()
     ]
-
-
-def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
-    """Raises UserError if a file that may be written is there."""
-    everything = PredictionOutputs(
-        outputs=("mask", "overlay", "outlines", "probabilities"), instances="components"
-    )
-    paths = _paths(output_dir, stems, _suffixes(everything, classes))
-    taken = [path for path in paths if path.exists()]
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(

@@ -23,7 +23,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Pair, Reader
 from unet_core.data.samples import Sample
 from unet_core.drawing import pictures, plots, tables
-from unet_core.errors import UserError
+from unet_core.files import os_errors
 from unet_core.inference import instances
 from unet_core.inference.masks import predicted_ids, write_mask
 from unet_core.inference.predictor import check_finite
@@ -242,7 +242,8 @@ def score_samples(
     )
     picture_dir = output_dir / "held_out"
     worst: list[_Row] = []
-    try:
+    advice = "Make room, permit writing, or choose another folder."
+    with os_errors(output_dir, "scores and pictures cannot be written", advice):
         picture_dir.mkdir(parents=True, exist_ok=True)
         for sample in progress("Scoring held-out images")(samples):
             if should_stop():
@@ -264,10 +265,6 @@ def score_samples(
                 return None
         result = evaluation.result(chosen)
         _write_overview(output_dir, result, worst, read.classes)
-    except OSError as error:
-        raise UserError(
-            f"{output_dir}: scores and pictures cannot be written ({error.strerror})."
-        ) from error
     return result
 
 

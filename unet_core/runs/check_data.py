@@ -45,6 +45,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
             write_preview(config.data.preview, data, training_samples, sampling)
     if run and (run.path.is_dir() or not problems):
         run.path.mkdir(parents=True, exist_ok=True)
+        run.claim(run.known_masks)
         data.memory.store()
     if problems:
         raise UserError(survey.list_problems(data_dir, problems))
