@@ -201,7 +201,13 @@ class TestWhatBandsHold:
     def test_every_compression_of_pillow_is_read(self, tmp_path, decoded, compression, name):
         path = tmp_path / "a.tif"
         tags = {278: 16}
-        Image.fromarray(STORED[name]).save(path, compression=compression, tiffinfo=tags)
+        try:
+            Image.fromarray(STORED[name]).save(path, compression=compression, tiffinfo=tags)
+        except (OSError, RuntimeError) as error:
+            if compression != "zstd":
+                raise
+            # Pillow 11 and 12 come with a TIFF library that has none.
+            pytest.skip(f"this Pillow writes no TIFF with zstd ({error})")
         assert_reads_as_whole(path)
         if compression != "raw":
             assert (WIDTH, 16) in decoded
