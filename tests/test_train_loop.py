@@ -395,7 +395,7 @@ class TestRun:
         run, _ = finished
         same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
         result = door(*same, "--seed=7", "--dropout=0.3", "--loss=focal")
-        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another `run_dir`")
+        check_refused(result, "seed (0 there, 7 here)", "dropout", "loss", "another --run_dir")
         code, *_ = door(*same, "--report_every_steps=1", "--keep_checkpoints=9", "--precision=auto")
         assert code == 0
 
@@ -622,7 +622,7 @@ class TestRun:
         assert "4 sample(s) to train on, 2 held out" in out
 
     def test_not_finite_step_names_its_samples(self, slices, door, tmp_path):
-        args = ["--optimizer=sgd", "--learning_rate=1000", "--schedule=constant", "--nobatch_norm"]
+        args = ["--optimizer=sgd", "--learning_rate=1e6", "--schedule=constant", "--nobatch_norm"]
         result = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, *args)
         check_refused(result, "not finite", "Its samples ", "were drawn from ")
 

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -191,6 +192,32 @@ class TestSharing:
         run(one, data, 3)
         run(two, data, 3)
         np.testing.assert_allclose(weights(two), weights(one), atol=1e-6)
+
+
+class Named(NamedTuple):
+    x: tf.Tensor
+    y: tf.Tensor
+
+
+class TestNamedBatches:
+    @pytest.mark.parametrize("replicas", [1, 2])
+    @pytest.mark.parametrize("plain", [False, True])
+    def test_keep_their_names_in_training_and_evaluation(self, mirrored, replicas, plain):
+        def finite(start_step, context):
+            return batches(start_step, context, count=4).map(Named)
+
+        def loss(outputs, batch):
+            assert isinstance(batch, Named)
+            return tf.reduce_sum(tf.square(outputs - batch.y), -1)
+
+        dataset = finite(0, tf.distribute.InputContext()) if plain else finite
+        loop = make_loop(mirrored(replicas), loss=loss)
+        other = make_loop()
+        run(loop, dataset, 3)
+        run(other, batches, 3)
+        np.testing.assert_allclose(weights(loop), weights(other), atol=1e-6)
+        sums = loop.evaluate(functools.partial(finite, 0))
+        assert int(sums["examples"]) == 16
 
 
 class TestFailingGenerators:

@@ -33,12 +33,28 @@ class Batch(NamedTuple):
     Attributes:
         image: [B, H, W, C] uint8 or float32 pixel values in 0..255.
         mask: [B, H, W] uint8 class ids, or `IGNORED`.
-        weights: [B, H, W] float32 weights of pixels in the loss; None if there are none.
     """
 
     image: tf.Tensor
     mask: tf.Tensor
-    weights: tf.Tensor | None = None
+
+    @property
+    def weights(self) -> None:
+        """None: all pixels weigh alike. No field, as a distributed dataset takes no None."""
+
+
+class WeightedBatch(NamedTuple):
+    """A `Batch` whose pixels have weights in the loss.
+
+    Attributes:
+        image: As there.
+        mask: As there.
+        weights: [B, H, W] float32.
+    """
+
+    image: tf.Tensor
+    mask: tf.Tensor
+    weights: tf.Tensor
 
 
 def make_train_dataset(
@@ -108,7 +124,7 @@ def make_train_dataset(
         for shape, dtype in parts
     )
     batches = _interleaved(make_chunks, signature, generators).unbatch()
-    batches = batches.map(Batch).prefetch(2 * replicas)
+    batches = batches.map(_batch_type(read)).prefetch(2 * replicas)
     # Said to be endless, batches keep their static shape under every strategy, and workers need not
     # ask one another at each step whether there are more.
     return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
@@ -169,7 +185,11 @@ def make_image_dataset(
         _whole, samples=own, read=read, failures=[] if failures is None else failures
     )
     dataset = tf.data.Dataset.from_generator(whole, output_signature=signature)
-    return dataset.batch(rows).map(Batch).prefetch(1)
+    return dataset.batch(rows).map(_batch_type(read)).prefetch(1)
+
+
+def _batch_type(read: Reader) -> type[Batch] | type[WeightedBatch]:
+    return Batch if read.make_weights is None else WeightedBatch
 
 
 def check_global_batch_size(global_batch_size: int, replicas: int, micro_batches: int = 1) -> None:

@@ -17,7 +17,7 @@ class OptimizationSettings:
         "adamw", "How weights are updated.", modes=TRAIN, binds=True, choices=OPTIMIZERS
     )
     learning_rate: float = setting(
-        1e-3, "Highest learning rate.", modes=TRAIN, binds=True, least=0, most=1000
+        1e-3, "Highest learning rate.", modes=TRAIN, binds=True, least=0, most=1e6
     )
     schedule: str = setting(
         "cosine",

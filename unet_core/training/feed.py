@@ -176,10 +176,11 @@ def marked(dataset: tf.data.Dataset, *, rows: bool = False) -> tf.data.Dataset:
         dataset: Any dataset.
         rows: Whether the mark has as many rows as the first tensor, to be cut with it.
     """
-    is_tuple = isinstance(dataset.element_spec, tuple)
+    # `map` takes tuples apart, but not those with names.
+    is_taken_apart = type(dataset.element_spec) is tuple
 
     def mark(*parts):
-        batch = parts if is_tuple else parts[0]
+        batch = parts if is_taken_apart else parts[0]
         if not rows:
             return batch, tf.constant(1)
         tensors = tf.nest.flatten(batch)
