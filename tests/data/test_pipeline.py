@@ -240,3 +240,15 @@ class TestImageDataset:
         assert sorted(map(len, parts)) == [2, 3]
         found = {image.tobytes() for part in parts for image in part}
         assert found == {image.tobytes() for image, _ in read.arrays.values()}
+
+    def test_carries_the_weights_of_pixels_as_training_batches_do(self):
+        read = random_reader([(24, 24)] * 3, make_weights=lambda mask: mask + np.float32(0.5))
+        shapes = dict.fromkeys(read.arrays, (24, 24))
+        dataset = pipeline.make_image_dataset(shapes, read, context(), global_batch_size=2)
+        for batch in dataset:
+            np.testing.assert_array_equal(batch.weights, batch.mask.numpy() + np.float32(0.5))
+
+    def test_has_no_weights_if_the_reader_makes_none(self):
+        shapes = dict.fromkeys(READ.arrays, (24, 24))
+        dataset = pipeline.make_image_dataset(shapes, READ, context(), global_batch_size=2)
+        assert {batch.weights for batch in dataset} == {None}
