@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -14,7 +13,7 @@ from unet_core.run_directory import RunDirectory
 def export(tmp_path):
     trained = make_brightness()
     trained.model.save(tmp_path / "model.keras")
-    stored = {"settings": dataclasses.asdict(trained.config), "step": trained.step}
+    stored = {"settings": trained.config.stored(), "step": trained.step}
     (tmp_path / "unet_core.json").write_text(json.dumps(stored))
     return tmp_path
 
