@@ -1,6 +1,7 @@
 """One CPU split into four logical devices, so that several replicas can be tried anywhere."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -44,3 +45,11 @@ def door(capfd):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def default_hang_up():
+    """SIGHUP ends the programs that a test starts, even if the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -18,6 +18,7 @@ from helpers.program import ROOT, SMALL, write_slices
 from unet_core.temporary import leftovers
 from unet_core.training.checkpoints import folder_of
 
+pytestmark = pytest.mark.usefixtures("default_hang_up")
 FLAGS = [
     *SMALL,
     "--train_steps=14",

@@ -14,6 +14,7 @@ import pytest
 
 from unet_core.runs.process import StopRequest, stop_signals
 
+pytestmark = pytest.mark.usefixtures("default_hang_up")
 ROOT = pathlib.Path(__file__).parents[2]
 NOTICE = "\nStopping: finishing the current call and saving.\n"
 # Shows its progress until it is asked to stop, then "saves"; the exit code is that of train_loop.
