@@ -72,7 +72,7 @@ def start(data_dir, run_dir, *args, command=("train_loop.py",), **options):
 
 
 def finish(process):
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=600)
     return process.returncode, out
 
 
@@ -181,7 +181,7 @@ class TestStopSignal:
         os.close(inner)
         _wait_for_row(tmp_path / "run" / "history.csv")
         os.close(terminal)
-        assert process.wait(timeout=200) == 128 + signal.SIGHUP
+        assert process.wait(timeout=600) == 128 + signal.SIGHUP
         (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
         assert (checkpoint / "manifest.json").exists()
 
@@ -205,14 +205,14 @@ class TestStopSignal:
 
 def _wait_for_row(path):
     _wait_for(path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while path.read_text().count("\n") < 2:
         assert time.monotonic() < deadline, f"{path} got no row"
         time.sleep(0.01)
 
 
 def _wait_for(path):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)

@@ -64,7 +64,7 @@ class TestFlags:
                 cwd=ROOT,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=240,
                 check=False,
             )
             assert done.returncode == 0
@@ -205,7 +205,7 @@ class TestRunFolder:
             [sys.executable, "-c", code, nobody, str(ROOT), str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 2

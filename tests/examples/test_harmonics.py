@@ -15,7 +15,7 @@ class TestHarmonics:
             env={"PYTHONPATH": str(EXAMPLE.parents[1]), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=True,
         )
         losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", done.stdout)]

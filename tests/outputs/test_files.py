@@ -419,7 +419,7 @@ except UserError as error:
                 [sys.executable, "-c", code, *paths],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=400,
                 check=False,
             )
             assert done.returncode == 2, done.stderr

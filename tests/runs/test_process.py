@@ -60,7 +60,7 @@ class TestStopSignals:
     def test_signal_asks_to_stop_says_so_and_is_in_the_exit_code(self, tmp_path, name):
         process = listening(tmp_path)
         process.send_signal(getattr(signal, name))
-        _, shown = process.communicate(timeout=60)
+        _, shown = process.communicate(timeout=240)
         assert process.returncode == 128 + getattr(signal, name)
         assert shown.count(NOTICE) == 1
         assert "Traceback" not in shown
@@ -72,7 +72,7 @@ class TestStopSignals:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
         process.send_signal(signal.SIGUSR1)
-        _, shown = process.communicate(timeout=60)
+        _, shown = process.communicate(timeout=240)
         assert process.returncode == 128 + signal.SIGUSR1
         assert shown.count(NOTICE) == 1
 
@@ -88,7 +88,7 @@ class TestStopSignals:
         )
         os.close(inner)
         os.close(terminal)
-        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+        assert process.wait(timeout=240) == 128 + signal.SIGHUP
         assert (tmp_path / "saved").exists()
 
     def test_reader_of_the_output_that_is_hung_up_too_does_not_hinder_saving(self, tmp_path):
@@ -97,8 +97,8 @@ class TestStopSignals:
         reader.stdin.close()
         process.send_signal(signal.SIGHUP)
         reader.send_signal(signal.SIGHUP)
-        assert process.wait(timeout=60) == 128 + signal.SIGHUP
-        assert reader.wait(timeout=60) == -signal.SIGHUP
+        assert process.wait(timeout=240) == 128 + signal.SIGHUP
+        assert reader.wait(timeout=240) == -signal.SIGHUP
         assert (tmp_path / "saved").exists()
 
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
