@@ -289,7 +289,7 @@ class TestSettingsOfAFinishedRun:
 
     def test_what_is_not_given_is_taken_from_the_run(self, slices, door, tmp_path):
         run = tmp_path / "run"
-        more = ["--tta=flips", "--object_class=cell", "--weights=best", "--mask_format=index"]
+        more = ["--tta=flips", "--object_class=cell", "--weights=best", "--outputs=outlines"]
         code, _, err = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY, *more)
         assert code == 0, err
         before = (run / "scores.json").read_bytes()
@@ -299,6 +299,12 @@ class TestSettingsOfAFinishedRun:
         code, _, err = door("--mode=evaluate", f"--run_dir={run}", "--tta=none")
         assert code == 0, err
         assert json.loads((run / "scores.json").read_text())["tta"] == "none"
+        out = tmp_path / "out"
+        code, _, err = door(
+            "--mode=predict", f"--run_dir={run}", f"--data_dir={slices}", f"--output_dir={out}"
+        )
+        assert code == 0, err
+        assert {path.name for path in out.iterdir()} == {"0_outlines.png", "1_outlines.png"}
 
 
 class TestRun:
@@ -446,12 +452,11 @@ class TestRun:
             f"--run_dir={run}",
             f"--input={one}",
             f"--output_dir={tmp_path / 'out'}",
+            "--outputs=mask,overlay",
         )
         assert code == 0
         assert "1.png" in out
-        # The run's outputs, as none were asked for here.
-        names = {"1_predict.png", "1_overlay.png", "1_probability.png"}
-        assert {p.name for p in (tmp_path / "out").iterdir()} == names
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {"1_predict.png", "1_overlay.png"}
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
@@ -518,10 +523,10 @@ class TestRun:
             f"--run_dir={finished[0]}",
             f"--input={tmp_path / 'in'}",
             f"--output_dir={out}",
+            "--outputs=mask,overlay",
         )
         check_refused(result, "1 of 2 image(s) could not be predicted", "0.png", "decoded")
-        names = {"1_predict.png", "1_overlay.png", "1_probability.png"}
-        assert {path.name for path in out.iterdir()} == names
+        assert {path.name for path in out.iterdir()} == {"1_predict.png", "1_overlay.png"}
 
     def test_predictions_replace_nothing_unless_asked(self, finished, slices, door, tmp_path):
         same = "--mode=predict", f"--run_dir={finished[0]}", f"--input={slices / 'test' / '1.png'}"
