@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 something is wrong, as one message says; 128 and the numbe
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import sys
@@ -93,8 +94,7 @@ def _config(argv: Sequence[str]) -> RunConfig:
     given = {name: _value(name) for name in FIELDS if FLAGS[name].present}
     typed = {token.lstrip("-").partition("=")[0] for token in argv[1:] if token.startswith("-")}
     typed |= {name.removeprefix("no") for name in typed}
-    config = RunConfig.of(**given)
-    return config.noting_file(frozenset(given) - typed)
+    return dataclasses.replace(RunConfig.of(**given), from_file=frozenset(given) - typed)
 
 
 def _value(name: str) -> Any:

@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
         training, _ = data.split()
         seconds = time.perf_counter() - start
         rows = [["start", f"{seconds:.1f} s, {memory_mb() - before:.0f} MB"]]
-        drawing = SamplingConfig(seed=0, crop_size=64, recipe=Recipe(flips=True))
-        stream = SampleStream(training, data.read, drawing)
+        sampling = SamplingConfig(seed=0, crop_size=64, recipe=Recipe(flips=True))
+        stream = SampleStream(training, data.read, sampling)
         image, mask = np.empty((2, 64, 64), np.uint8)
         start = time.perf_counter()
         for index in range(args.crops):

@@ -25,9 +25,9 @@ def make_dataset(folder):
     synthetic.write_dataset(f"{folder}/slices", train_slices=8, test_slices=0, size=192)
     data = DataSet.open(RunConfig.of(data_dir=f"{folder}/slices").data, progress=lambda _: iter)
     recipe = Recipe(rotation_degrees=180, flips=True, noise=0.06)
-    drawing = SamplingConfig(seed=0, crop_size=CROP, recipe=recipe)
+    sampling = SamplingConfig(seed=0, crop_size=CROP, recipe=recipe)
     return functools.partial(
-        pipeline.make_train_dataset, data.samples, data.read, drawing, global_batch_size=4
+        pipeline.make_train_dataset, data.samples, data.read, sampling, global_batch_size=4
     )
 
 

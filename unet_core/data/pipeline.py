@@ -1,6 +1,6 @@
 """From samples to `tf.data`: interleaved Python generators that yield whole batches.
 
-    dataset_fn = partial(make_train_dataset, samples, read, drawing, global_batch_size=4)
+    dataset_fn = partial(make_train_dataset, samples, read, sampling, global_batch_size=4)
     dataset = dataset_fn(start_step, tf.distribute.InputContext())
     # elements: Batch(image [B, crop, crop, C], mask [B, crop, crop] uint8), those of one replica
 
@@ -60,7 +60,7 @@ class WeightedBatch(NamedTuple):
 def make_train_dataset(
     samples: Sequence[Sample],
     read: Reader,
-    drawing: SamplingConfig,
+    sampling: SamplingConfig,
     start_step: int,
     context: tf.distribute.InputContext,
     *,
@@ -80,7 +80,7 @@ def make_train_dataset(
     Args:
         samples: The training samples.
         read: Decodes them. If it makes weights, batches have them.
-        drawing: How they are drawn.
+        sampling: How they are drawn.
         start_step: The first global batch.
         context: Which pipeline of how many this is, and the number of replicas.
         global_batch_size: Examples per step over all replicas and micro-batches.
@@ -98,7 +98,7 @@ def make_train_dataset(
     rows = global_batch_size // context.num_replicas_in_sync
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
     generators = generators or (os.cpu_count() or 1) + 1
-    crop = drawing.crop_size
+    crop = sampling.crop_size
     parts = [((crop, crop, read.channels), read.dtype), ((crop, crop), np.dtype(np.uint8))]
     if read.make_weights is not None:
         parts.append(((crop, crop), np.dtype(np.float32)))
@@ -108,7 +108,7 @@ def make_train_dataset(
         _chunks,
         samples=samples,
         read=read,
-        drawing=drawing,
+        sampling=sampling,
         start_step=start_step,
         steps_per_chunk=steps_per_chunk,
         generators=generators,
@@ -210,7 +210,7 @@ def _chunks(
     *,
     samples: Sequence[Sample],
     read: Reader,
-    drawing: SamplingConfig,
+    sampling: SamplingConfig,
     start_step: int,
     steps_per_chunk: int,
     generators: int,
@@ -225,7 +225,7 @@ def _chunks(
 
     A chunk has for each of `parts` an array [batches, rows, *shape].
     """
-    stream = SampleStream(samples, read, drawing)
+    stream = SampleStream(samples, read, sampling)
     first = start_step + int(number) * steps_per_chunk
     while True:
         # TensorFlow may keep the memory of an array it was given, so every chunk is a new one.

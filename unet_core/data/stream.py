@@ -52,15 +52,15 @@ class SampleStream:
     Args:
         samples: The training samples, at least one.
         read: Decodes them.
-        drawing: How they are drawn.
+        sampling: How they are drawn.
     """
 
-    def __init__(self, samples: Sequence[Sample], read: Reader, drawing: SamplingConfig):
-        self._order = _Order(samples, drawing)
+    def __init__(self, samples: Sequence[Sample], read: Reader, sampling: SamplingConfig):
+        self._order = _Order(samples, sampling)
         self._read = read
-        self._drawing = drawing
+        self._sampling = sampling
         self._augment = Augmenter(
-            drawing.crop_size, drawing.recipe, channels=read.channels, dtype=read.dtype
+            sampling.crop_size, sampling.recipe, channels=read.channels, dtype=read.dtype
         )
 
     def write(
@@ -78,13 +78,13 @@ class SampleStream:
         Raises:
             UserError: If the sample cannot be read.
         """
-        drawing = self._drawing
+        sampling = self._sampling
         sample = self._order.sample_at(index)
         pair = self._read(sample)
-        rng = _generator(drawing.seed, index)
+        rng = _generator(sampling.seed, index)
         contain = None
-        if balance.is_forced(index, drawing.foreground_share):
-            contain = balance.pixel_of(pair.mask, drawing.foreground_classes, rng)
+        if balance.is_forced(index, sampling.foreground_share):
+            contain = balance.pixel_of(pair.mask, sampling.foreground_classes, rng)
         self._augment(
             rng,
             pair.image,
@@ -98,22 +98,22 @@ class SampleStream:
 
 
 def names_of_batch(
-    samples: Sequence[Sample], drawing: SamplingConfig, *, step: int, size: int
+    samples: Sequence[Sample], sampling: SamplingConfig, *, step: int, size: int
 ) -> list[str]:
     """Returns the names of the samples that global batch `step` of `size` examples is drawn from.
 
     There is one name per row.
     """
-    order = _Order(samples, drawing)
+    order = _Order(samples, sampling)
     return [order.sample_at(index).name for index in range(step * size, (step + 1) * size)]
 
 
 def draw_pairs(
-    samples: Sequence[Sample], read: Reader, drawing: SamplingConfig, *, count: int
+    samples: Sequence[Sample], read: Reader, sampling: SamplingConfig, *, count: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns images and masks of the first `count` crops, as `SampleStream.write` writes them."""
-    stream = SampleStream(samples, read, drawing)
-    crop = drawing.crop_size
+    stream = SampleStream(samples, read, sampling)
+    crop = sampling.crop_size
     channels = (read.channels,) if read.channels > 1 else ()
     weights = None if read.make_weights is None else np.empty((crop, crop), np.float32)
     pairs = []
@@ -148,17 +148,17 @@ def check_crop_size(shapes: Mapping[Sample, tuple[int, int]], crop_size: int) ->
 class _Order:
     """In which order samples come; keeps that of the epoch asked for last."""
 
-    def __init__(self, samples: Sequence[Sample], drawing: SamplingConfig):
+    def __init__(self, samples: Sequence[Sample], sampling: SamplingConfig):
         self._samples = samples
-        self._drawing = drawing
+        self._sampling = sampling
         self._epoch = -1
         self._order = np.empty(0, np.int64)
 
     def sample_at(self, index: int) -> Sample:
         epoch, position = divmod(index, len(self._samples))
         if epoch != self._epoch:
-            rng = _generator(self._drawing.seed, _EPOCHS + epoch)
-            if self._drawing.equal_groups:
+            rng = _generator(self._sampling.seed, _EPOCHS + epoch)
+            if self._sampling.equal_groups:
                 groups = [sample.group for sample in self._samples]
                 self._order = balance.order_with_equal_groups(groups, rng=rng)
             else:

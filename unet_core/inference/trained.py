@@ -21,6 +21,7 @@ from unet_core.files import read_json
 from unet_core.models.build import make_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
+from unet_core.settings.data import DataSettings
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
@@ -50,18 +51,18 @@ class Trained:
     @property
     def classes(self) -> ClassMap:
         """Its classes."""
-        return make_classes(self.config)
+        return make_classes(self.config.data)
 
 
-def make_classes(config: RunConfig) -> ClassMap:
-    """Returns the classes of a run."""
-    return ClassMap.parse(config.data.classes, nearest=config.data.stray_values == "nearest")
+def make_classes(settings: DataSettings) -> ClassMap:
+    """Returns the class map of a run's data."""
+    return ClassMap.parse(settings.classes, nearest=settings.stray_values == "nearest")
 
 
 def build_network(config: RunConfig) -> keras.Model:
     """Returns the network of a run, its weights drawn from the seed; its precision is resolved."""
     return make_network(
-        classes=len(make_classes(config)),
+        classes=len(make_classes(config.data)),
         channels=config.data.channels,
         seed=config.training.seed,
         **vars(config.network),

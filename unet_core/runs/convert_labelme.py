@@ -7,7 +7,8 @@ import sys
 from unet_core.conventions import IGNORED
 from unet_core.data import labelme
 from unet_core.data.layouts.voc import write_voc_lists
-from unet_core.runs.dataset import DataSet, make_classes
+from unet_core.inference.trained import make_classes
+from unet_core.runs.dataset import DataSet
 from unet_core.runs.finished_run import check_used, required
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar

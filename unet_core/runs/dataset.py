@@ -17,7 +17,6 @@ import numpy as np
 
 from unet_core.data import balance, images, splits, survey, weight_maps
 from unet_core.data.augment import Recipe
-from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.layouts.find import find_images, find_samples
 from unet_core.data.reader import Reader
@@ -25,6 +24,7 @@ from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig, draw_pairs
 from unet_core.drawing import preview
 from unet_core.errors import UserError
+from unet_core.inference.trained import make_classes
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
@@ -192,11 +192,6 @@ class DataSet:
     def describe(self, values: dict) -> str:
         """Returns what the set holds as text; `values` are the pixels of each mask value."""
         return survey.describe(self.samples, self.headers, values, self.read.classes)
-
-
-def make_classes(settings: DataSettings) -> ClassMap:
-    """Returns the class map."""
-    return ClassMap.parse(settings.classes, nearest=settings.stray_values == "nearest")
 
 
 def make_sampling(

@@ -11,10 +11,9 @@ from unet_core.data.samples import Sample
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import Trained
+from unet_core.inference.trained import Trained, make_classes
 from unet_core.reports.evaluation import describe_scores, score_samples
 from unet_core.run_directory import RunDirectory
-from unet_core.runs.dataset import make_classes
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig

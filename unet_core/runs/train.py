@@ -30,7 +30,7 @@ from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import build_network
+from unet_core.inference.trained import build_network, make_classes
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, folds, process
@@ -107,7 +107,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         UserError: If anything is wrong.
     """
     run = RunDirectory(required(config, "run_dir"))
-    classes = dataset.make_classes(config.data)
+    classes = make_classes(config.data)
     _check_settings(config, classes)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)

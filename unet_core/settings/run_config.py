@@ -85,10 +85,6 @@ class RunConfig:
         }
         return dataclasses.replace(self, **rooms)
 
-    def noting_file(self, names: frozenset[str]) -> RunConfig:
-        """Returns a copy that knows which of the given settings stand in a flag file."""
-        return dataclasses.replace(self, from_file=names)
-
     def values(self) -> dict[str, Any]:
         """Returns every setting by its name."""
         return {name: self[name] for name in FIELDS}
