@@ -9,6 +9,7 @@ import cv2
 import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
+from tensorflow.python.framework import config
 
 import train_loop
 from unet_core.training import devices
@@ -41,6 +42,9 @@ def door(capfd):
                 code = train_loop.main(train_loop._parse_flags(["train_loop", *map(str, args)]))
             except SystemExit as error:
                 code = error.code
+            finally:
+                # `--deterministic` is for the whole process, and binds what other tests compile.
+                config.disable_op_determinism()
         captured = capfd.readouterr()
         return code, captured.out, captured.err
 

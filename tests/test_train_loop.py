@@ -642,6 +642,11 @@ class TestRun:
         assert code == 0
         assert json.loads((tmp_path / "scores.json").read_text())["scores"] == scores
 
+    def test_deterministic_xla_is_refused(self, slices, door, tmp_path):
+        args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY]
+        result = door(*args, "--jit_compile", "--deterministic")
+        check_refused(result, "--jit_compile", "--deterministic", "Leave one of them out.")
+
     def test_second_seed_gives_other_weights(self, finished, slices, door, tmp_path):
         code, *_ = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--seed=1")
         first = (finished[0] / "history.csv").read_text()

@@ -328,6 +328,11 @@ def _check_replicas(config: RunConfig, replicas: int) -> None:
             "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
             "compile statistics that replicas share. Leave one of them out."
         )
+    if settings.jit_compile and settings.deterministic:
+        raise UserError(
+            "`jit_compile` cannot be combined with `deterministic`: XLA has no deterministic "
+            "gradient of max pooling. Leave one of them out."
+        )
 
 
 def _resolve(
