@@ -32,6 +32,7 @@ from unet_core.files import (
     write_whole,
 )
 from unet_core.settings import RunConfig
+from unet_core.settings.network import check_same_network
 
 _CONFIG_FORMAT = _SCORES_FORMAT = _WRITTEN_FORMAT = 1
 # What versions without `written.json` have called their files.
@@ -145,6 +146,7 @@ class RunDirectory:
             first = config.optimization.schedule_steps or config.training.train_steps
             return config.replace(schedule_steps=first)
         before, fingerprint = self.read()
+        check_same_network(self.path, before.network.network, config.network.network)
         if config.network.precision == "auto":
             config = config.replace(precision=before.network.precision)
         steps = config.optimization.schedule_steps or before.optimization.schedule_steps

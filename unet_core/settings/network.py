@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+from unet_core.errors import UserError
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import NETWORK, TRAIN
+
+OF_EVERY_NETWORK = ("network", "precision")
+"""The settings that also count for a network of one's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
     """The network: encoder, decoder, their size, and what they compute in."""
 
+    network: str = setting(
+        "",
+        "A network of your own, in place of encoder and decoder: my_package.my_module:make_network,"
+        " a function that returns a Keras model (docs/own_network.md). A finished run with one "
+        "needs it again.",
+        modes=NETWORK,
+        binds=True,
+    )
     encoder: str = setting(
         "unet",
         "The network's contracting part (backbone).",
@@ -72,3 +85,35 @@ class NetworkSettings:
 
     def __post_init__(self):
         check_fields(self)
+        if self.network and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.network):
+            raise UserError(
+                f"`network` ({self.network!r}) must name a module and a function in it, such as "
+                "my_package.my_module:make_network."
+            )
+
+
+def check_same_network(where: object, of_run: str, given: str) -> None:
+    """Checks that a person asks for the code that makes the network of a run or an export.
+
+    What a file names is not executed because the file names it.
+
+    Args:
+        where: The folder, for the message.
+        of_run: The setting `network` that is stored there.
+        given: The one that was given.
+
+    Raises:
+        UserError: If they differ.
+    """
+    if of_run == given:
+        return
+    if not of_run:
+        raise UserError(
+            f"{where}: its network is not made by `network` ({given}), but of an encoder and a "
+            "decoder. Leave it out."
+        )
+    given = f"not by {given}" if given else "and the name in a file alone runs no code"
+    raise UserError(
+        f"{where}: its network is made by {of_run}, {given}. If you trust that code, give "
+        f"`network`={of_run}."
+    )
