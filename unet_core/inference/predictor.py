@@ -59,8 +59,8 @@ class Predictor:
             trained = source
         else:
             trained = open_trained(source, weights=weights, network=network)
-        network = InferenceNetwork(trained.model, precision=precision)
-        window = SlidingWindow(network, tta=tta, window_px=window_px)
+        copied = InferenceNetwork(trained.model, precision=precision)
+        window = SlidingWindow(copied, tta=tta, window_px=window_px)
         self._set(window, trained.classes, Scaling.parse(trained.config.data.intensities))
 
     @classmethod

@@ -69,7 +69,7 @@ def build_network(config: RunConfig) -> keras.Model:
     """
     settings = dict(vars(config.network))
     own = settings.pop("network")
-    common = dict(
+    common: dict[str, Any] = dict(
         classes=len(make_classes(config.data)),
         channels=config.data.channels,
         seed=config.training.seed,
