@@ -69,7 +69,7 @@ class RunDirectory:
 
     Attributes:
         path: The folder, absolute.
-        checkpoints, events, history, predictions, known_masks: Where each of these lies.
+        checkpoints, events, history, predictions, known_masks, network: Where each of these lies.
 
     Raises:
         UserError: If `path` is not a path of this machine.
@@ -83,6 +83,7 @@ class RunDirectory:
         self.history = self.path / "history.csv"
         self.predictions = self.path / "predictions"
         self.known_masks = self.path / "known_masks.json"
+        self.network = self.path / "network.svg"
         self._config = self.path / "config.json"
         self._finished = self.path / "finished"
 

@@ -185,6 +185,7 @@ def build(plan: Plan) -> Session:
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out)
+        plan.run.claim(plan.run.network)
         plan.data.memory.store()
     with plan.strategy.scope():
         model = build_network(config)
@@ -243,7 +244,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                 )
             )
             if not session.start:
-                logger.write_description(plan.config.values(), session.model)
+                size = plan.config.data.crop_size
+                logger.write_description(plan.config.values(), session.model, size)
         stack.enter_context(_explained(plan, session.failures))
         for report in reports:
             stopping = report.stopping

@@ -9,7 +9,7 @@ from unet_core.errors import UserError
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import NETWORK, TRAIN
+from unet_core.settings.modes import BUILD, RUN
 
 OF_EVERY_NETWORK = ("network", "precision")
 """The settings that also count for a network of one's own."""
@@ -24,13 +24,13 @@ class NetworkSettings:
         "A network of your own, in place of encoder and decoder: my_package.my_module:make_network,"
         " a function that returns a Keras model (docs/own_network.md). A finished run with one "
         "needs it again.",
-        modes=NETWORK,
+        modes=RUN,
         binds=True,
     )
     encoder: str = setting(
         "unet",
         "The network's contracting part (backbone).",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=ENCODERS,
     )
@@ -38,17 +38,17 @@ class NetworkSettings:
         "transpose",
         "The network's expanding part: the U-Net's with transposed convolutions (transpose), or "
         "with upsampling and convolution (upsample).",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=DECODERS,
     )
     depth: int = setting(
-        4, "Number of poolings of the U-Net.", modes=TRAIN, binds=True, least=1, most=8
+        4, "Number of poolings of the U-Net.", modes=BUILD, binds=True, least=1, most=8
     )
     base_filters: int = setting(
         32,
         "Channels of the first level, doubled by each pooling.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=1024,
@@ -56,20 +56,20 @@ class NetworkSettings:
     padding: str = setting(
         "same",
         "Convolution padding; valid is the paper's, with the image mirrored around.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=("same", "valid"),
     )
     batch_norm: bool = setting(
         False,
         "Batch normalization after every 3x3 convolution, synchronized over devices.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
     )
     dropout: float = setting(
         0.0,
         "Dropout at the end of the contracting path.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=0,
         most=0.99,
@@ -78,7 +78,7 @@ class NetworkSettings:
         "auto",
         "Mixed precision: what the network computes in. auto: bfloat16 where the hardware has it, "
         "float16 on older GPUs.",
-        modes=NETWORK,
+        modes=RUN,
         binds=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )

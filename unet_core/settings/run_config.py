@@ -14,7 +14,7 @@ from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.fields import PAIR_RULE, check_fields, kinds_of, setting
 from unet_core.settings.loss import LossSettings
-from unet_core.settings.modes import EVERY, MODES
+from unet_core.settings.modes import EVERY, MODES, RUN
 from unet_core.settings.network import NetworkSettings
 from unet_core.settings.optimization import OptimizationSettings
 from unet_core.settings.prediction import PredictionSettings
@@ -29,7 +29,7 @@ class TaskSettings:
     run_dir: str | None = setting(
         None,
         "Folder of the run: checkpoints, history, scores, pictures.",
-        modes=("train", "evaluate", "predict", "export", "check_data"),
+        modes=(*RUN, "check_data"),
         of_run=False,
     )
 
