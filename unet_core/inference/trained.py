@@ -18,7 +18,7 @@ from unet_core import training
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
-from unet_core.models.build import make_network
+from unet_core.models.build import full_size, make_network
 from unet_core.models.own import make_own_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
@@ -64,6 +64,8 @@ def make_classes(settings: DataSettings) -> ClassMap:
 def build_network(config: RunConfig) -> keras.Model:
     """Returns the network of a run, its weights drawn from the seed; its precision is resolved.
 
+    With deep supervision it has an output for each level.
+
     It runs the code that `network` names, so `config` must not come from a file alone; see
     `unet_core.settings.network.check_same_network`.
     """
@@ -104,7 +106,7 @@ def open_trained(
     model = build_network(config)
     best = (weights or config.prediction.weights) == "best"
     step = training.load_weights(run.checkpoints, model, best=best)
-    return Trained(model, config, step)
+    return Trained(full_size(model), config, step)
 
 
 def stored_config(path: pathlib.Path) -> tuple[RunConfig, int | None]:
@@ -129,7 +131,7 @@ def _open_export(path: pathlib.Path, config: RunConfig, step: int) -> Trained:
                 f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export the format "
                 "keras (`formats`) beside what else you need."
             )
-        model = build_network(config)
+        model = full_size(build_network(config))
         model.load_weights(weights)
     except UserError:
         raise

@@ -126,18 +126,13 @@ def run_step(model: keras.Model, config: RunConfig) -> None:
     classes = max(model.outputs[0].shape[-1], 2)
     masks = rng.integers(0, classes, (rows, size, size)).astype(np.uint8)
 
-    def loss(logits, batch):
-        """One term for each output; those of a lower resolution take every so many pixels."""
-        terms = []
-        for each in tf.nest.flatten(logits):
-            every = size // each.shape[1]
-            terms.append(losses.cross_entropy(batch[1][:, ::every, ::every], each))
-        return tf.add_n(terms)
-
+    loss = losses.parse("cross_entropy")
+    if len(model.outputs) > 1:
+        loss = losses.deeply_supervised(loss)
     loop = training.Loop(
         model,
         optimizers.make_optimizer(config.optimization),
-        loss=loss,
+        loss=lambda logits, batch: loss(batch[1], logits),
         loss_scaling=config.network.precision == "float16",
         micro_batches=config.training.micro_batches,
         ema_decay=config.optimization.ema_decay or None,

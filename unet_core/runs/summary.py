@@ -13,6 +13,7 @@ from unet_core.drawing.tables import table
 from unet_core.errors import UserError
 from unet_core.files import os_errors, write_whole
 from unet_core.inference.trained import build_network, stored_config
+from unet_core.models.build import full_size
 from unet_core.models.flops import CallWork, uncounted, work_of
 from unet_core.models.geometry import tile_geometry
 from unet_core.run_directory import RunDirectory
@@ -130,8 +131,7 @@ def _figures(model: keras.Model, work: list[CallWork], config: RunConfig) -> str
     size, rows = config.data.crop_size, config.training.global_batch_size
     trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
     parameters = model.count_params()
-    # Several outputs are for training; images are predicted by the first.
-    predicting = keras.Model(model.inputs, model.outputs[0])
+    predicting = full_size(model)
     inference = sum(each.flops or 0 for each in work_of(predicting, 1, _SIDE, _SIDE))
     step = 3 * rows * sum(each.flops or 0 for each in work)
     found = tile_geometry(predicting)

@@ -31,6 +31,7 @@ from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network, make_classes
+from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, folds, process
@@ -182,14 +183,15 @@ def build(plan: Plan) -> Session:
     settings = {name: config[name] for name in binding_settings()}
     workers.check_same(settings=json.dumps(settings), data=plan.fingerprint)
     workers.check_folder(plan.run.path)
+    with plan.strategy.scope():
+        # Before the folder is touched: an encoder may not be able to do what is asked of it.
+        model = build_network(config)
+        optimizer = optimizers.make_optimizer(config.optimization)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out)
         plan.run.claim(plan.run.network)
         plan.data.memory.store()
-    with plan.strategy.scope():
-        model = build_network(config)
-        optimizer = optimizers.make_optimizer(config.optimization)
     loop = _make_loop(plan, model, optimizer)
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
@@ -212,7 +214,7 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, InferenceNetwork(model), start, failures=[])
+    return Session(model, loop, checkpoints, InferenceNetwork(full_size(model)), start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -325,10 +327,10 @@ def _check_replicas(config: RunConfig, replicas: int) -> None:
     """Checks what depends on the number of replicas."""
     settings = config.training
     pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
-    if settings.jit_compile and config.network.batch_norm and replicas > 1:
+    if settings.jit_compile and config.network.normalization == "batch" and replicas > 1:
         raise UserError(
-            "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
-            "compile statistics that replicas share. Leave one of them out."
+            "`jit_compile` cannot be combined with `normalization` 'batch' on several replicas: "
+            "XLA cannot compile statistics that replicas share. Leave one of them out."
         )
     if settings.jit_compile and settings.deterministic:
         raise UserError(
@@ -375,7 +377,7 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
             f"`class_weights` ({settings.class_weights}) must be one number for each of the "
             f"{len(classes)} classes {', '.join(classes.names)}."
         )
-    return losses.parse(
+    loss = losses.parse(
         settings.loss,
         # Weight maps hold them already.
         class_weights=None if settings.border_weight else settings.class_weights or None,
@@ -384,6 +386,7 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
         tversky_alpha=settings.tversky_alpha,
         tversky_beta=settings.tversky_beta,
     )
+    return losses.deeply_supervised(loss) if config.network.deep_supervision else loss
 
 
 def _make_loop(
@@ -394,7 +397,9 @@ def _make_loop(
         model,
         optimizer,
         loss=lambda logits, batch: plan.loss(batch.mask, logits, batch.weights),
-        metrics=lambda logits, batch: {"confusion": metrics.confusion_matrix(batch.mask, logits)},
+        metrics=lambda logits, batch: {
+            "confusion": metrics.confusion_matrix(batch.mask, tf.nest.flatten(logits)[0])
+        },
         strategy=plan.strategy,
         schedule=plan.schedule,
         clip_norm=optimization.clip_norm or None,
