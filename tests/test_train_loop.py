@@ -311,7 +311,7 @@ class TestRun:
     def test_leaves_everything_promised(self, finished):
         run, _ = finished
         names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-        assert {"config.json", "history.csv", "scores.json"} <= names
+        assert {"config.json", "history.csv", "network.svg", "scores.json"} <= names
         for stem in ("0", "1"):
             for kind in ("predict", "overlay", "probability"):
                 assert f"predictions/{stem}_{kind}.png" in names
