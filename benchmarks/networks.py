@@ -1,7 +1,7 @@
 """Which network and recipe is best, at equal compute: candidates on folds of the membrane slices.
 
     python benchmarks/networks.py --data_dir=data/membrane --tflop=10,40 --folds=0
-    python benchmarks/networks.py --data_dir=data/membrane --rows=base,stem --tflop=40 --folds=0,1,2,3
+    python benchmarks/networks.py --data_dir=data/membrane --rows=base,stem --folds=0,1,2,3
 
 Every candidate differs from `membrane.flags` in the settings of its row in `CANDIDATES`. It trains
 for as many steps as its compute allows: floating-point operations of all training steps, counted by
@@ -25,8 +25,7 @@ import time
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from rounds import machine
 
@@ -35,6 +34,7 @@ from unet_core.inference.trained import build_network
 from unet_core.models.flops import training_flops
 from unet_core.settings import RunConfig
 
+ROOT = pathlib.Path(__file__).parent.parent
 SLOW_START = 0.1
 """Share of the steps in which the learning rate rises."""
 
