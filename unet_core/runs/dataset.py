@@ -28,6 +28,7 @@ from unet_core.inference.trained import make_classes
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
+from unet_core.settings.network import NetworkSettings
 
 Progress = Callable[[str], Callable]
 
@@ -192,6 +193,21 @@ class DataSet:
     def describe(self, values: dict) -> str:
         """Returns what the set holds as text; `values` are the pixels of each mask value."""
         return survey.describe(self.samples, self.headers, values, self.read.classes)
+
+
+def check_crop_size(data: DataSettings, network: NetworkSettings) -> None:
+    """Checks that a crop covers at least one pixel of the deepest features.
+
+    Raises:
+        UserError: If the encoder needs more pixels than the crop has.
+    """
+    stride = 2**network.depth
+    if data.crop_size < stride:
+        raise UserError(
+            f"`crop_size` ({data.crop_size}) is too small for the encoder: with `depth` "
+            f"{network.depth} one pixel of its deepest features stands for {stride}x{stride} of "
+            f"the image. Give a `crop_size` of at least {stride}, or a smaller `depth`."
+        )
 
 
 def make_sampling(

@@ -33,7 +33,7 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network, make_classes
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import dataset, folds, process
+from unet_core.runs import dataset, fine_tuning, folds, process
 from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -109,6 +109,8 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
     _check_settings(config, classes)
+    dataset.check_crop_size(config.data, config.network)
+    fine_tuning.check_settings(config)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
     _write_synthetic_data(config)
@@ -125,6 +127,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     strategy = process.prepare_devices(config.training, stop)
     _check_replicas(config, strategy.num_replicas_in_sync)
     config, reason = _resolve(config, run, data, training_samples, fingerprint)
+    fine_tuning.check_layers(config)
     data.weigh(config.loss, config.loss.class_weights)
     workers = training.Workers(strategy)
     print(
@@ -144,7 +147,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         held_out=held_out,
         sampling=sampling,
         loss=_make_loss(config, classes),
-        schedule=optimizers.make_schedule(config.optimization),
+        schedule=fine_tuning.make_schedule(config),
         fingerprint=fingerprint,
         strategy=strategy,
         workers=workers,
@@ -159,6 +162,7 @@ class Session:
         model: The network.
         loop: The loop that trains it.
         checkpoints: Where it is saved.
+        stages: What of it is trained at which step.
         network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
@@ -167,6 +171,7 @@ class Session:
     model: keras.Model
     loop: training.Loop
     checkpoints: training.Checkpoints
+    stages: fine_tuning.Stages
     network: InferenceNetwork
     start: int
     failures: list[UserError]
@@ -189,6 +194,7 @@ def build(plan: Plan) -> Session:
     with plan.strategy.scope():
         model = build_network(config)
         optimizer = optimizers.make_optimizer(config.optimization)
+    stages = fine_tuning.Stages(model, config)
     loop = _make_loop(plan, model, optimizer)
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
@@ -204,6 +210,7 @@ def build(plan: Plan) -> Session:
     workers.check_same(checkpoints=str(start))
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
+    print(stages.begin(start))
     end = config.optimization.schedule_steps
     if end is not None and end <= start < config.training.train_steps:
         print(
@@ -211,7 +218,7 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, InferenceNetwork(model), start, failures=[])
+    return Session(model, loop, checkpoints, stages, InferenceNetwork(model), start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -221,7 +228,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.
     """
     settings = plan.config.training
-    reports = session.loop.train(
+    reports = session.stages.train(
+        session.loop,
         _train_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
@@ -399,6 +407,7 @@ def _make_loop(
         loss_scaling=plan.config.network.precision == "float16",
         micro_batches=settings.micro_batches,
         ema_decay=optimization.ema_decay or None,
+        rate_factor=fine_tuning.make_rate_factor(plan.config, model),
         jit_compile=settings.jit_compile,
     )
 
