@@ -182,7 +182,7 @@ def restart(optimizer: keras.optimizers.Optimizer) -> None:
     """Lets the optimizer begin anew, as when a Keras model is compiled again to fine-tune it.
 
     Adam's bias correction (Kingma and Ba 2015, arXiv:1412.6980) is by the steps of the whole
-    optimizer: the first updates of variables that are trained later would be up to 6.5 times too
+    optimizer: the first updates of variables that are trained later would be up to 6.6 times too
     large. All slots of the optimizers in `unet_core.optimizers` begin with 0.
     """
     for variable in optimizer.variables:
