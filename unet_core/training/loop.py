@@ -105,12 +105,8 @@ class Loop:
         if not isinstance(self.strategy, tf.distribute.Strategy):
             raise UserError(f"`strategy` must be a tf.distribute.Strategy. Received {strategy!r}.")
         self._refused: list[UserError] = []
-        options = {
-            "schedule": schedule,
-            "clip_norm": clip_norm,
-            "ema_decay": ema_decay,
-            "rate_factor": rate_factor,
-        }
+        options: dict[str, Any] = {"schedule": schedule, "rate_factor": rate_factor}
+        options |= {"clip_norm": clip_norm, "ema_decay": ema_decay}
         self.parts, forward = _parts_of(model, optimizer, loss, metrics, micro_batches, **options)
         self._is_short_form = forward is not None
         seen = {"model": model, "loss": loss} if self._is_short_form else {}
