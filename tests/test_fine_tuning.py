@@ -16,7 +16,7 @@ TINY = [
     "--depth=1",
     "--global_batch_size=2",
     "--precision=float32",
-    "--batch_norm",
+    "--normalization=batch",
     "--dropout=0.2",
     "--weight_decay=0.1",
     "--clip_norm=0.5",
@@ -112,8 +112,9 @@ class TestFineTuning:
                 ["--unfrozen_learning_rate (0.1)", "--unfreeze_at_step"],
             ),
             (["--depth=5"], ["--crop_size (16)", "--depth 5", "32x32", "at least 32"]),
+            (["--depth=3", "--stem_stride=4"], ["--crop_size (16)", "--stem_stride 4", "32x32"]),
         ],
     )
-    def test_mistake_is_one_message_and_nothing_is_written(self, start, tmp_path, args, words):
+    def test_mistake_is_one_message_and_no_run_begins(self, start, tmp_path, args, words):
         check_refused(start(tmp_path / "run", *TINY, *args), *words)
-        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "run" / "config.json").exists()

@@ -21,6 +21,8 @@ import numpy as np
 
 from unet_core.models import onnx_nodes, reach
 from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
+from unet_core.models.normalization import GroupNorm
+from unet_core.models.stem import DepthToSpace, SpaceToDepth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,14 @@ def _mirror_pad_reach(layer: MirrorPad, _: int, lines: Sequence[reach.Line]) -> 
     return dataclasses.replace(line, sizes=line.sizes | {(multiple, pixels % multiple)})
 
 
+def _space_to_depth_reach(layer: SpaceToDepth, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].window(layer.factor, layer.factor)
+
+
+def _depth_to_space_reach(layer: DepthToSpace, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].repeated(layer.factor)
+
+
 def _channelwise(rule: reach.Rule) -> reach.Rule:
     """Returns `rule` for layers that normalise along their `axis`, if that is the channels."""
 
@@ -125,22 +135,25 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     _layers.UpSampling2D: LayerRule(reach.of_upsampling, onnx_nodes.of_upsampling),
     _layers.Cropping2D: LayerRule(reach.of_cropping, onnx_nodes.of_cropping),
     _layers.Concatenate: LayerRule(reach.of_concatenation, onnx_nodes.of_concatenation),
-    _layers.ReLU: LayerRule(reach.of_pointwise, activation=_plain_relu),
+    _layers.ReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_relu, activation=_plain_relu),
+    _layers.LeakyReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_leaky_relu),
+    _layers.Add: LayerRule(reach.of_pointwise, onnx_nodes.of_addition),
     _layers.Activation: LayerRule(reach.of_pointwise, onnx_nodes.of_activation, computes=False),
     FusedBatchNorm: LayerRule(reach.of_pointwise, affine=_fused_batch_norm),
+    GroupNorm: LayerRule(reach.of_statistics, onnx_nodes.of_group_norm),
     RowDropout: LayerRule(reach.of_pointwise, computes=False, left_out=True),
+    SpaceToDepth: LayerRule(_space_to_depth_reach, onnx_nodes.of_space_to_depth),
+    DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
     # Others of Keras.
     _layers.DepthwiseConv2D: LayerRule(reach.of_convolution),
     _layers.SeparableConv2D: LayerRule(reach.of_convolution),
     _layers.AveragePooling2D: LayerRule(reach.of_pooling),
     _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding),
-    _layers.Add: _POINTWISE,
     _layers.Subtract: _POINTWISE,
     _layers.Multiply: _POINTWISE,
     _layers.Average: _POINTWISE,
     _layers.Maximum: _POINTWISE,
     _layers.Minimum: _POINTWISE,
-    _layers.LeakyReLU: _POINTWISE,
     _layers.ELU: _POINTWISE,
     _layers.Dense: _POINTWISE,
     _layers.Dropout: LayerRule(reach.of_pointwise, computes=False),

@@ -12,6 +12,7 @@ ValueError for a setting of a layer that it does not know.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -105,6 +106,50 @@ def of_concatenation(graph: Graph, layer: keras.layers.Concatenate, *inputs: str
     return graph.add("Concat", *inputs, axis=1)
 
 
+def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
+    """Adds the sum of tensors of one size, or of which some have one row and column."""
+    return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
+
+
+def of_relu(graph: Graph, layer: keras.layers.ReLU, x: str) -> str:
+    """Adds ReLU, perhaps with a largest value."""
+    if layer.negative_slope or layer.threshold:
+        raise ValueError(_unknown(layer, "a slope or threshold"))
+    x = graph.add("Relu", x)
+    if layer.max_value is None:
+        return x
+    return graph.add("Min", x, graph.constant(layer.max_value, np.float32))
+
+
+def of_leaky_relu(graph: Graph, layer: keras.layers.LeakyReLU, x: str) -> str:
+    """Adds leaky ReLU."""
+    return graph.add("LeakyRelu", x, alpha=float(layer.negative_slope))
+
+
+def of_space_to_depth(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.stem.SpaceToDepth`."""
+    return graph.add("SpaceToDepth", x, blocksize=layer.factor)
+
+
+def of_depth_to_space(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.stem.DepthToSpace`."""
+    return graph.add("DepthToSpace", x, blocksize=layer.factor, mode="DCR")
+
+
+def of_group_norm(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.normalization.GroupNorm`."""
+    # Groups as channels of an image of one row: InstanceNormalization, then scale and offset.
+    shape = graph.add("Shape", x)
+    grouped = graph.add("Reshape", x, graph.constant([0, layer.groups, -1]))
+    ones, zeros = np.ones(layer.groups), np.zeros(layer.groups)
+    scale, offset = (graph.constant(each, np.float32) for each in (ones, zeros))
+    x = graph.add("InstanceNormalization", grouped, scale, offset, epsilon=layer.epsilon)
+    x = graph.add("Reshape", x, shape)
+    gamma, beta = (_array(each)[:, None, None] for each in (layer.gamma, layer.beta))
+    x = graph.add("Mul", x, graph.constant(gamma, np.float32))
+    return graph.add("Add", x, graph.constant(beta, np.float32))
+
+
 def of_activation(graph: Graph, layer: keras.layers.Activation, x: str) -> str:
     """Adds the activation of a layer that is nothing else."""
     return _activated(graph, layer, x)
@@ -115,6 +160,8 @@ def _activated(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
         return x
     if layer.activation is keras.activations.relu:
         return graph.add("Relu", x)
+    if layer.activation is keras.activations.silu:
+        return graph.add("Mul", x, graph.add("Sigmoid", x))
     raise ValueError(_unknown(layer, "its activation"))
 
 

@@ -13,7 +13,7 @@ import keras
 PARTS = ("encoder", "decoder")
 _DECODER = "up*"
 # What is around encoder and decoder; see the contract of names in `unet_core.models.encoders`.
-_AROUND = ("images", "scale*", "pad", "head*", "crop*", "logits*")
+_AROUND = ("images", "scale*", "pad", "stem", "unstem*", "head*", "crop*", "logits*")
 
 
 def layers_with_variables(model: keras.Model) -> list[keras.layers.Layer]:

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from unet_core import optimizers, training
 from unet_core.errors import UserError
-from unet_core.inference.trained import build_network
 from unet_core.models.parts import PARTS, layers_matching, layers_with_variables
 from unet_core.settings import RunConfig
 from unet_core.training import Report
@@ -47,33 +46,6 @@ def check_settings(config: RunConfig) -> None:
         raise UserError(
             f"`unfrozen_learning_rate` ({rate:g}) needs a `learning_rate` greater than 0, whose "
             "schedule it goes on with."
-        )
-
-
-def check_layers(config: RunConfig) -> None:
-    """Checks that each pattern of `freeze` is of a layer, and that something is left to train.
-
-    The network is built for that, and forgotten.
-
-    Raises:
-        UserError: If a pattern matches no layer, or nothing is left to train, or nothing of what
-            `encoder_learning_rate_factor` is about.
-    """
-    settings = config.fine_tuning
-    if not settings.freeze:
-        return
-    model = build_network(config)
-    _set_trainable(frozen_layers(model, settings.freeze), False)
-    names = ",".join(settings.freeze)
-    if not model.trainable_variables:
-        raise UserError(f"`freeze` ({names}) leaves nothing to train; freeze fewer layers.")
-    if settings.unfreeze_at_step is not None or settings.encoder_learning_rate_factor == 1:
-        return
-    if not any(layer.trainable_variables for layer in layers_matching(model, "encoder")):
-        raise UserError(
-            f"`encoder_learning_rate_factor` ({settings.encoder_learning_rate_factor:g}) is about "
-            f"the encoder, of which `freeze` ({names}) leaves nothing to train; leave one of them "
-            "out."
         )
 
 
@@ -131,6 +103,10 @@ class Stages:
     Args:
         model: The network, everything in it trainable.
         config: The settings.
+
+    Raises:
+        UserError: If a pattern of `freeze` matches no layer, or nothing is left to train, or
+            nothing of what `encoder_learning_rate_factor` is about.
     """
 
     def __init__(self, model: keras.Model, config: RunConfig):
@@ -139,8 +115,10 @@ class Stages:
         self._until = config.fine_tuning.unfreeze_at_step
         self._layers = frozen_layers(model, config.fine_tuning.freeze)
         self._parameters = _count(model)
-        if self._until is None:
-            _set_trainable(self._layers, False)
+        _set_trainable(self._layers, False)
+        _check_trains(model, config)
+        if self._until is not None:
+            _set_trainable(self._layers, True)
 
     def begin(self, step: int) -> str:
         """Freezes what is to be frozen when training goes on at `step`; returns what is trained."""
@@ -188,6 +166,21 @@ def restart(optimizer: keras.optimizers.Optimizer) -> None:
     for variable in optimizer.variables:
         if variable is not optimizer._learning_rate:
             variable.assign(tf.zeros(variable.shape, variable.dtype))
+
+
+def _check_trains(model: keras.Model, config: RunConfig) -> None:
+    """Checks that the frozen layers leave something to train."""
+    settings = config.fine_tuning
+    names, factor = ",".join(settings.freeze), settings.encoder_learning_rate_factor
+    if not model.trainable_variables:
+        raise UserError(f"`freeze` ({names}) leaves nothing to train; freeze fewer layers.")
+    if settings.unfreeze_at_step is not None or factor == 1:
+        return
+    if not any(layer.trainable_variables for layer in layers_matching(model, "encoder")):
+        raise UserError(
+            f"`encoder_learning_rate_factor` ({factor:g}) is about the encoder, of which `freeze` "
+            f"({names}) leaves nothing to train; leave one of them out."
+        )
 
 
 def _set_trainable(layers: list[keras.layers.Layer], trainable: bool) -> None:

@@ -16,8 +16,8 @@ free.
   which takes `blocks.MARGIN_PX` off each side, and nothing else takes off any. An encoder that
   cannot do so raises UserError.
 - Names: every layer has a name of its own, unique in the network and the same at every depth. Names
-  that start with "up", and "scale", "pad", "head", "crop" and "logits", belong to others. Weights
-  are found by these names, and seeds follow them.
+  that start with "up", "scale", "head", "crop" and "logits", and "pad", "stem" and "unstem", belong
+  to others. Weights are found by these names, and seeds follow them.
 - Seeds: every random initialiser, and every layer that draws, takes `blocks.seed_of(its name)`, so
   that a new layer does not reseed the others.
 - Types: every layer takes `dtype=blocks.policy`.
@@ -60,4 +60,9 @@ class Encoder:
     scale: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
 
 
-ENCODERS = Registry({"unet": "unet_core.models.encoders.unet:UNET"})
+ENCODERS = Registry(
+    {
+        "unet": "unet_core.models.encoders.unet:UNET",
+        "residual": "unet_core.models.encoders.residual:RESIDUAL",
+    }
+)
