@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unet_core.data import balance, images, splits, survey, weight_maps
+from unet_core.data import balance, images, splits, survey, synthetic, weight_maps
 from unet_core.data.augment import Recipe
 from unet_core.data.intensities import Scaling
 from unet_core.data.layouts.find import find_images, find_samples
@@ -28,6 +29,7 @@ from unet_core.inference.trained import make_classes
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
+from unet_core.settings.network import NetworkSettings
 
 Progress = Callable[[str], Callable]
 
@@ -192,6 +194,31 @@ class DataSet:
     def describe(self, values: dict) -> str:
         """Returns what the set holds as text; `values` are the pixels of each mask value."""
         return survey.describe(self.samples, self.headers, values, self.read.classes)
+
+
+def write_synthetic(settings: DataSettings, progress: Progress) -> None:
+    """Draws synthetic micrographs if they are asked for and the data folder does not exist."""
+    data_dir = settings.data_dir
+    if settings.synthetic_data and data_dir and not os.path.lexists(data_dir):
+        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
+        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress("Drawing slices"))
+
+
+def check_crop_size(data: DataSettings, network: NetworkSettings) -> None:
+    """Checks that a crop covers at least one pixel of the deepest features.
+
+    Raises:
+        UserError: If the encoder needs more pixels than the crop has.
+    """
+    stride = 2**network.depth * network.stem_stride
+    if data.crop_size < stride:
+        stem = f" and `stem_stride` {network.stem_stride}" if network.stem_stride > 1 else ""
+        raise UserError(
+            f"`crop_size` ({data.crop_size}) is too small for the encoder: with `depth` "
+            f"{network.depth}{stem}, one pixel of its deepest features stands for "
+            f"{stride}x{stride} of the image. Give a `crop_size` of at least {stride}, or a "
+            "smaller `depth`."
+        )
 
 
 def make_sampling(

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from unet_core import losses, metrics, optimizers, training
-from unet_core.data import pipeline, stream, synthetic
+from unet_core.data import pipeline, stream
 from unet_core.data.classes import ClassMap
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Sample
@@ -34,7 +33,7 @@ from unet_core.inference.trained import build_network, make_classes
 from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import dataset, folds, process
+from unet_core.runs import dataset, fine_tuning, folds, process
 from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -110,9 +109,11 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
     _check_settings(config, classes)
+    dataset.check_crop_size(config.data, config.network)
+    fine_tuning.check_settings(config)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
-    _write_synthetic_data(config)
+    dataset.write_synthetic(config.data, progress_bar)
     required(config, "data_dir")
     data = dataset.DataSet.open(
         config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
@@ -145,7 +146,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         held_out=held_out,
         sampling=sampling,
         loss=_make_loss(config, classes),
-        schedule=optimizers.make_schedule(config.optimization),
+        schedule=fine_tuning.make_schedule(config),
         fingerprint=fingerprint,
         strategy=strategy,
         workers=workers,
@@ -160,6 +161,7 @@ class Session:
         model: The network.
         loop: The loop that trains it.
         checkpoints: Where it is saved.
+        stages: What of it is trained at which step.
         network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
@@ -168,6 +170,7 @@ class Session:
     model: keras.Model
     loop: training.Loop
     checkpoints: training.Checkpoints
+    stages: fine_tuning.Stages
     network: InferenceNetwork
     start: int
     failures: list[UserError]
@@ -187,6 +190,7 @@ def build(plan: Plan) -> Session:
         # Before the folder is touched: an encoder may not be able to do what is asked of it.
         model = build_network(config)
         optimizer = optimizers.make_optimizer(config.optimization)
+    stages = fine_tuning.Stages(model, config)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out)
@@ -207,6 +211,7 @@ def build(plan: Plan) -> Session:
     workers.check_same(checkpoints=str(start))
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
+    print(stages.begin(start))
     end = config.optimization.schedule_steps
     if end is not None and end <= start < config.training.train_steps:
         print(
@@ -214,7 +219,8 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, InferenceNetwork(full_size(model)), start, failures=[])
+    network = InferenceNetwork(full_size(model))
+    return Session(model, loop, checkpoints, stages, network, start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -224,7 +230,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.
     """
     settings = plan.config.training
-    reports = session.loop.train(
+    reports = session.stages.train(
+        session.loop,
         _train_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
@@ -406,6 +413,7 @@ def _make_loop(
         loss_scaling=plan.config.network.precision == "float16",
         micro_batches=settings.micro_batches,
         ema_decay=optimization.ema_decay or None,
+        rate_factor=fine_tuning.make_rate_factor(plan.config, model),
         jit_compile=settings.jit_compile,
     )
 
@@ -486,10 +494,3 @@ def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             f"`base_filters` ({config.network.base_filters}), or raise `micro_batches` "
             f"({config.training.micro_batches})."
         ) from error
-
-
-def _write_synthetic_data(config: RunConfig) -> None:
-    data_dir = config.data.data_dir
-    if config.data.synthetic_data and data_dir and not os.path.lexists(data_dir):
-        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
-        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress_bar("Drawing slices"))
