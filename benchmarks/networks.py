@@ -161,7 +161,8 @@ def _settings_of_file() -> dict[str, Any]:
     lines = (ROOT / "membrane.flags").read_text().splitlines()
     given = dict(line[2:].split("=", 1) for line in lines if "=" in line and line[:2] == "--")
     numbers = ("depth", "base_filters", "crop_size", "global_batch_size")
-    return {"classes": given["classes"], **{key: int(given[key]) for key in numbers}}
+    fixed = {"classes": given["classes"], "precision": "float32"}
+    return {**fixed, **{key: int(given[key]) for key in numbers}}
 
 
 def _names(text: str) -> list[str]:
