@@ -22,7 +22,7 @@ from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 
 # Their layers are those of others, and test_decoders.py has their values.
-SLOW_DECODERS = ("unet_plus_plus", "fcn32s", "fcn16s")
+SLOW_DECODERS = ("unet_plus_plus", "fcn32s", "fcn16s", "fpn")
 
 
 def pair(encoder, decoder):
