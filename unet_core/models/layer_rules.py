@@ -22,6 +22,7 @@ import numpy as np
 from unet_core.models import onnx_nodes, reach
 from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
 from unet_core.models.normalization import GroupNorm
+from unet_core.models.resampling import BroadcastLike, Interpolate
 from unet_core.models.stem import DepthToSpace, SpaceToDepth
 
 
@@ -86,6 +87,10 @@ def _depth_to_space_reach(layer: DepthToSpace, _: int, lines: Sequence[reach.Lin
     return lines[0].repeated(layer.factor)
 
 
+def _interpolate_reach(layer: Interpolate, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].interpolated(layer.times)
+
+
 def _channelwise(rule: reach.Rule) -> reach.Rule:
     """Returns `rule` for layers that normalise along their `axis`, if that is the channels."""
 
@@ -144,13 +149,16 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     RowDropout: LayerRule(reach.of_pointwise, computes=False, left_out=True),
     SpaceToDepth: LayerRule(_space_to_depth_reach, onnx_nodes.of_space_to_depth),
     DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
+    _layers.Multiply: LayerRule(reach.of_pointwise, onnx_nodes.of_product),
+    _layers.GlobalAveragePooling2D: LayerRule(reach.of_global, onnx_nodes.of_global_average),
+    Interpolate: LayerRule(_interpolate_reach, onnx_nodes.of_interpolation),
+    BroadcastLike: LayerRule(reach.of_pointwise, onnx_nodes.of_broadcast_like),
     # Others of Keras.
     _layers.DepthwiseConv2D: LayerRule(reach.of_convolution),
     _layers.SeparableConv2D: LayerRule(reach.of_convolution),
     _layers.AveragePooling2D: LayerRule(reach.of_pooling),
     _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding),
     _layers.Subtract: _POINTWISE,
-    _layers.Multiply: _POINTWISE,
     _layers.Average: _POINTWISE,
     _layers.Maximum: _POINTWISE,
     _layers.Minimum: _POINTWISE,
@@ -160,7 +168,6 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     _layers.BatchNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
     _layers.LayerNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
     _layers.GroupNormalization: LayerRule(_channelwise(reach.of_statistics), computes=False),
-    _layers.GlobalAveragePooling2D: _GLOBAL,
     _layers.GlobalMaxPooling2D: _GLOBAL,
     _layers.Flatten: _GLOBAL,
 }

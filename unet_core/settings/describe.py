@@ -34,7 +34,7 @@ def help_text() -> str:
     for room, settings in ROOMS.items():
         lines = [TITLES[room], "-" * len(TITLES[room])]
         for field in dataclasses.fields(settings):
-            lines.append(f"  {_flag(field)}  {_default(field)}".rstrip())
+            lines += _wrapped_choices(f"  {_flag(field)}  {_default(field)}".rstrip())
             lines += textwrap.wrap(
                 field.metadata["help"], 96, initial_indent="      ", subsequent_indent="      "
             )
@@ -65,6 +65,15 @@ def markdown_table() -> str:
             rows.append(f"| `{flag}` | {_shown(field.default)} | {help_} |")
         blocks.append(f"### {TITLES[room]}\n\n" + "\n".join(rows))
     return "\n\n".join(blocks)
+
+
+def _wrapped_choices(line: str) -> list[str]:
+    """Returns the line in parts of at most 96 characters, broken after a bar between choices."""
+    lines = []
+    while len(line) > 96 and (end := line.rfind("|", 0, 96) + 1):
+        lines.append(line[:end])
+        line = "      " + line[end:]
+    return [*lines, line]
 
 
 def _flag(field: dataclasses.Field) -> str:
