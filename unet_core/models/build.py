@@ -13,9 +13,8 @@ from collections.abc import Collection
 
 import keras
 
-from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.errors import UserError
-from unet_core.models.blocks import Blocks
+from unet_core.models.blocks import Blocks, scale_pixels
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.layers import CropLike, MirrorPad
@@ -86,19 +85,13 @@ def make_network(
         seed=seed,
     )
     images = keras.Input((None, None, channels), name="images")
-    x = (ENCODERS[encoder].scale or _scale)(images)
+    x = (ENCODERS[encoder].scale or scale_pixels)(images)
     x = MirrorPad(depth=depth, valid=padding == "valid", dtype="float32", name="pad")(x)
     x = DECODERS[decoder](ENCODERS[encoder].make_features(x, blocks), blocks)
     x = blocks.convolve(x, 1 if classes == 2 else classes, 1, "head")
     x = CropLike(dtype=blocks.policy, name="crop")([x, images])
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name=encoder)
-
-
-def _scale(images: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.Rescaling(1 / SPREAD, -MIDDLE / SPREAD, dtype="float32", name="scale")(
-        images
-    )
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -21,9 +21,10 @@ free.
 - Seeds: every random initialiser, and every layer that draws, takes `blocks.seed_of(its name)`, so
   that a new layer does not reseed the others.
 - Types: every layer takes `dtype=blocks.policy`.
-- Scaling: the image comes as `unet_core.models.build` scales it, -2..2 for 0..255. An encoder whose
-  weights were trained with another scaling brings its own `scale`: pixel values 0..255, uint8 or
-  float [B, H, W, C], to float32 of the same shape, by layers named "scale...".
+- Scaling: the image comes as `unet_core.models.blocks.scale_pixels` scales it, -2..2 for 0..255. An
+  encoder whose weights were trained with another scaling brings its own `scale`: pixel values
+  0..255, uint8 or float [B, H, W, C], to what its `make_features` wants, [B, H, W, any number], by
+  layers named "scale...". It may leave the scaling to the first layers of `make_features`.
 - Layers of classes that `unet_core.models.layer_rules` does not know are not wrong, but the network
   is then predicted in overlapping windows that are blended, and cannot be written as ONNX. An entry
   of its table for each class, in the encoder's file if the class is its own, tells how.
@@ -48,16 +49,43 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
+class Application:
+    """A network of `keras.applications`.
+
+    Attributes:
+        name: Its name there.
+        weights_file: The name of the file of its ImageNet weights without the classifier.
+    """
+
+    name: str
+    weights_file: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoder:
     """One way from a scaled image to features; see the contract above.
 
     Attributes:
         make_features: (scaled image, blocks) -> features by stride.
         scale: Pixel values 0..255 -> scaled image; None is the package's -2..2.
+        application: The network of `keras.applications` that it is, whose weights fit; None for
+            the package's own.
     """
 
     make_features: Callable[[keras.KerasTensor, Blocks], Mapping[int, keras.KerasTensor]]
     scale: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
+    application: Application | None = None
 
 
-ENCODERS = Registry({"unet": "unet_core.models.encoders.unet:UNET"})
+_APPLICATIONS = (
+    "vgg16",
+    "resnet50",
+    *(f"efficientnet_b{size}" for size in range(8)),
+    "mobilenet_v2",
+    "convnext_tiny",
+)
+
+ENCODERS = Registry(
+    {"unet": "unet_core.models.encoders.unet:UNET"}
+    | {name: f"unet_core.models.encoders.applications:{name.upper()}" for name in _APPLICATIONS}
+)
