@@ -61,11 +61,14 @@ def make_classes(settings: DataSettings) -> ClassMap:
 
 def build_network(config: RunConfig) -> keras.Model:
     """Returns the network of a run, its weights drawn from the seed; its precision is resolved."""
+    network = dict(vars(config.network))
+    # They are taken over once, when a run begins.
+    del network["encoder_weights"]
     return make_network(
         classes=len(make_classes(config.data)),
         channels=config.data.channels,
         seed=config.training.seed,
-        **vars(config.network),
+        **network,
     )
 
 

@@ -75,6 +75,7 @@ def make_network(
     _check_least("channels", channels, 1)
     _check_least("depth", depth, 1)
     _check_least("base_filters", base_filters, 1)
+    check_encoder(encoder, depth, padding)
     blocks = Blocks(
         depth=depth,
         base_filters=base_filters,
@@ -92,6 +93,24 @@ def make_network(
     x = CropLike(dtype=blocks.policy, name="crop")([x, images])
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(images, logits, name=encoder)
+
+
+def check_encoder(encoder: str, depth: int, padding: str) -> None:
+    """Checks that an encoder can have this depth and padding, without building it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    has = ENCODERS[encoder]
+    if has.depths and depth not in has.depths:
+        raise UserError(
+            f"`depth` ({depth}) must be one of {', '.join(map(str, has.depths))} with the "
+            f"`encoder` {encoder}."
+        )
+    if has.pads_only and padding != "same":
+        raise UserError(
+            f"`padding` ({padding}) must be same with the `encoder` {encoder}: its layers pad."
+        )
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -31,9 +31,10 @@ from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network, make_classes
+from unet_core.models.weights import Taken
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import dataset, folds, process
+from unet_core.runs import dataset, encoder_weights, folds, process
 from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -84,6 +85,7 @@ class Plan:
         fingerprint: What tells the data from others.
         strategy: Over which devices the loop is distributed.
         workers: This process among the workers.
+        encoder_weights: What the encoder begins with; None is what is drawn, or a checkpoint.
     """
 
     config: RunConfig
@@ -98,6 +100,7 @@ class Plan:
     fingerprint: str
     strategy: tf.distribute.Strategy
     workers: training.Workers
+    encoder_weights: Taken | None
 
 
 def prepare(config: RunConfig, stop: StopRequest) -> Plan:
@@ -148,6 +151,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         fingerprint=fingerprint,
         strategy=strategy,
         workers=workers,
+        encoder_weights=encoder_weights.prepare(config, run),
     )
 
 
@@ -180,7 +184,11 @@ def build(plan: Plan) -> Session:
     """
     config, workers = plan.config, plan.workers
     settings = {name: config[name] for name in binding_settings()}
-    workers.check_same(settings=json.dumps(settings), data=plan.fingerprint)
+    workers.check_same(
+        settings=json.dumps(settings),
+        data=plan.fingerprint,
+        encoder_weights=plan.encoder_weights.digest if plan.encoder_weights else "",
+    )
     workers.check_folder(plan.run.path)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
@@ -189,6 +197,9 @@ def build(plan: Plan) -> Session:
     with plan.strategy.scope():
         model = build_network(config)
         optimizer = optimizers.make_optimizer(config.optimization)
+    if plan.encoder_weights:
+        table = plan.run if workers.is_chief else None
+        encoder_weights.take_over(plan.encoder_weights, model, config.network, table)
     loop = _make_loop(plan, model, optimizer)
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,

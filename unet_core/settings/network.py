@@ -21,6 +21,14 @@ class NetworkSettings:
         binds=True,
         choices=ENCODERS,
     )
+    encoder_weights: str = setting(
+        "none",
+        "What the encoder begins with: drawn from the seed (none), weights trained on ImageNet "
+        "(imagenet; downloaded by Keras, or from its folder), or those of a file (.weights.h5, "
+        ".keras, Keras 2's .h5) or of the folder of a run or export, by the names of layers.",
+        modes=TRAIN,
+        binds=True,
+    )
     decoder: str = setting(
         "transpose",
         "The network's expanding part: the U-Net's with transposed convolutions (transpose), or "

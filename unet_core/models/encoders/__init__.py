@@ -9,12 +9,12 @@ float32, H and W multiples of 2**`blocks.depth`, and `blocks`, what all parts of
 be there; of the others each may be missing, as stride 1 is in a ResNet. Numbers of channels are
 free.
 
-- Strides: `blocks.depth` poolings or strided layers. An encoder that has no features at stride
-  2**depth raises UserError, with the depths it has.
+- Strides: `blocks.depth` poolings or strided layers. An encoder that does not have features at
+  every stride 2**depth lists its `depths`; others are refused before it is asked.
 - Padding: the feature of stride s has exactly 1/s of the image's height and width. With
   `blocks.padding` "valid" no layer pads: one `blocks.double_convolution` stands at each stride,
   which takes `blocks.MARGIN_PX` off each side, and nothing else takes off any. An encoder that
-  cannot do so raises UserError.
+  cannot do so says so by `pads_only`, and is not asked to.
 - Names: every layer has a name of its own, unique in the network and the same at every depth. Names
   that start with "up", and "scale", "pad", "head", "crop" and "logits", belong to others. Weights
   are found by these names, and seeds follow them.
@@ -68,12 +68,16 @@ class Encoder:
     Attributes:
         make_features: (scaled image, blocks) -> features by stride.
         scale: Pixel values 0..255 -> scaled image; None is the package's -2..2.
+        depths: The depths that it has; () is any.
+        pads_only: Whether it knows no padding but "same".
         application: The network of `keras.applications` that it is, whose weights fit; None for
             the package's own.
     """
 
     make_features: Callable[[keras.KerasTensor, Blocks], Mapping[int, keras.KerasTensor]]
     scale: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
+    depths: tuple[int, ...] = ()
+    pads_only: bool = False
     application: Application | None = None
 
 
@@ -84,6 +88,15 @@ _APPLICATIONS = (
     "mobilenet_v2",
     "convnext_tiny",
 )
+
+# What layers of other parts of a network are called, see the contract.
+_OTHERS = ("up", "scale", "pad", "head", "crop", "logits")
+
+
+def is_of_encoder(layer: str) -> bool:
+    """Returns whether a layer of this name is one of the encoder, by the contract above."""
+    return not layer.startswith(_OTHERS)
+
 
 ENCODERS = Registry(
     {"unet": "unet_core.models.encoders.unet:UNET"}

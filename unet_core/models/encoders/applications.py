@@ -31,7 +31,6 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from unet_core.errors import UserError
 from unet_core.models.blocks import Blocks, scale_pixels
 from unet_core.models.encoders import Application, Encoder
 from unet_core.models.layers import FusedBatchNorm, LayerScale, PickChannels, RowDropout
@@ -49,7 +48,6 @@ def make_features(
     x: keras.KerasTensor,
     blocks: Blocks,
     *,
-    encoder: str,
     application: Application,
     features: _Features,
 ) -> dict[int, keras.KerasTensor]:
@@ -58,25 +56,10 @@ def make_features(
     Args:
         x: The scaled image, [B, H, W, 3] or of another number of channels that is not 1.
         blocks: What all parts of the network share.
-        encoder: The name to show to a person.
         application: Which network.
         features: (stride, name of the layer that gives it), from the first to the deepest.
-
-    Raises:
-        UserError: If it has no features of that stride, or the padding is not "same".
     """
     deepest = 2**blocks.depth
-    if deepest not in dict(features):
-        depths = [stride.bit_length() - 1 for stride, _ in features if stride > 1]
-        raise UserError(
-            f"`depth` ({blocks.depth}) must be one of {', '.join(map(str, depths))} with the "
-            f"`encoder` {encoder}."
-        )
-    if blocks.padding != "same":
-        raise UserError(
-            f"`padding` ({blocks.padding}) must be same with the `encoder` {encoder}: its layers "
-            "pad by zeros."
-        )
     with warnings.catch_warnings():
         # Keras warns of numbers of channels other than 1 and 3.
         warnings.simplefilter("ignore", UserWarning)
@@ -199,24 +182,29 @@ _MINUS_ONE_TO_ONE = _as_trained(_rescale(1 / 127.5, -1.0))
 _BY_ITSELF = _as_trained(lambda images: images)
 
 
-def _encoder(name: str, application: Application, scale: _Scale, *layers: str) -> Encoder:
+def _encoder(application: Application, scale: _Scale, *layers: str) -> Encoder:
     """Returns the encoder of the layers that give the strides 32, 16, ..., the deepest last."""
     strides = [32 >> places for places in reversed(range(len(layers)))]
-    features = list(zip(strides, layers, strict=True))
-    make = functools.partial(
-        make_features, encoder=name, application=application, features=features
+    return Encoder(
+        functools.partial(
+            make_features,
+            application=application,
+            features=list(zip(strides, layers, strict=True)),
+        ),
+        scale,
+        depths=tuple(stride.bit_length() - 1 for stride in strides if stride > 1),
+        pads_only=True,
+        application=application,
     )
-    return Encoder(make, scale, application=application)
 
 
 def _efficientnet(size: int) -> Encoder:
     layers = [f"block{number}a_expand_activation" for number in (2, 3, 4, 6)]
     application = Application(f"EfficientNetB{size}", f"efficientnetb{size}_notop.h5")
-    return _encoder(f"efficientnet_b{size}", application, _BY_ITSELF, *layers, "top_activation")
+    return _encoder(application, _BY_ITSELF, *layers, "top_activation")
 
 
 VGG16 = _encoder(
-    "vgg16",
     Application("VGG16", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
     _CAFFE,
     "block1_conv2",
@@ -227,7 +215,6 @@ VGG16 = _encoder(
     "block5_pool",
 )
 RESNET50 = _encoder(
-    "resnet50",
     Application("ResNet50", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
     _CAFFE,
     "conv1_relu",
@@ -245,7 +232,6 @@ EFFICIENTNET_B5 = _efficientnet(5)
 EFFICIENTNET_B6 = _efficientnet(6)
 EFFICIENTNET_B7 = _efficientnet(7)
 MOBILENET_V2 = _encoder(
-    "mobilenet_v2",
     Application("MobileNetV2", "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"),
     _MINUS_ONE_TO_ONE,
     "block_1_expand_relu",
@@ -255,7 +241,6 @@ MOBILENET_V2 = _encoder(
     "out_relu",
 )
 CONVNEXT_TINY = _encoder(
-    "convnext_tiny",
     Application("ConvNeXtTiny", "convnext_tiny_notop.h5"),
     _BY_ITSELF,
     *(f"convnext_tiny_stage_{stage}_block_{block}_add" for stage, block in enumerate((2, 2, 8, 2))),
