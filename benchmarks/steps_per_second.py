@@ -47,7 +47,9 @@ def make_network(args: argparse.Namespace, row: str, *, keras_norm: bool = False
     settings = dict(depth=4, base_filters=args.base_filters, precision=precision)
     if row == "tiny-unet":
         settings = dict(depth=1, base_filters=2)
-    model = build.make_network(classes=2, batch_norm=kind == "norm", **settings)
+    model = build.make_network(
+        classes=2, normalization="batch" if kind == "norm" else "none", **settings
+    )
 
     def with_keras_norm(layer):
         if isinstance(layer, FusedBatchNorm):

@@ -437,6 +437,28 @@ class TestWeightedSum:
         np.testing.assert_allclose(total(masks, logits), expected, rtol=1e-6)
 
 
+class TestDeeplySupervised:
+    def test_levels_have_halved_weights_and_the_middle_of_each_block(self):
+        rng = np.random.default_rng(0)
+        masks = rng.integers(0, 3, (2, 9, 6)).astype(np.uint8)
+        pixels = rng.random((2, 9, 6)).astype(np.float32)
+        logits = [
+            rng.normal(size=(2, *size, 3)).astype(np.float32) for size in ((9, 6), (5, 3), (3, 2))
+        ]
+
+        def loss(masks, logits, pixel_weights=None):
+            return losses.cross_entropy(masks, logits, pixel_weights=pixel_weights)
+
+        found = losses.deeply_supervised(loss)(masks, logits, pixels)
+        rows, columns = [[1, 3, 5, 7, 8], [2, 6, 8]], [[1, 3, 5], [2, 5]]
+        expected = 4 / 7 * loss(masks, logits[0], pixels)
+        for level in (0, 1):
+            block = np.ix_(range(2), rows[level], columns[level])
+            weight = (2 / 7, 1 / 7)[level]
+            expected += weight * loss(masks[block], logits[level + 1], pixels[block])
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 class TestParse:
     @pytest.mark.parametrize("name", ["cross_entropy", "focal", "batch_dice", "batch_tversky"])
     def test_bare_name_is_that_loss(self, name):

@@ -29,7 +29,7 @@ TINY = [
     "--folds=3",
     "--fold=2",
     "--dropout=0.2",
-    "--batch_norm",
+    "--normalization=batch",
 ]
 # Those of them that `--mode=check_data` uses.
 CHECK = ["--crop_size=32", "--folds=3", "--fold=2"]
@@ -166,7 +166,7 @@ class TestBadData:
             (["--micro_batches=3"], ["3 micro-batches", "3"]),
             (
                 ["--strategy=mirrored", "--devices=0,1", "--jit_compile"],
-                ["jit_compile", "batch_norm"],
+                ["jit_compile", "normalization"],
             ),
             (["--memory_growth", "--memory_limit_mb=9"], ["memory_growth", "memory_limit_mb"]),
             (["--classes=0:a"], ["classes", "at least two"]),
@@ -627,20 +627,62 @@ class TestRun:
         assert "4 sample(s) to train on, 2 held out" in out
 
     def test_not_finite_step_names_its_samples(self, slices, door, tmp_path):
-        args = ["--optimizer=sgd", "--learning_rate=1e6", "--schedule=constant", "--nobatch_norm"]
+        args = [
+            "--optimizer=sgd",
+            "--learning_rate=1e6",
+            "--schedule=constant",
+            "--normalization=none",
+        ]
         result = door(f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, *args)
         check_refused(result, "not finite", "Its samples ", "were drawn from ")
 
     def test_averaged_weights_are_evaluated_predicted_with_and_kept(self, slices, door, tmp_path):
         run = tmp_path / "run"
         several = ["--strategy=mirrored", "--devices=0,1", "--global_batch_size=4"]
-        more = [*several, "--micro_batches=2", "--ema_decay=0.9", "--nobatch_norm", "--jit_compile"]
+        more = [
+            *several,
+            "--micro_batches=2",
+            "--ema_decay=0.9",
+            "--normalization=none",
+            "--jit_compile",
+        ]
         code, _, err = door(f"--data_dir={slices}", f"--run_dir={run}", *TINY, *more)
         assert code == 0, err
         scores = json.loads((run / "scores.json").read_text())["scores"]
         code, *_ = door("--mode=evaluate", f"--run_dir={run}", f"--output_dir={tmp_path}")
         assert code == 0
         assert json.loads((tmp_path / "scores.json").read_text())["scores"] == scores
+
+    def test_deep_supervision_and_stem_train_score_and_resume(self, slices, door, tmp_path):
+        args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY]
+        more = ["--deep_supervision", "--stem_stride=2", "--encoder=residual"]
+        more += ["--normalization=group", "--activation=leaky_relu", "--ema_decay=0.9"]
+        code, _, err = door(*args, *more)
+        assert code == 0, err
+        first = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
+        code, _, err = door("--mode=evaluate", *args[1:2], f"--output_dir={tmp_path / 'again'}")
+        assert code == 0, err
+        assert json.loads((tmp_path / "again" / "scores.json").read_text())["scores"] == first
+        code, out, err = door(*args, *more, "--train_steps=6")
+        assert code == 0, err
+        assert "Going on from step 4" in out
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            (["--stem_stride=3"], ["--stem_stride", "3", "power of 2"]),
+            (["--stem_stride=2", "--padding=valid"], ["--stem_stride", "--padding", "'same'"]),
+            (["--deep_supervision", "--padding=valid"], ["--deep_supervision", "'same'"]),
+            (["--encoder=residual", "--padding=valid"], ["--encoder", "residual", "'same'"]),
+            (["--max_filters=2"], ["--max_filters", "at least 4"]),
+        ],
+    )
+    def test_network_that_cannot_be_is_refused_before_the_folder_is_made(
+        self, slices, door, tmp_path, args, words
+    ):
+        run = tmp_path / "run"
+        check_refused(door(f"--data_dir={slices}", f"--run_dir={run}", *TINY, *args), *words)
+        assert not (run / "config.json").exists()
 
     def test_deterministic_xla_is_refused(self, slices, door, tmp_path):
         args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY]

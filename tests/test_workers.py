@@ -118,7 +118,9 @@ def undisturbed(data_dir, tmp_path_factory):
 
 class TestTwoWorkers:
     # With batch norm, rounding of 1e-7 tips single activations within some ten steps.
-    @pytest.mark.parametrize(("norm", "steps"), [("--nobatch_norm", 20), ("--batch_norm", 5)])
+    @pytest.mark.parametrize(
+        ("norm", "steps"), [("--normalization=none", 20), ("--normalization=batch", 5)]
+    )
     def test_end_with_the_weights_of_one_process(self, data_dir, start_two, tmp_path, norm, steps):
         args = (f"--train_steps={steps}", norm)
         code, out = finish(start(data_dir, tmp_path / "one", *args))

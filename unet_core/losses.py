@@ -183,6 +183,37 @@ def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
     return total
 
 
+def deeply_supervised(loss: Loss) -> Loss:
+    """Returns `loss` for a list of logits, those of full size first (deep supervision).
+
+    The logits i are [B, ceil(H / s), ceil(W / s), K] with s = 2**i; of masks and pixel weights they
+    are given the middle pixel of each s x s block. The weights are 1 / 2**i, over their sum.
+
+    Source: Lee et al. 2015, arXiv:1409.5185, with the weights of nnU-Net (Isensee et al. 2021).
+    """
+
+    def total(masks: tf.Tensor, logits: Sequence[tf.Tensor], pixel_weights=None) -> tf.Tensor:
+        weights = [0.5**level for level in range(len(logits))]
+        terms = []
+        for level, (weight, of_level) in enumerate(zip(weights, logits, strict=True)):
+            truth, factors = (_shrunk(each, 2**level) for each in (masks, pixel_weights))
+            terms.append(weight / sum(weights) * loss(truth, of_level, factors))
+        return tf.add_n(terms)
+
+    return total
+
+
+def _shrunk(values: tf.Tensor | None, stride: int) -> tf.Tensor | None:
+    """Returns of [B, H, W] the middle of each block of pixels; at the end the last pixel."""
+    if values is None or stride == 1:
+        return values
+    for axis in (1, 2):
+        size = tf.shape(values)[axis]
+        places = tf.minimum(tf.range(0, size, stride) + stride // 2, size - 1)
+        values = tf.gather(values, places, axis=axis)
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
     """What the losses of `LOSSES` may be given.

@@ -25,9 +25,17 @@ CASES = {
     "uint8": (dict(), "uint8"),
     "uint16": (dict(), "uint16"),
     "float32": (dict(), "float32"),
-    "colour_norm_three": (dict(channels=3, batch_norm=True, classes=THREE, dropout=0.5), "uint8"),
+    "colour_norm_three": (
+        dict(channels=3, normalization="batch", classes=THREE, dropout=0.5),
+        "uint8",
+    ),
     "valid_upsample": (dict(padding="valid", decoder="upsample", classes=THREE), "uint8"),
     "bfloat16": (dict(precision="bfloat16"), "uint8"),
+    "stem_group_silu": (dict(stem_stride=2, normalization="group", activation="silu"), "uint8"),
+    "residual_instance_leaky": (
+        dict(encoder="residual", normalization="instance", activation="leaky_relu"),
+        "uint8",
+    ),
     "percentile": (dict(intensities="percentile:2,97.5", channels=3), "uint16"),
     "zscore": (dict(intensities="zscore", channels=3), "uint16"),
     "fixed": (dict(intensities="fixed:120,40"), "uint8"),
@@ -191,7 +199,7 @@ class TestScaled:
 
 class TestKeras:
     def test_network_comes_back_with_its_layers_and_logits(self, tmp_path):
-        config = make_config(batch_norm=True, dropout=0.5, precision="bfloat16")
+        config = make_config(normalization="batch", dropout=0.5, precision="bfloat16")
         model, image = make_model(config), make_image(config, "uint8")[None]
         write(model, config, tmp_path / "e", formats=["keras"])
         loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
@@ -200,7 +208,7 @@ class TestKeras:
         assert not (tmp_path / "e" / "saved_model").exists()
 
     def test_settings_and_weights_rebuild_the_network(self, tmp_path):
-        config = make_config(batch_norm=True, classes=THREE, decoder="upsample")
+        config = make_config(normalization="batch", classes=THREE, decoder="upsample")
         model, image = make_model(config), make_image(config, "uint8")[None]
         write(model, config, tmp_path / "e", step=12, formats=["keras"])
         stored = json.loads((tmp_path / "e" / "unet_core.json").read_text())

@@ -14,7 +14,7 @@ FLAGS = [
     "--crop_size=16",
     "--base_filters=2",
     "--depth=1",
-    "--batch_norm",
+    "--normalization=batch",
     "--dropout=0.2",
     "--ema_decay=0.9",
     "--loss=cross_entropy,batch_dice",

@@ -17,7 +17,7 @@ SMALL = [
     "--fold=2",
     "--rotation_degrees=180",
     "--dropout=0.3",
-    "--batch_norm",
+    "--normalization=batch",
     "--weight_decay=1e-3",
     "--clip_norm=1",
     "--deterministic",

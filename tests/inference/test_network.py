@@ -30,10 +30,10 @@ def make_trained(**kwargs):
 
 
 SHAPES = [
-    dict(padding=padding, decoder=decoder, batch_norm=norm)
+    dict(padding=padding, decoder=decoder, normalization=norm)
     for padding in ("same", "valid")
     for decoder in ("transpose", "upsample")
-    for norm in (False, True)
+    for norm in ("none", "batch")
 ]
 
 
@@ -58,14 +58,14 @@ class TestInferenceNetwork:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def test_batch_norm_relu_and_dropout_layers_are_gone(self):
-        network = InferenceNetwork(make_trained(batch_norm=True, dropout=0.5)).layers
+        network = InferenceNetwork(make_trained(normalization="batch", dropout=0.5)).layers
         kinds = {type(layer) for layer in network.layers}
         gone = {FusedBatchNorm, RowDropout, keras.layers.ReLU, MirrorPad, CropLike}
         assert not kinds & gone
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_weights_are_stored_in_the_type_computed_in(self, precision):
-        model = make_trained(batch_norm=True)
+        model = make_trained(normalization="batch")
         network = InferenceNetwork(model, precision=precision).layers
         assert {v.dtype for v in network.variables} == {precision}
         logits = network(picture(16, 16))
@@ -74,13 +74,13 @@ class TestInferenceNetwork:
         np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
 
     def test_precision_is_that_of_the_model_if_none_is_given(self):
-        network = InferenceNetwork(make_trained(precision="bfloat16", batch_norm=True)).layers
+        network = InferenceNetwork(make_trained(precision="bfloat16", normalization="batch")).layers
         assert {v.dtype for v in network.variables} == {"bfloat16"}
         network = InferenceNetwork(make_trained(precision="bfloat16"), precision="float32").layers
         assert {v.dtype for v in network.variables} == {"float32"}
 
     def test_model_stays_as_it_was_and_shares_nothing(self):
-        model = make_trained(batch_norm=True, precision="bfloat16")
+        model = make_trained(normalization="batch", precision="bfloat16")
         before = [v.numpy() for v in model.variables]
         network = InferenceNetwork(model).layers
         for variable in network.variables:

@@ -45,7 +45,7 @@ class TestWindowsAreOnePass:
     @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
     @pytest.mark.parametrize("shape", [(301, 417), (256, 500)])
     def test_windows_larger_than_the_halo_equal_one_pass(self, shape, decoder):
-        model = make_network(classes=2, base_filters=4, decoder=decoder, batch_norm=True)
+        model = make_network(classes=2, base_filters=4, decoder=decoder, normalization="batch")
         image = image_of(*shape)
         # 109 px, rounded up to 112, with the upsampling decoder.
         px = EXACT_PX if decoder == "transpose" else 2 * 112 + 16
@@ -227,7 +227,7 @@ class TestSlidingWindow:
 class TestRefresh:
     @pytest.mark.parametrize("precision", [None, "bfloat16"])
     def test_weights_that_have_changed_are_taken_over_without_a_new_trace(self, traces, precision):
-        model = make_network(classes=3, depth=2, base_filters=4, batch_norm=True, dropout=0.2)
+        model = make_network(classes=3, depth=2, base_filters=4, normalization="batch", dropout=0.2)
         window = window_of(model, precision=precision)
         images = image_of(37, 53), image_of(37, 53).astype(np.float32)
         found = [window(image) for image in images]

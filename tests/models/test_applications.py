@@ -100,6 +100,12 @@ class TestFeatures:
         assert "block3_pool" not in names
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("encoder", NETWORKS)
+    def test_it_says_whether_it_has_batch_norm(self, encoder):
+        kinds = {type(layer) for layer in make_ours(encoder, depth=2).layers}
+        assert ENCODERS[encoder].batch_norm == (FusedBatchNorm in kinds)
+
+    @pytest.mark.slow
     def test_layers_are_those_of_keras_but_for_batch_norm(self):
         ours, theirs = make_ours("mobilenet_v2"), make_theirs("mobilenet_v2")
         for layer in theirs.layers[1:]:
@@ -145,7 +151,7 @@ class TestChannels:
             row.layer for row in fit(layers_of(grey), grey, "grey").rows if row.of_encoder
         }
         images = picture(1)
-        name = [layer.name for layer in grey.layers if "_grow" in layer.name][0]
+        name = next(layer.name for layer in grey.layers if "_grow" in layer.name)
         deepest = grey.get_layer(name).input
         found = keras.Model(grey.input, deepest)(images)
         same = keras.Model(colour.input, colour.get_layer(name).input)(np.repeat(images, 3, -1))

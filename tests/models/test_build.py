@@ -51,7 +51,7 @@ class TestShape:
 class TestPrecision:
     @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
     def test_variables_and_logits_are_float32_whatever_the_layers_compute_in(self, precision):
-        model = make_small(precision=precision, batch_norm=True, dropout=0.5)
+        model = make_small(precision=precision, normalization="batch", dropout=0.5)
         assert model(picture(9, 9), training=True).dtype == tf.float32
         assert model.get_layer("down0_conv1").compute_dtype == precision
         floats = [v for v in model.variables if v.name != "calls"]
@@ -80,17 +80,17 @@ class TestParameters:
     def test_batch_norm_replaces_biases(self):
         # As above, less the biases of six 3x3 convolutions, 2+2+4+4+2+2 = 16, plus gamma, beta,
         # moving mean and variance of the same 16 channels.
-        assert make_small(depth=1, batch_norm=True).count_params() == 431 - 16 + 4 * 16
+        assert make_small(depth=1, normalization="batch").count_params() == 431 - 16 + 4 * 16
 
-    @pytest.mark.parametrize("batch_norm", [True, False])
-    def test_convolutions_have_a_bias_unless_a_norm_follows(self, batch_norm):
-        model = make_small(batch_norm=batch_norm)
+    @pytest.mark.parametrize("normalization", ["none", "batch", "group", "instance"])
+    def test_convolutions_have_a_bias_unless_a_norm_follows(self, normalization):
+        model = make_small(normalization=normalization)
         convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
         biased = {layer.name for layer in convolutions if layer.use_bias}
         three_wide = {c.name for c in convolutions if c.kernel_size == (3, 3)}
         # Two at each of two levels down, at the bottom, and at each of two levels up.
         assert len(three_wide) == 10
-        assert three_wide & biased == (set() if batch_norm else three_wide)
+        assert three_wide & biased == (three_wide if normalization == "none" else set())
         assert "head" in biased
 
     def test_decoder_of_repetition_convolves_and_has_no_transposed_kernel(self):
@@ -121,7 +121,7 @@ class TestParameters:
 
 class TestSeeds:
     def make_blocks(self, **kwargs):
-        settings = dict(depth=3, base_filters=4, padding="same", batch_norm=False, dropout=0.0)
+        settings = dict(depth=3, base_filters=4, padding="same", normalization="none", dropout=0.0)
         policy = keras.DTypePolicy("float32")
         return Blocks(**{**settings, "policy": policy, "seed": 2, **kwargs})
 
@@ -311,7 +311,7 @@ class TestArguments:
 class TestSaving:
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_saved_network_loads_in_safe_mode_and_predicts_the_same(self, tmp_path, precision):
-        model = make_small(padding="valid", batch_norm=True, dropout=0.5, precision=precision)
+        model = make_small(padding="valid", normalization="batch", dropout=0.5, precision=precision)
         model.save(tmp_path / "unet.keras")
         loaded = keras.models.load_model(tmp_path / "unet.keras", safe_mode=True)
         images = picture(11, 13)

@@ -159,7 +159,7 @@ class TestFusedBatchNorm:
         assert (layer.moving_mean.numpy() != [1, 2, 3]).all()
 
     def test_frozen_network_inside_another_infers_and_changes_nothing(self):
-        inner = make_network(classes=2, depth=1, base_filters=2, batch_norm=True)
+        inner = make_network(classes=2, depth=1, base_filters=2, normalization="batch")
         inputs = keras.Input((8, 8, 1))
         outer = keras.Model(inputs, keras.layers.Conv2D(1, 1)(inner(inputs)))
         inner.trainable = False

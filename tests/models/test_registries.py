@@ -18,7 +18,7 @@ from unet_core.errors import UserError
 from unet_core.export.export import export
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.models.build import PADDINGS, make_network
+from unet_core.models.build import PADDINGS, full_size, make_network
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 
@@ -79,6 +79,39 @@ def picture(height, width, channels=1, *, rows=1, seed=0):
     return rng.integers(0, 256, (rows, height, width, channels)).astype(np.uint8)
 
 
+def make_stem(encoder, decoder):
+    """As `make`, with a stem; skips the test where the encoder refuses one."""
+    try:
+        return make(encoder, decoder, stem_stride=2)
+    except UserError as refused:
+        pytest.skip(str(refused))
+
+
+def check_gradients(model):
+    """Checks that a loss of all logits reaches every trainable variable."""
+    images, rng = picture(32, 32, rows=2), np.random.default_rng(2)
+    with tf.GradientTape() as tape:
+        outputs = tf.nest.flatten(model(images, training=True))
+        loss = sum(tf.reduce_sum(tf.square(o - rng.normal(size=o.shape))) for o in outputs)
+    variables = model.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    for variable, gradient in zip(variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.abs(gradient).max() > 0, variable.path
+
+
+def check_windows(model):
+    """Checks that overlapping windows give what one pass does; skips if they are blended."""
+    network = InferenceNetwork(model)
+    if network.geometry.halo is None:
+        pytest.skip("The network looks everywhere: its windows are blended.")
+    margin = network.geometry.halo + network.geometry.cut
+    window_px = 2 * margin + 3 * network.geometry.stride
+    image = picture(2 * window_px + 3, window_px + 5)[0]
+    found = SlidingWindow(network, window_px=window_px)(image)
+    np.testing.assert_allclose(found, SlidingWindow(network)(image), atol=1e-4)
+
+
 class TestNetwork:
     @pytest.mark.parametrize("padding", PADDINGS)
     @pytest.mark.parametrize("channels", [1, 3])
@@ -93,16 +126,7 @@ class TestNetwork:
             assert np.isfinite(logits).all()
 
     def test_gradients_reach_every_trained_variable(self, encoder, decoder):
-        model = make(encoder, decoder, batch_norm=True, dropout=0.3)
-        images = picture(32, 32, rows=2)
-        target = np.random.default_rng(2).normal(size=(2, 32, 32, 3)).astype(np.float32)
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(tf.square(model(images, training=True) - target))
-        variables = model.trainable_variables
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        for variable, gradient in zip(variables, gradients, strict=True):
-            assert gradient is not None, variable.path
-            assert np.abs(gradient).max() > 0, variable.path
+        check_gradients(make(encoder, decoder, normalization="batch", dropout=0.3))
 
     def test_equal_seeds_give_equal_weights_and_others_differ(self, encoder, decoder):
         one, same, other = (
@@ -128,16 +152,48 @@ class TestNetwork:
     def test_precision_is_that_of_the_layers_and_variables_stay_float32(
         self, encoder, decoder, precision
     ):
-        model = make(encoder, decoder, precision=precision, batch_norm=True)
+        model = make(encoder, decoder, precision=precision, normalization="batch")
         assert model.get_layer("head").compute_dtype == precision
         assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
         assert model(picture(9, 9)).dtype == tf.float32
+
+    @pytest.mark.parametrize(
+        ("normalization", "activation"),
+        [("group", "silu"), ("instance", "leaky_relu"), ("none", "leaky_relu"), ("none", "silu")],
+    )
+    def test_gradients_reach_every_variable_with_each_normalization_and_activation(
+        self, encoder, decoder, normalization, activation
+    ):
+        check_gradients(make(encoder, decoder, normalization=normalization, activation=activation))
+
+    def test_deep_supervision_reaches_every_variable_at_each_level(self, encoder, decoder):
+        try:
+            model = make(encoder, decoder, deep_supervision=True)
+        except UserError as refused:
+            pytest.skip(str(refused))
+        outputs = model(picture(37, 53))
+        sizes = [tuple(logits.shape[1:3]) for logits in outputs]
+        assert sizes == [(-(-37 // s), -(-53 // s)) for s in (1, 2, 4, 8)][: len(sizes)]
+        assert len(sizes) > 1
+        check_gradients(model)
+        np.testing.assert_array_equal(full_size(model)(picture(37, 53)), outputs[0])
+
+
+class TestStem:
+    def test_image_of_any_size_gives_logits_of_its_size(self, encoder, decoder):
+        model = make_stem(encoder, decoder)
+        for height, width in ((37, 53), (1, 1), (16, 24)):
+            assert model(picture(height, width)).shape == (1, height, width, 3)
+        check_gradients(model)
+
+    def test_windows_equal_one_pass(self, encoder, decoder):
+        check_windows(make_stem(encoder, decoder))
 
 
 class TestInference:
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_copy_equals_the_network(self, encoder, decoder, padding):
-        model = make_padded(encoder, decoder, padding, batch_norm=True, dropout=0.3)
+        model = make_padded(encoder, decoder, padding, normalization="batch", dropout=0.3)
         network = InferenceNetwork(model)
         before, after = network.geometry.padding(0)
         images = picture(24, 16, rows=2)
@@ -148,14 +204,7 @@ class TestInference:
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_windows_equal_one_pass(self, encoder, decoder, padding):
         model = make_padded(encoder, decoder, padding)
-        network = InferenceNetwork(model)
-        if network.geometry.halo is None:
-            pytest.skip("The network looks everywhere: its windows are blended.")
-        margin = network.geometry.halo + network.geometry.cut
-        window_px = 2 * margin + 3 * network.geometry.stride
-        image = picture(2 * window_px + 3, window_px + 5)[0]
-        found = SlidingWindow(network, window_px=window_px)(image)
-        np.testing.assert_allclose(found, SlidingWindow(network)(image), atol=1e-4)
+        check_windows(model)
 
 
 class TestGeometry:
@@ -203,7 +252,7 @@ class TestExport:
     def test_every_format_gives_what_the_package_gives(self, encoder, decoder, tmp_path):
         pytest.importorskip("onnx", reason="the package onnx is not installed")
         runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-        model = make(encoder, decoder, batch_norm=True, channels=3)
+        model = make(encoder, decoder, normalization="batch", channels=3)
         export(
             model,
             tmp_path / "e",

@@ -173,6 +173,10 @@ class TestStored:
     def test_what_is_not_stored_has_its_default(self):
         assert RunConfig.from_stored({"seed": 3}) == RunConfig.of(seed=3)
 
+    @pytest.mark.parametrize(("before", "now"), [(True, "batch"), (False, "none")])
+    def test_switch_of_before_is_read_as_the_normalization(self, before, now):
+        assert RunConfig.from_stored({"batch_norm": before}) == RunConfig.of(normalization=now)
+
 
 class TestGiven:
     def test_given_settings_are_known_and_play_no_part_in_equality(self):

@@ -64,7 +64,9 @@ class TestResume:
 
     def test_dropout_repeats_its_masks_after_a_restore(self, tmp_path):
         def make():
-            model = make_network(classes=2, depth=1, base_filters=2, dropout=0.5, batch_norm=True)
+            model = make_network(
+                classes=2, depth=1, base_filters=2, dropout=0.5, normalization="batch"
+            )
             return training.Loop(
                 model,
                 keras.optimizers.SGD(0.1),

@@ -124,7 +124,7 @@ class TestOverflow:
             return images.astype(np.float32) + np.float32(np.inf if step == 2 else 0), masks
 
         loop = training.Loop(
-            make_network(classes=2, depth=1, base_filters=2, batch_norm=True),
+            make_network(classes=2, depth=1, base_filters=2, normalization="batch"),
             keras.optimizers.SGD(0.1),
             loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
             loss_scaling=loss_scaling,
@@ -220,7 +220,7 @@ class TestAverages:
         np.testing.assert_array_equal(model.get_weights()[0], averages(loop))
 
     def test_of_a_network_with_moving_statistics_load_to_the_right_variables(self, tmp_path):
-        model = make_network(classes=2, depth=1, base_filters=2, batch_norm=True)
+        model = make_network(classes=2, depth=1, base_filters=2, normalization="batch")
         loop = training.Loop(
             model,
             keras.optimizers.SGD(0.1),
@@ -230,7 +230,7 @@ class TestAverages:
         images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
         run(loop, lambda start, context: tf.data.Dataset.from_tensors((images,)).repeat(), 3)
         training.Checkpoints(tmp_path, loop).save()
-        other = make_network(classes=2, depth=1, base_filters=2, batch_norm=True, seed=1)
+        other = make_network(classes=2, depth=1, base_filters=2, normalization="batch", seed=1)
         training.load_weights(tmp_path, other)
         with loop.averaged_weights():
             assert_same(other.get_weights(), model.get_weights())

@@ -88,7 +88,7 @@ FLOAT32 = {
     "plain": Feature(),
     "clipping": Feature(loop=dict(clip_norm=0.1)),
     "accumulation": Feature(loop=dict(micro_batches=4)),
-    "batch norm": Feature(network=dict(batch_norm=True)),
+    "batch norm": Feature(network=dict(normalization="batch")),
     "batch dice": Feature(loss=batch_dice),
     "pixel weights": Feature(loss=pixel_weighted, ignored=True),
     "class weights": Feature(loss=class_weighted),
@@ -106,7 +106,7 @@ FLOAT32 = {
         loss=dice_of_background,
         optimizer=decaying_adamw,
         seed=10,
-        network=dict(dropout=0.3, batch_norm=True),
+        network=dict(dropout=0.3, normalization="batch"),
         loop=dict(clip_norm=1.0),
     ),
 }

@@ -18,7 +18,7 @@ from unet_core import training
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
-from unet_core.models.build import make_network
+from unet_core.models.build import full_size, make_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
 from unet_core.settings.data import DataSettings
@@ -60,7 +60,10 @@ def make_classes(settings: DataSettings) -> ClassMap:
 
 
 def build_network(config: RunConfig) -> keras.Model:
-    """Returns the network of a run, its weights drawn from the seed; its precision is resolved."""
+    """Returns the network of a run, its weights drawn from the seed; its precision is resolved.
+
+    With deep supervision it has an output for each level.
+    """
     network = dict(vars(config.network))
     # They are taken over once, when a run begins.
     del network["encoder_weights"]
@@ -92,7 +95,7 @@ def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trai
     model = build_network(config)
     best = (weights or config.prediction.weights) == "best"
     step = training.load_weights(run.checkpoints, model, best=best)
-    return Trained(model, config, step)
+    return Trained(full_size(model), config, step)
 
 
 def _open_export(path: pathlib.Path) -> Trained:
@@ -107,7 +110,7 @@ def _open_export(path: pathlib.Path) -> Trained:
                 f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export the format "
                 "keras (`formats`) beside what else you need."
             )
-        model = build_network(config)
+        model = full_size(build_network(config))
         model.load_weights(weights)
     except UserError:
         raise

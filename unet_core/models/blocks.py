@@ -1,7 +1,6 @@
 """What encoder, decoder and head of one network share: convolutions, normalisation, types, seeds.
 
-blocks = Blocks(depth=4, base_filters=64, padding="same", batch_norm=False, dropout=0.0,
-                policy=keras.DTypePolicy("float32"), seed=0)
+blocks = Blocks(depth=4, base_filters=64, policy=keras.DTypePolicy("float32"))
 x = blocks.double_convolution(x, blocks.filters(0), "down0")
 """
 
@@ -9,14 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 
 import keras
 
 from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.models.layers import FusedBatchNorm, RowDropout
+from unet_core.models.normalization import GroupNorm
 
 MARGIN_PX = 2
 """Pixels that `Blocks.double_convolution` takes off each side with the padding "valid"."""
+NORMALIZATIONS = ("none", "batch", "group", "instance")
+ACTIVATIONS = ("relu", "leaky_relu", "silu")
+GROUPS = 8
+"""Groups of channels of the normalisation "group", or their largest common divisor with those."""
+LEAKY_SLOPE = 0.01
+"""Slope of leaky ReLU below 0, that of Maas et al. 2013 and of nnU-Net."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,24 +33,32 @@ class Blocks:
     Attributes:
         depth: Number of halvings; the deepest features have the stride 2**depth.
         base_filters: Channels of the first level.
-        padding: "same" or "valid".
-        batch_norm: Whether a batch norm follows every 3x3 convolution.
-        dropout: Share of values that `drop` drops; 0 is no dropout.
         policy: What every layer computes in.
+        max_filters: Most channels of a level.
+        padding: "same" or "valid".
+        normalization: What follows every 3x3 convolution, of `NORMALIZATIONS`: nothing, batch norm
+            (Ioffe and Szegedy 2015, arXiv:1502.03167), group norm (Wu and He 2018,
+            arXiv:1803.08494) or instance norm (Ulyanov et al. 2016, arXiv:1607.08022).
+        activation: What follows that, of `ACTIVATIONS`.
+        dropout: Share of values that `drop` drops; 0 is no dropout.
+        logits: Channels of the logits.
         seed: Seed of the network, from which that of every layer is made.
     """
 
     depth: int
     base_filters: int
-    padding: str
-    batch_norm: bool
-    dropout: float
     policy: keras.DTypePolicy
-    seed: int
+    max_filters: int = 2**16
+    padding: str = "same"
+    normalization: str = "none"
+    activation: str = "relu"
+    dropout: float = 0.0
+    logits: int = 1
+    seed: int = 0
 
     def filters(self, level: int) -> int:
-        """Returns the channels of a level: `base_filters`, doubled by each halving."""
-        return self.base_filters * 2**level
+        """Returns the channels of a level: `base_filters`, doubled by each halving, up to most."""
+        return min(self.base_filters * 2**level, self.max_filters)
 
     def seed_of(self, name: str) -> int:
         """Returns the seed of the layer `name`.
@@ -75,15 +90,44 @@ class Blocks:
         )(x)
 
     def convolution_unit(self, x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
-        """Returns x after a 3x3 convolution, the normalisation if there is one, and ReLU.
+        """Returns x after a 3x3 convolution, the normalisation if there is one, and activation.
 
         The convolution has no bias where a normalisation follows.
         """
-        if not self.batch_norm:
-            return self.convolve(x, filters, 3, name, padding=self.padding, activation="relu")
-        x = self.convolve(x, filters, 3, name, padding=self.padding, use_bias=False)
-        x = FusedBatchNorm(dtype=self.policy, name=f"{name}_norm")(x)
-        return keras.layers.ReLU(dtype=self.policy, name=f"{name}_relu")(x)
+        if self.normalization == "none" and self.activation != "leaky_relu":
+            activation = self.activation
+            return self.convolve(x, filters, 3, name, padding=self.padding, activation=activation)
+        return self.activate(self.normalized_convolution(x, filters, 3, name), name)
+
+    def normalized_convolution(
+        self, x: keras.KerasTensor, filters: int, size: int, name: str, **kwargs
+    ) -> keras.KerasTensor:
+        """Returns x after a convolution and the normalisation if there is one.
+
+        `kwargs` are those of `Conv2D`.
+        """
+        kwargs = {"padding": self.padding, "use_bias": self.normalization == "none", **kwargs}
+        return self.normalize(self.convolve(x, filters, size, name, **kwargs), name)
+
+    def normalize(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Returns x after the normalisation, named after the convolution `name` before it."""
+        if self.normalization == "none":
+            return x
+        layer = {"dtype": self.policy, "name": f"{name}_norm"}
+        if self.normalization == "batch":
+            return FusedBatchNorm(**layer)(x)
+        channels = x.shape[-1]
+        groups = math.gcd(channels, GROUPS) if self.normalization == "group" else channels
+        return GroupNorm(groups, **layer)(x)
+
+    def activate(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Returns x after the activation, named after the convolution `name` before it."""
+        layer = {"dtype": self.policy, "name": f"{name}_{self.activation}"}
+        if self.activation == "relu":
+            return keras.layers.ReLU(**layer)(x)
+        if self.activation == "leaky_relu":
+            return keras.layers.LeakyReLU(negative_slope=LEAKY_SLOPE, **layer)(x)
+        return keras.layers.Activation(self.activation, **layer)(x)
 
     def double_convolution(
         self, x: keras.KerasTensor, filters: int, name: str

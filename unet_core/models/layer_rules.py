@@ -29,6 +29,8 @@ from unet_core.models.layers import (
     RowDropout,
     padding_for,
 )
+from unet_core.models.normalization import GroupNorm
+from unet_core.models.stem import DepthToSpace, SpaceToDepth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,14 @@ def _mirror_pad_reach(layer: MirrorPad, _: int, lines: Sequence[reach.Line]) -> 
     multiple = 2**layer.depth
     pixels = multiple + sum(padding_for(multiple, layer.depth, layer.valid))
     return dataclasses.replace(line, sizes=line.sizes | {(multiple, pixels % multiple)})
+
+
+def _space_to_depth_reach(layer: SpaceToDepth, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].window(layer.factor, layer.factor)
+
+
+def _depth_to_space_reach(layer: DepthToSpace, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].repeated(layer.factor)
 
 
 def _channelwise(rule: reach.Rule) -> reach.Rule:
@@ -147,6 +157,8 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     _layers.Cropping2D: LayerRule(reach.of_cropping, onnx_nodes.of_cropping),
     _layers.Concatenate: LayerRule(reach.of_concatenation, onnx_nodes.of_concatenation),
     _layers.ReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_relu, activation=_plain_relu),
+    _layers.LeakyReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_leaky_relu),
+    _layers.Add: LayerRule(reach.of_pointwise, onnx_nodes.of_addition),
     _layers.Activation: LayerRule(
         reach.of_pointwise, onnx_nodes.of_activation, activation=_named_activation
     ),
@@ -154,6 +166,9 @@ RULES: dict[type[keras.Operation], LayerRule] = {
         reach.of_pointwise, onnx_nodes.of_batch_norm, affine=_fused_batch_norm
     ),
     RowDropout: LayerRule(reach.of_pointwise, computes=False, left_out=True),
+    GroupNorm: LayerRule(reach.of_statistics, onnx_nodes.of_group_norm),
+    SpaceToDepth: LayerRule(_space_to_depth_reach, onnx_nodes.of_space_to_depth),
+    DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
     # Those of the networks of `keras.applications`.
     PickChannels: LayerRule(reach.of_pointwise, onnx_nodes.of_picked_channels, computes=False),
     _layers.Normalization: LayerRule(
@@ -164,7 +179,6 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     ),
     _layers.Dense: LayerRule(reach.of_pointwise, onnx_nodes.of_dense, take_over=_convolution_takes),
     _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding, onnx_nodes.of_zero_padding),
-    _layers.Add: LayerRule(reach.of_pointwise, onnx_nodes.of_sum),
     _layers.Multiply: LayerRule(reach.of_pointwise, onnx_nodes.of_product),
     _layers.LayerNormalization: LayerRule(
         _channelwise(reach.of_pointwise), onnx_nodes.of_layer_normalization, computes=False
@@ -179,7 +193,6 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     _layers.Average: _POINTWISE,
     _layers.Maximum: _POINTWISE,
     _layers.Minimum: _POINTWISE,
-    _layers.LeakyReLU: _POINTWISE,
     _layers.ELU: _POINTWISE,
     _layers.Dropout: LayerRule(reach.of_pointwise, computes=False),
     _layers.BatchNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),

@@ -224,27 +224,40 @@ class MirrorPad(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unet_core")
 class CropLike(keras.layers.Layer):
-    """Crops the first input [B, H, W, C] from the top left to the size of the second."""
+    """Crops the first input [B, h, w, C] from the top left to the size of the second [B, H, W, D].
+
+    Args:
+        stride: Pixels of the second for one of the first, so that the size is
+            [ceil(H / stride), ceil(W / stride)].
+    """
+
+    def __init__(self, stride: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
 
     def call(self, inputs):
-        """Returns the first of `inputs`, cropped; both are [B, H, W, C]."""
+        """Returns the first of `inputs`, cropped."""
         outputs, like = inputs
-        if outputs.shape[1:3] == like.shape[1:3] and None not in like.shape[1:3]:
+        sizes = self._sizes(like.shape)
+        if outputs.shape[1:3] == tuple(sizes) and None not in sizes:
             return outputs
-        shape = tf.shape(like)
-        cropped = outputs[:, : shape[1], : shape[2]]
-        cropped.set_shape([outputs.shape[0], like.shape[1], like.shape[2], outputs.shape[3]])
+        height, width = (-(-tf.shape(like)[axis] // self.stride) for axis in (1, 2))
+        cropped = outputs[:, :height, :width]
+        cropped.set_shape([outputs.shape[0], *sizes, outputs.shape[3]])
         return cropped
+
+    def _sizes(self, shape) -> list[int | None]:
+        return [size and -(-size // self.stride) for size in shape[1:3]]
 
     def compute_output_spec(self, inputs):
         """Returns the shape and dtype of the output: of the first, with the second's size."""
         outputs, like = inputs
-        return keras.KerasTensor((*like.shape[:3], outputs.shape[3]), dtype=outputs.dtype)
+        shape = (like.shape[0], *self._sizes(like.shape), outputs.shape[3])
+        return keras.KerasTensor(shape, dtype=outputs.dtype)
 
     def get_config(self):
         """Returns the settings with which Keras makes the layer again."""
-        # Keras 3.15 refuses to save a layer without one if its dtype was given as a policy.
-        return super().get_config()
+        return {**super().get_config(), "stride": self.stride}
 
 
 def padding_for(size, depth: int, valid: bool):

@@ -154,11 +154,6 @@ def of_zero_padding(graph: Graph, layer: keras.layers.ZeroPadding2D, x: str) -> 
     return graph.add("Pad", x, graph.constant([0, 0, top, left, 0, 0, bottom, right]))
 
 
-def of_sum(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
-    """Adds a sum."""
-    return functools.reduce(functools.partial(graph.add, "Add"), inputs)
-
-
 def of_product(graph: Graph, _: keras.layers.Multiply, *inputs: str) -> str:
     """Adds a product."""
     return functools.reduce(functools.partial(graph.add, "Mul"), inputs)
@@ -198,14 +193,48 @@ def of_reshape(graph: Graph, layer: keras.layers.Reshape, x: str) -> str:
     return graph.add("Reshape", x, graph.constant([0, -1, 1, 1]))
 
 
+def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
+    """Adds the sum of tensors of one size, or of which some have one row and column."""
+    return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
+
+
 def of_relu(graph: Graph, layer: keras.layers.ReLU, x: str) -> str:
-    """Adds ReLU, up to a largest value if it has one."""
+    """Adds ReLU, perhaps with a largest value."""
     if layer.negative_slope or layer.threshold:
-        raise ValueError(_unknown(layer, "a slope or a threshold"))
+        raise ValueError(_unknown(layer, "a slope or threshold"))
+    x = graph.add("Relu", x)
     if layer.max_value is None:
-        return graph.add("Relu", x)
-    limits = (graph.constant(limit, np.float32) for limit in (0, layer.max_value))
-    return graph.add("Clip", x, *limits)
+        return x
+    return graph.add("Min", x, graph.constant(layer.max_value, np.float32))
+
+
+def of_leaky_relu(graph: Graph, layer: keras.layers.LeakyReLU, x: str) -> str:
+    """Adds leaky ReLU."""
+    return graph.add("LeakyRelu", x, alpha=float(layer.negative_slope))
+
+
+def of_space_to_depth(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.stem.SpaceToDepth`."""
+    return graph.add("SpaceToDepth", x, blocksize=layer.factor)
+
+
+def of_depth_to_space(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.stem.DepthToSpace`."""
+    return graph.add("DepthToSpace", x, blocksize=layer.factor, mode="DCR")
+
+
+def of_group_norm(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.normalization.GroupNorm`."""
+    # Groups as channels of an image of one row: InstanceNormalization, then scale and offset.
+    shape = graph.add("Shape", x)
+    grouped = graph.add("Reshape", x, graph.constant([0, layer.groups, -1]))
+    ones, zeros = np.ones(layer.groups), np.zeros(layer.groups)
+    scale, offset = (graph.constant(each, np.float32) for each in (ones, zeros))
+    x = graph.add("InstanceNormalization", grouped, scale, offset, epsilon=layer.epsilon)
+    x = graph.add("Reshape", x, shape)
+    gamma, beta = (_array(each)[:, None, None] for each in (layer.gamma, layer.beta))
+    x = graph.add("Mul", x, graph.constant(gamma, np.float32))
+    return graph.add("Add", x, graph.constant(beta, np.float32))
 
 
 def of_activation(graph: Graph, layer: keras.layers.Activation, x: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unet_core.data import balance, images, splits, survey, weight_maps
+from unet_core.data import balance, images, splits, survey, synthetic, weight_maps
 from unet_core.data.augment import Recipe
 from unet_core.data.intensities import Scaling
 from unet_core.data.layouts.find import find_images, find_samples
@@ -25,6 +26,7 @@ from unet_core.data.stream import SamplingConfig, draw_pairs
 from unet_core.drawing import preview
 from unet_core.errors import UserError
 from unet_core.inference.trained import make_classes
+from unet_core.runs.progress import progress_bar
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
@@ -218,6 +220,14 @@ def balanced_class_weights(kind: str, counts: dict[Sample, np.ndarray]) -> tuple
     """Returns one factor per class, by `class_balance`, of the classes' pixel counts."""
     total = np.sum(list(counts.values()), axis=0)
     return tuple(float(w) for w in balance.class_weights(total, kind))
+
+
+def write_synthetic(settings: DataSettings) -> None:
+    """Writes synthetic data to the data folder, if that is asked for and it does not exist."""
+    folder = settings.data_dir
+    if settings.synthetic_data and folder and not os.path.lexists(folder):
+        print(f"{folder} does not exist: writing synthetic membrane slices there.")
+        synthetic.write_dataset(pathlib.Path(folder), progress=progress_bar("Drawing slices"))
 
 
 def write_preview(

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from unet_core import losses, metrics, optimizers, training
-from unet_core.data import pipeline, stream, synthetic
+from unet_core.data import pipeline, stream
 from unet_core.data.classes import ClassMap
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Sample
@@ -31,6 +30,8 @@ from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network, make_classes
+from unet_core.models.build import full_size
+from unet_core.models.encoders import ENCODERS
 from unet_core.models.weights import Taken
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
@@ -114,7 +115,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     _check_settings(config, classes)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
-    _write_synthetic_data(config)
+    dataset.write_synthetic(config.data)
     required(config, "data_dir")
     data = dataset.DataSet.open(
         config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
@@ -190,13 +191,14 @@ def build(plan: Plan) -> Session:
         encoder_weights=plan.encoder_weights.digest if plan.encoder_weights else "",
     )
     workers.check_folder(plan.run.path)
+    with plan.strategy.scope():
+        # Before the folder is touched: an encoder may not be able to do what is asked of it.
+        model = build_network(config)
+        optimizer = optimizers.make_optimizer(config.optimization)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out)
         plan.data.memory.store()
-    with plan.strategy.scope():
-        model = build_network(config)
-        optimizer = optimizers.make_optimizer(config.optimization)
     if plan.encoder_weights:
         table = plan.run if workers.is_chief else None
         encoder_weights.take_over(plan.encoder_weights, model, config.network, table)
@@ -222,7 +224,7 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, InferenceNetwork(model), start, failures=[])
+    return Session(model, loop, checkpoints, InferenceNetwork(full_size(model)), start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -334,10 +336,13 @@ def _check_replicas(config: RunConfig, replicas: int) -> None:
     """Checks what depends on the number of replicas."""
     settings = config.training
     pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
-    if settings.jit_compile and config.network.batch_norm and replicas > 1:
+    network = config.network
+    has_batch_norm = network.normalization == "batch" or ENCODERS[network.encoder].batch_norm
+    if settings.jit_compile and has_batch_norm and replicas > 1:
         raise UserError(
-            "`jit_compile` cannot be combined with `batch_norm` on several replicas: XLA cannot "
-            "compile statistics that replicas share. Leave one of them out."
+            "`jit_compile` cannot be combined with batch norm (`normalization` 'batch', or that of "
+            f"the `encoder` {network.encoder}) on several replicas: XLA cannot compile statistics "
+            "that replicas share. Leave one of them out."
         )
     if settings.jit_compile and settings.deterministic:
         raise UserError(
@@ -384,7 +389,7 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
             f"`class_weights` ({settings.class_weights}) must be one number for each of the "
             f"{len(classes)} classes {', '.join(classes.names)}."
         )
-    return losses.parse(
+    loss = losses.parse(
         settings.loss,
         # Weight maps hold them already.
         class_weights=None if settings.border_weight else settings.class_weights or None,
@@ -393,6 +398,7 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
         tversky_alpha=settings.tversky_alpha,
         tversky_beta=settings.tversky_beta,
     )
+    return losses.deeply_supervised(loss) if config.network.deep_supervision else loss
 
 
 def _make_loop(
@@ -403,7 +409,9 @@ def _make_loop(
         model,
         optimizer,
         loss=lambda logits, batch: plan.loss(batch.mask, logits, batch.weights),
-        metrics=lambda logits, batch: {"confusion": metrics.confusion_matrix(batch.mask, logits)},
+        metrics=lambda logits, batch: {
+            "confusion": metrics.confusion_matrix(batch.mask, tf.nest.flatten(logits)[0])
+        },
         strategy=plan.strategy,
         schedule=plan.schedule,
         clip_norm=optimization.clip_norm or None,
@@ -490,10 +498,3 @@ def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             f"`base_filters` ({config.network.base_filters}), or raise `micro_batches` "
             f"({config.training.micro_batches})."
         ) from error
-
-
-def _write_synthetic_data(config: RunConfig) -> None:
-    data_dir = config.data.data_dir
-    if config.data.synthetic_data and data_dir and not os.path.lexists(data_dir):
-        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
-        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress_bar("Drawing slices"))

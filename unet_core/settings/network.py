@@ -48,6 +48,14 @@ class NetworkSettings:
         least=1,
         most=1024,
     )
+    max_filters: int = setting(
+        65536,
+        "Most channels of a level.",
+        modes=TRAIN,
+        binds=True,
+        least=1,
+        most=65536,
+    )
     padding: str = setting(
         "same",
         "Convolution padding; valid is the paper's, with the image mirrored around.",
@@ -55,11 +63,20 @@ class NetworkSettings:
         binds=True,
         choices=("same", "valid"),
     )
-    batch_norm: bool = setting(
-        False,
-        "Batch normalization after every 3x3 convolution, synchronized over devices.",
+    normalization: str = setting(
+        "none",
+        "Normalization after every 3x3 convolution; batch norm is synchronized over devices. "
+        "Encoders of keras.applications keep their own.",
         modes=TRAIN,
         binds=True,
+        choices=("none", "batch", "group", "instance"),
+    )
+    activation: str = setting(
+        "relu",
+        "Activation after every 3x3 convolution. Encoders of keras.applications keep their own.",
+        modes=TRAIN,
+        binds=True,
+        choices=("relu", "leaky_relu", "silu"),
     )
     dropout: float = setting(
         0.0,
@@ -68,6 +85,21 @@ class NetworkSettings:
         binds=True,
         least=0,
         most=0.99,
+    )
+    stem_stride: int = setting(
+        1,
+        "Stem for speed: begin with space-to-depth and end with depth-to-space by 2 or 4 pixels, "
+        "for a quarter or a sixteenth of the operations.",
+        modes=TRAIN,
+        binds=True,
+        least=1,
+        most=4,
+    )
+    deep_supervision: bool = setting(
+        False,
+        "Deep supervision: a head at each level of the decoder in training, weights 1/2^i.",
+        modes=TRAIN,
+        binds=True,
     )
     precision: str = setting(
         "auto",

@@ -105,11 +105,15 @@ class RunConfig:
     def from_stored(cls, settings: Mapping[str, Any]) -> RunConfig:
         """Returns the config whose settings were stored by `stored`.
 
-        A setting that is not there has its default.
+        A setting that is not there has its default. Runs of before had the switch `batch_norm` in
+        place of `normalization`.
 
         Raises:
             UserError: If there is an unknown setting, or a value breaks its rule.
         """
+        settings = dict(settings)
+        if "batch_norm" in settings:
+            settings["normalization"] = "batch" if settings.pop("batch_norm") else "none"
         return cls.of(**settings)
 
 

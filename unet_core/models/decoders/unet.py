@@ -11,8 +11,10 @@ from unet_core.models.blocks import MARGIN_PX, Blocks
 _Grow = Callable[[keras.KerasTensor, int, str], keras.KerasTensor]
 
 
-def transpose(features: Mapping[int, keras.KerasTensor], blocks: Blocks) -> keras.KerasTensor:
-    """Returns [B, H, W, base_filters]; each level doubles by a 2x2 transposed convolution."""
+def transpose(
+    features: Mapping[int, keras.KerasTensor], blocks: Blocks
+) -> dict[int, keras.KerasTensor]:
+    """Returns the levels by stride; each is of the next by a 2x2 transposed convolution."""
 
     def grow(x, filters, name):
         return keras.layers.Conv2DTranspose(
@@ -27,21 +29,24 @@ def transpose(features: Mapping[int, keras.KerasTensor], blocks: Blocks) -> kera
     return _decode(features, blocks, grow)
 
 
-def upsample(features: Mapping[int, keras.KerasTensor], blocks: Blocks) -> keras.KerasTensor:
-    """Returns [B, H, W, base_filters]; each level doubles by repetition and a 2x2 convolution."""
+def upsample(
+    features: Mapping[int, keras.KerasTensor], blocks: Blocks
+) -> dict[int, keras.KerasTensor]:
+    """Returns the levels by stride; each is of the next by repetition and a 2x2 convolution."""
 
     def grow(x, filters, name):
         x = keras.layers.UpSampling2D(2, dtype=blocks.policy, name=f"{name}_repeat")(x)
-        return blocks.convolve(x, filters, 2, name, padding="same", activation="relu")
+        x = blocks.convolve(x, filters, 2, name, padding="same")
+        return blocks.activate(x, name)
 
     return _decode(features, blocks, grow)
 
 
 def _decode(
     features: Mapping[int, keras.KerasTensor], blocks: Blocks, grow: _Grow
-) -> keras.KerasTensor:
+) -> dict[int, keras.KerasTensor]:
     """Returns the deepest features, grown level by level and joined with those of each stride."""
-    x, lost = features[2**blocks.depth], MARGIN_PX
+    levels, x, lost = {}, features[2**blocks.depth], MARGIN_PX
     for level in reversed(range(blocks.depth)):
         name = f"up{level}"
         x = grow(x, blocks.filters(level), f"{name}_grow")
@@ -54,6 +59,6 @@ def _decode(
                 crop = keras.layers.Cropping2D(lost, dtype=blocks.policy, name=f"{name}_crop")
                 skip = crop(skip)
             x = keras.layers.Concatenate(dtype=blocks.policy, name=f"{name}_join")([skip, x])
-        x = blocks.double_convolution(x, blocks.filters(level), name)
+        x = levels[2**level] = blocks.double_convolution(x, blocks.filters(level), name)
         lost += 2 * MARGIN_PX
-    return x
+    return levels

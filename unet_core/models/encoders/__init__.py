@@ -16,8 +16,8 @@ free.
   which takes `blocks.MARGIN_PX` off each side, and nothing else takes off any. An encoder that
   cannot do so says so by `pads_only`, and is not asked to.
 - Names: every layer has a name of its own, unique in the network and the same at every depth. Names
-  that start with "up", and "scale", "pad", "head", "crop" and "logits", belong to others. Weights
-  are found by these names, and seeds follow them.
+  that start with "up", "scale", "head", "crop" and "logits", and "pad", "stem" and "unstem", belong
+  to others. Weights are found by these names, and seeds follow them.
 - Seeds: every random initialiser, and every layer that draws, takes `blocks.seed_of(its name)`, so
   that a new layer does not reseed the others.
 - Types: every layer takes `dtype=blocks.policy`.
@@ -70,6 +70,7 @@ class Encoder:
         scale: Pixel values 0..255 -> scaled image; None is the package's -2..2.
         depths: The depths that it has; () is any.
         pads_only: Whether it knows no padding but "same".
+        batch_norm: Whether it has batch norm whatever the network's normalisation is.
         application: The network of `keras.applications` that it is, whose weights fit; None for
             the package's own.
     """
@@ -78,6 +79,7 @@ class Encoder:
     scale: Callable[[keras.KerasTensor], keras.KerasTensor] | None = None
     depths: tuple[int, ...] = ()
     pads_only: bool = False
+    batch_norm: bool = False
     application: Application | None = None
 
 
@@ -89,16 +91,20 @@ _APPLICATIONS = (
     "convnext_tiny",
 )
 
-# What layers of other parts of a network are called, see the contract.
-_OTHERS = ("up", "scale", "pad", "head", "crop", "logits")
+# How names of layers of other parts of a network begin, see the contract; and some whole ones.
+_OTHERS = ("up", "scale", "head", "crop", "logits", "unstem")
+_OTHER_NAMES = ("pad", "stem")
 
 
 def is_of_encoder(layer: str) -> bool:
     """Returns whether a layer of this name is one of the encoder, by the contract above."""
-    return not layer.startswith(_OTHERS)
+    return not layer.startswith(_OTHERS) and layer not in _OTHER_NAMES
 
 
 ENCODERS = Registry(
-    {"unet": "unet_core.models.encoders.unet:UNET"}
+    {
+        "unet": "unet_core.models.encoders.unet:UNET",
+        "residual": "unet_core.models.encoders.residual:RESIDUAL",
+    }
     | {name: f"unet_core.models.encoders.applications:{name.upper()}" for name in _APPLICATIONS}
 )

@@ -194,6 +194,7 @@ def _encoder(application: Application, scale: _Scale, *layers: str) -> Encoder:
         scale,
         depths=tuple(stride.bit_length() - 1 for stride in strides if stride > 1),
         pads_only=True,
+        batch_norm=application.name not in ("VGG16", "ConvNeXtTiny"),
         application=application,
     )
 
