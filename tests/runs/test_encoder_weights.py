@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 def begin(slices, run_dir, **kwargs):
     """Returns the session of a run before its first step, or where it goes on."""
-    settings = {**NETWORK, "crop_size": 32, "folds": 3, "fold": 2, **kwargs}
+    settings = {**NETWORK, "crop_size": 32, "folds": 3, "fold": "2", **kwargs}
     config = RunConfig.of(data_dir=str(slices), run_dir=str(run_dir), **settings)
     plan = train.prepare(config, StopRequest())
     with plan.run.locked():
