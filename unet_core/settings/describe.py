@@ -33,12 +33,18 @@ def help_text() -> str:
     for room, settings in ROOMS.items():
         lines = [TITLES[room], "-" * len(TITLES[room])]
         for field in dataclasses.fields(settings):
-            lines.append(f"  {_flag(field)}  {_default(field)}".rstrip())
-            lines += textwrap.wrap(
-                field.metadata["help"], 96, initial_indent="      ", subsequent_indent="      "
-            )
+            lines += _wrapped(f"{_flag(field)}  {_default(field)}".rstrip(), "  ")
+            lines += _wrapped(field.metadata["help"], "      ")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Returns lines of at most 96 letters; a list of choices may be broken between two."""
+    lines = textwrap.wrap(
+        text.replace("|", "| "), 96, initial_indent=indent, subsequent_indent="      "
+    )
+    return [line.replace("| ", "|") for line in lines]
 
 
 def overview() -> str:
