@@ -17,6 +17,7 @@ from unet_core.inference.masks import predicted_ids
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
+from unet_core.models.layers import FusedBatchNorm, LayerScale
 from unet_core.settings import RunConfig
 
 THREE = "0:background,127:myelin,255:axon"
@@ -244,6 +245,29 @@ class TestOnnx:
             np.testing.assert_array_equal(masks, predicted_ids(probabilities))
             flipped = expected_probabilities(model, config, image[:, ::-1])
             np.testing.assert_allclose(probabilities[1], flipped, atol=1e-4)
+
+    def test_layers_that_no_convolution_takes_over_are_written_too(self):
+        pytest.importorskip("onnx", reason="the package onnx is not installed")
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        inputs = keras.Input((None, None, 3))
+        norm = keras.layers.Normalization(mean=[120, 100, 90], variance=[900, 400, 100])
+        x = FusedBatchNorm(epsilon=0.1)(norm(inputs))
+        gate = keras.layers.Activation("sigmoid")(LayerScale(0.5)(x))
+        x = keras.layers.Multiply()([keras.layers.ReLU(max_value=6)(x), gate])
+        x = keras.layers.LayerNormalization()(x)
+        x = keras.layers.Activation("gelu")(x)
+        model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(x))
+        rng = np.random.default_rng(1)
+        for variable in model.variables:
+            variable.assign(rng.uniform(0.5, 2, variable.shape))
+        proto = onnx_file.make_onnx(model, Scaling.parse("range"), 0, ["a", "b"])
+        session = runtime.InferenceSession(
+            proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        images = rng.integers(0, 256, (2, 9, 7, 3)).astype(np.uint8)
+        probabilities, _ = session.run(None, {"images": images})
+        expected = tf.sigmoid(model(images))[..., 0]
+        np.testing.assert_allclose(probabilities[..., 1], expected, atol=1e-5)
 
     def test_missing_package_is_named_before_anything_is_written(self, tmp_path, monkeypatch):
         monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)

@@ -7,7 +7,7 @@ from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.models.build import make_network
 from unet_core.models.layer_rules import RULES, Affine, LayerRule
-from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout
+from unet_core.models.layers import CropLike, FusedBatchNorm, LayerScale, MirrorPad, RowDropout
 from unet_core.models.reach import of_pointwise
 
 
@@ -105,6 +105,33 @@ class TestOtherModels:
             network = InferenceNetwork(model, precision=precision).layers
             assert network(images).dtype == tf.float32
             np.testing.assert_allclose(network(images), model(images), atol=0.05)
+
+    def test_normalisations_are_folded_into_depthwise_and_dense_layers_too(self):
+        rng = np.random.default_rng(1)
+        inputs = keras.Input((None, None, 2))
+        x = keras.layers.DepthwiseConv2D(3, depth_multiplier=3, use_bias=False)(inputs)
+        x = FusedBatchNorm()(x)
+        x = keras.layers.ReLU(max_value=6)(x)
+        x = keras.layers.Dense(4)(x)
+        x = LayerScale(0.5)(x)
+        x = keras.layers.Activation("gelu")(x)
+        model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(x))
+        for variable in model.variables:
+            variable.assign(rng.uniform(0.2, 2, variable.shape))
+        images = rng.normal(0, 2, (2, 9, 7, 2)).astype(np.float32)
+        network = InferenceNetwork(model).layers
+        kinds = [type(layer).__name__ for layer in network.layers]
+        assert kinds == ["InputLayer", "DepthwiseConv2D", "Dense", "Conv2D"]
+        np.testing.assert_allclose(network(images), model(images), rtol=1e-4, atol=1e-4)
+
+    def test_statistics_of_a_normalization_are_taken_over(self):
+        inputs = keras.Input((None, None, 1))
+        norm = keras.layers.Normalization()
+        model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(norm(inputs)))
+        norm.set_weights([np.array([100.0]), np.array([25.0]), np.array(0)])
+        norm.finalize_state()
+        images = picture(9, 7)
+        np.testing.assert_allclose(InferenceNetwork(model).layers(images), model(images), atol=1e-5)
 
     def test_convolution_that_others_read_too_keeps_its_own_output(self):
         inputs = keras.Input((None, None, 1))

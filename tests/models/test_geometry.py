@@ -10,6 +10,7 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.models import layer_rules
 from unet_core.models.build import make_network
 from unet_core.models.geometry import TileGeometry, tile_geometry
+from unet_core.models.layers import MirrorPad
 from unet_core.models.reach import Line, of_pointwise
 from unet_core.models.resampling import Interpolate
 
@@ -173,6 +174,17 @@ STACKS = {
     # As ResNet begins: 3 zeros, 7x7 of stride 2: 2 elements above, 2 below (0 ... L + 5, the last
     # at L - 2 - 2 sees up to L + 2); grown to 4.
     "padded and strided 7x7": ([layers.ZeroPadding2D(3), conv(7, strides=2), grow(2)], (4, 2, 0)),
+    # As MobileNet pads: a zero at the end, and no padding. Of an even number of pixels the last
+    # element sees the zero, as with "same".
+    "padded below and strided 3x3": (
+        [
+            MirrorPad(depth=1, valid=False),
+            layers.ZeroPadding2D(((0, 1), (0, 1))),
+            conv(3, strides=2),
+            grow(2),
+        ],
+        (2, 2, 0),
+    ),
     # 3x3 transposed, same: a zero at the end does not reach the first, 1 above misses a neighbour.
     "pooled and 3x3 transposed": ([layers.MaxPooling2D(2), grow(3, padding="same")], (1, 2, 0)),
     "pooled and 4x4 transposed": ([layers.MaxPooling2D(2), grow(4, padding="same")], (1, 2, 0)),
@@ -331,6 +343,16 @@ class TestLine:
         line = Line().window(3).window(3).window(2, 2).window(3).window(3).window(2, 2)
         assert line.sizes == {(2, 0), (4, 0)}
         assert (line.step, line.excess) == (4, -12)
+
+    def test_sizes_asked_for_before_say_what_a_stride_leaves_over(self):
+        # L a multiple of 4 and 1 more element: (L + 1 - 3) / 2, rounded down, and 1, is L / 2.
+        line = Line().fitting(4).padded(0, 1).window(3, 2)
+        assert (line.step, line.excess, line.after) == (2, 0, 1)
+        # And again: L / 2 + 1 elements give L / 4.
+        line = line.padded(0, 1).window(3, 2)
+        assert (line.step, line.excess, line.sizes) == (4, 0, {(4, 0)})
+        # An odd number of elements: what "same" pads depends on it.
+        assert Line().fitting(4).padded(0, 1).window(3, 2, padding="same").step is None
 
     def test_lines_of_different_sizes_do_not_join(self):
         found = of_pointwise(None, 0, [Line(), Line().window(3)])

@@ -4,7 +4,15 @@ import pytest
 import tensorflow as tf
 
 from unet_core.models.build import make_network
-from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
+from unet_core.models.layers import (
+    CropLike,
+    FusedBatchNorm,
+    LayerScale,
+    MirrorPad,
+    PickChannels,
+    RowDropout,
+    padding_for,
+)
 
 # Rows of each replica: all alike, of different numbers, and none.
 SHARES = [(2, 2), (1, 1, 1, 1), (3, 1), (1, 3), (4, 0), (0, 4), (1, 0, 3, 0), (0, 0, 2, 2)]
@@ -234,16 +242,30 @@ class TestRowDropout:
         with pytest.raises(ValueError, match=rf"`rate` \({rate}\) must be at least 0 and less"):
             RowDropout(rate, seed=0)
 
+    def test_whole_rows_are_kept_or_dropped(self):
+        y = self.make(whole=True)(np.ones((4000, 2, 3, 1), np.float32), training=True).numpy()
+        rows = y.reshape(4000, -1)
+        np.testing.assert_array_equal(rows.min(1), rows.max(1))
+        np.testing.assert_allclose(np.unique(rows), [0, 4 / 3], rtol=1e-6)
+        # Standard error sqrt(0.25 * 0.75 / 4000) = 0.007.
+        assert (rows[:, 0] > 0).mean() == pytest.approx(0.75, abs=0.03)
+
     @pytest.mark.parametrize(
-        ("shares", "known"),
-        [((2, 2), True), ((1, 1, 1, 1), True), *((shares, False) for shares in SHARES)],
+        ("shares", "known", "whole"),
+        [
+            ((2, 2), True, False),
+            ((1, 1, 1, 1), True, False),
+            *((shares, False, False) for shares in SHARES),
+            ((2, 2), True, True),
+            ((3, 1), False, True),
+        ],
     )
-    def test_replicas_draw_the_mask_of_one(self, mirrored, shares, known):
-        single = self.make()
+    def test_replicas_draw_the_mask_of_one(self, mirrored, shares, known, whole):
+        single = self.make(whole=whole, rate=0.5)
         expected = [single(self.ones, training=True).numpy() for _ in range(2)]
         strategy = mirrored(len(shares))
         with strategy.scope():
-            layer = self.make()
+            layer = self.make(whole=whole, rate=0.5)
 
         def calls():
             rows = rows_of_replica(self.ones, shares, known=known)
@@ -278,8 +300,30 @@ class TestRowDropout:
         np.testing.assert_array_equal(tape.gradient(y, x), y)
 
     def test_config_restores_the_layer(self):
-        layer = RowDropout.from_config(RowDropout(0.4, seed=9).get_config())
-        assert (layer.rate, layer.seed) == (0.4, 9)
+        layer = RowDropout.from_config(RowDropout(0.4, seed=9, whole=True).get_config())
+        assert (layer.rate, layer.seed, layer.whole) == (0.4, 9, True)
+
+
+class TestPickChannels:
+    def test_channels_come_in_the_order_given_and_more_than_once(self):
+        x = normal(2, 3, 4, 3)
+        np.testing.assert_array_equal(PickChannels([2, 1, 0])(x), x[..., ::-1])
+        np.testing.assert_array_equal(PickChannels([1, 1])(x), np.stack([x[..., 1]] * 2, -1))
+
+    def test_config_restores_the_layer(self):
+        layer = PickChannels.from_config(PickChannels((0, 0, 0)).get_config())
+        assert layer.order == [0, 0, 0]
+
+
+class TestLayerScale:
+    def test_channels_are_multiplied_by_weights_that_begin_as_asked(self):
+        x, layer = normal(2, 3, 4, 2), LayerScale(0.25)
+        np.testing.assert_allclose(layer(x), x / 4)
+        layer.gamma.assign([1, -2])
+        np.testing.assert_allclose(layer(x), x * [1, -2])
+
+    def test_config_restores_the_layer(self):
+        assert LayerScale.from_config(LayerScale(0.1).get_config()).init_values == 0.1
 
 
 class TestPaddingFor:

@@ -2,6 +2,7 @@
 tested here without a line of its own.
 """
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -21,18 +22,38 @@ from unet_core.models.build import PADDINGS, full_size, make_network
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 
+# These are EfficientNet-B0 with more layers and channels: see test_applications.py.
+SIZES = {f"efficientnet_b{size}" for size in range(1, 8)}
 # Their layers are those of others, and test_decoders.py has their values.
 SLOW_DECODERS = ("unet_plus_plus", "fcn32s", "fcn16s", "fpn")
+QUICK = ("mobilenet_v2", "transpose")
 
 
 def pair(encoder, decoder):
     """Returns the two as an argument of the tests; slow but for one of each with the U-Net's."""
     is_slow = decoder in SLOW_DECODERS or (encoder != "unet" and decoder != "transpose")
+    is_slow |= bool(ENCODERS[encoder].application) and (encoder, decoder) != QUICK
     return pytest.param(encoder, decoder, marks=[pytest.mark.slow] if is_slow else [])
 
 
-PAIRS = [pair(*names) for names in itertools.product(ENCODERS, DECODERS)]
+PAIRS = [pair(*names) for names in itertools.product(ENCODERS, DECODERS) if names[0] not in SIZES]
 pytestmark = pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def networks_of_keras():
+    """Keras builds each of its networks once: it takes seconds, and they are only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {e.application.name for e in ENCODERS.values() if e.application}:
+            build = functools.partial(build_once, getattr(keras.applications, name))
+            patch.setattr(keras.applications, name, build)
+        yield
+        build_once.cache_clear()
+
+
+@functools.cache
+def build_once(build, **kwargs):
+    return build(**kwargs)
 
 
 def make(encoder, decoder, **kwargs):

@@ -95,6 +95,9 @@ class InferenceNetwork:
                 continue
             for ours, theirs in zip(copied.variables, layer.variables, strict=True):
                 ours.assign(theirs.value)
+            if isinstance(copied, keras.layers.Normalization):
+                # It computes with constants made of its variables (Keras 3.15).
+                copied.finalize_state()
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         logits = self.layers(images, training=False)

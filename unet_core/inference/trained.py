@@ -71,6 +71,8 @@ def build_network(config: RunConfig) -> keras.Model:
     """
     settings = dict(vars(config.network))
     own = settings.pop("network")
+    # They are taken over once, when a run begins.
+    del settings["encoder_weights"]
     common: dict[str, Any] = dict(
         classes=len(make_classes(config.data)),
         channels=config.data.channels,

@@ -12,6 +12,7 @@ import math
 
 import keras
 
+from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.errors import UserError
 from unet_core.models.layers import FusedBatchNorm, RowDropout
 from unet_core.models.normalization import GroupNorm
@@ -161,6 +162,13 @@ class Blocks:
         if not self.dropout:
             return x
         return RowDropout(self.dropout, seed=self.seed_of(name), dtype=self.policy, name=name)(x)
+
+
+def scale_pixels(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns pixel values 0..255 scaled to -2..2, in float32."""
+    return keras.layers.Rescaling(1 / SPREAD, -MIDDLE / SPREAD, dtype="float32", name="scale")(
+        images
+    )
 
 
 def _unet_names(depth: int, dropout: bool) -> list[str]:

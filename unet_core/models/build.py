@@ -15,9 +15,8 @@ from collections.abc import Collection, Mapping
 
 import keras
 
-from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.errors import UserError
-from unet_core.models.blocks import ACTIVATIONS, NORMALIZATIONS, Blocks
+from unet_core.models.blocks import ACTIVATIONS, NORMALIZATIONS, Blocks, scale_pixels
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.layers import CropLike, MirrorPad
@@ -93,6 +92,7 @@ def make_network(
     _check_least("channels", channels, 1)
     _check_least("depth", depth, 1)
     _check_least("base_filters", base_filters, 1)
+    check_encoder(encoder, depth, padding)
     _check_least("max_filters", max_filters, base_filters)
     _check_stem(stem_stride, encoder, padding)
     blocks = Blocks(
@@ -108,7 +108,7 @@ def make_network(
         seed=seed,
     )
     images = keras.Input((None, None, channels), name="images")
-    x = (ENCODERS[encoder].scale or _scale)(images)
+    x = (ENCODERS[encoder].scale or scale_pixels)(images)
     halvings = depth + stem_stride.bit_length() - 1
     x = MirrorPad(depth=halvings, valid=padding == "valid", dtype="float32", name="pad")(x)
     if stem_stride > 1:
@@ -149,10 +149,22 @@ def _supervised(decoder: str, levels: Mapping[int, keras.KerasTensor], padding: 
     return sorted(levels)
 
 
-def _scale(images: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.Rescaling(1 / SPREAD, -MIDDLE / SPREAD, dtype="float32", name="scale")(
-        images
-    )
+def check_encoder(encoder: str, depth: int, padding: str) -> None:
+    """Checks that an encoder can have this depth and padding, without building it.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    has = ENCODERS[encoder]
+    if has.depths and depth not in has.depths:
+        raise UserError(
+            f"`depth` ({depth}) must be one of {', '.join(map(str, has.depths))} with the "
+            f"`encoder` {encoder}."
+        )
+    if has.pads_only and padding != "same":
+        raise UserError(
+            f"`padding` ({padding}) must be same with the `encoder` {encoder}: its layers pad."
+        )
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

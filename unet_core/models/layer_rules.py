@@ -20,7 +20,15 @@ import keras
 import numpy as np
 
 from unet_core.models import onnx_nodes, reach
-from unet_core.models.layers import CropLike, FusedBatchNorm, MirrorPad, RowDropout, padding_for
+from unet_core.models.layers import (
+    CropLike,
+    FusedBatchNorm,
+    LayerScale,
+    MirrorPad,
+    PickChannels,
+    RowDropout,
+    padding_for,
+)
 from unet_core.models.normalization import GroupNorm
 from unet_core.models.resampling import BroadcastLike, Interpolate
 from unet_core.models.stem import DepthToSpace, SpaceToDepth
@@ -109,18 +117,31 @@ def _fused_batch_norm(layer: FusedBatchNorm) -> Affine:
     return Affine(mean, gamma / np.sqrt(variance + np.float32(layer.epsilon)), beta)
 
 
-def _convolution_takes(
-    copied: keras.layers.Conv2D, layer: keras.layers.Conv2D, affine: Affine
-) -> None:
+def _layer_scale(layer: LayerScale) -> Affine:
+    gamma = keras.ops.convert_to_numpy(layer.gamma.value).astype(np.float32)
+    return Affine(np.zeros_like(gamma), gamma, np.zeros_like(gamma))
+
+
+def _convolution_takes(copied: keras.Layer, layer: keras.Layer, affine: Affine) -> None:
+    """Of convolutions, and of dense layers, whose kernels end with the channels they give."""
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
     before = keras.ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)
-    copied.kernel.assign(keras.ops.convert_to_numpy(layer.kernel) * affine.factor)
+    factor = affine.factor
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        # [H, W, in, of each]
+        factor = factor.reshape(kernel.shape[2:])
+    copied.kernel.assign(kernel * factor)
     copied.bias.assign((before - affine.mean) * affine.factor + affine.offset)
 
 
 def _plain_relu(layer: keras.layers.ReLU) -> str | None:
-    config = layer.get_config()
-    plain = {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}
-    return "relu" if all(config[name] == value for name, value in plain.items()) else None
+    plain = layer.negative_slope == 0 and layer.threshold == 0
+    return {None: "relu", 6: "relu6"}.get(layer.max_value) if plain else None
+
+
+def _named_activation(layer: keras.layers.Activation) -> str | None:
+    name = getattr(layer.activation, "__name__", "")
+    return name if layer.activation in onnx_nodes.ACTIVATIONS else None
 
 
 _layers = keras.layers
@@ -143,30 +164,45 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     _layers.ReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_relu, activation=_plain_relu),
     _layers.LeakyReLU: LayerRule(reach.of_pointwise, onnx_nodes.of_leaky_relu),
     _layers.Add: LayerRule(reach.of_pointwise, onnx_nodes.of_addition),
-    _layers.Activation: LayerRule(reach.of_pointwise, onnx_nodes.of_activation, computes=False),
-    FusedBatchNorm: LayerRule(reach.of_pointwise, affine=_fused_batch_norm),
-    GroupNorm: LayerRule(reach.of_statistics, onnx_nodes.of_group_norm),
+    _layers.Activation: LayerRule(
+        reach.of_pointwise, onnx_nodes.of_activation, activation=_named_activation
+    ),
+    FusedBatchNorm: LayerRule(
+        reach.of_pointwise, onnx_nodes.of_batch_norm, affine=_fused_batch_norm
+    ),
     RowDropout: LayerRule(reach.of_pointwise, computes=False, left_out=True),
+    GroupNorm: LayerRule(reach.of_statistics, onnx_nodes.of_group_norm),
     SpaceToDepth: LayerRule(_space_to_depth_reach, onnx_nodes.of_space_to_depth),
     DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
-    _layers.Multiply: LayerRule(reach.of_pointwise, onnx_nodes.of_product),
-    _layers.GlobalAveragePooling2D: LayerRule(reach.of_global, onnx_nodes.of_global_average),
     Interpolate: LayerRule(_interpolate_reach, onnx_nodes.of_interpolation),
     BroadcastLike: LayerRule(reach.of_pointwise, onnx_nodes.of_broadcast_like),
+    # Those of the networks of `keras.applications`.
+    PickChannels: LayerRule(reach.of_pointwise, onnx_nodes.of_picked_channels, computes=False),
+    _layers.Normalization: LayerRule(
+        reach.of_pointwise, onnx_nodes.of_normalization, computes=False
+    ),
+    _layers.DepthwiseConv2D: LayerRule(
+        reach.of_convolution, onnx_nodes.of_depthwise, take_over=_convolution_takes
+    ),
+    _layers.Dense: LayerRule(reach.of_pointwise, onnx_nodes.of_dense, take_over=_convolution_takes),
+    _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding, onnx_nodes.of_zero_padding),
+    _layers.Multiply: LayerRule(reach.of_pointwise, onnx_nodes.of_product),
+    _layers.LayerNormalization: LayerRule(
+        _channelwise(reach.of_pointwise), onnx_nodes.of_layer_normalization, computes=False
+    ),
+    LayerScale: LayerRule(reach.of_pointwise, onnx_nodes.of_layer_scale, affine=_layer_scale),
+    _layers.GlobalAveragePooling2D: LayerRule(reach.of_global, onnx_nodes.of_global_average),
+    _layers.Reshape: LayerRule(reach.of_global, onnx_nodes.of_reshape),
     # Others of Keras.
-    _layers.DepthwiseConv2D: LayerRule(reach.of_convolution),
     _layers.SeparableConv2D: LayerRule(reach.of_convolution),
     _layers.AveragePooling2D: LayerRule(reach.of_pooling),
-    _layers.ZeroPadding2D: LayerRule(reach.of_zero_padding),
     _layers.Subtract: _POINTWISE,
     _layers.Average: _POINTWISE,
     _layers.Maximum: _POINTWISE,
     _layers.Minimum: _POINTWISE,
     _layers.ELU: _POINTWISE,
-    _layers.Dense: _POINTWISE,
     _layers.Dropout: LayerRule(reach.of_pointwise, computes=False),
     _layers.BatchNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
-    _layers.LayerNormalization: LayerRule(_channelwise(reach.of_pointwise), computes=False),
     _layers.GroupNormalization: LayerRule(_channelwise(reach.of_statistics), computes=False),
     _layers.GlobalMaxPooling2D: _GLOBAL,
     _layers.Flatten: _GLOBAL,

@@ -6,6 +6,7 @@ Fused batch norm, dropout that does not depend on the replicas, padding to any s
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -85,14 +86,17 @@ class RowDropout(keras.layers.Layer):
     Args:
         rate: Share of values set to 0, 0 <= rate < 1; the others grow by 1 / (1 - rate).
         seed: Tells one layer's masks from another's.
+        whole: Whether a row is kept or dropped as a whole, which in a residual branch is
+            stochastic depth (Huang et al. 2016, arXiv:1603.09382).
     """
 
-    def __init__(self, rate: float, *, seed: int, **kwargs):
+    def __init__(self, rate: float, *, seed: int, whole: bool = False, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"`rate` ({rate}) must be at least 0 and less than 1.")
         self.rate = rate
         self.seed = seed
+        self.whole = whole
 
     def build(self, input_shape):  # noqa: ARG002 (Keras gives it.)
         """Makes the count of training calls."""
@@ -104,9 +108,10 @@ class RowDropout(keras.layers.Layer):
             return inputs
         first, rows = _rows_before_and_in_all(inputs)
         shape = tf.shape(inputs)
+        of_a_row = tf.ones_like(shape[1:]) if self.whole else shape[1:]
         count = tf.identity(self.calls.value)
         draws = tf.random.stateless_uniform(
-            tf.concat([[rows], shape[1:]], 0), tf.stack([tf.cast(self.seed, tf.int64), count])
+            tf.concat([[rows], of_a_row], 0), tf.stack([tf.cast(self.seed, tf.int64), count])
         )
         self.calls.value.assign_add(1)
         kept = draws[first : first + shape[0]] >= self.rate
@@ -119,7 +124,63 @@ class RowDropout(keras.layers.Layer):
 
     def get_config(self):
         """Returns the settings with which Keras makes the layer again."""
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        config = {"rate": self.rate, "seed": self.seed, "whole": self.whole}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package="unet_core")
+class PickChannels(keras.layers.Layer):
+    """Gives channels of [B, H, W, C] in another order, or more than once.
+
+    Args:
+        order: The numbers of the channels: [2, 1, 0] makes BGR of RGB, [0, 0, 0] repeats grey.
+    """
+
+    def __init__(self, order: Sequence[int], **kwargs):
+        super().__init__(**kwargs)
+        self.order = list(order)
+
+    def call(self, inputs):
+        """Returns [B, H, W, len(order)] of the type of `inputs`."""
+        return tf.gather(inputs, self.order, axis=-1)
+
+    def compute_output_spec(self, inputs):
+        """Returns the shape and dtype of the output."""
+        return keras.KerasTensor((*inputs.shape[:-1], len(self.order)), dtype=inputs.dtype)
+
+    def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
+        return {**super().get_config(), "order": self.order}
+
+
+@keras.saving.register_keras_serializable(package="unet_core")
+class LayerScale(keras.layers.Layer):
+    """Multiplies each channel by a weight of its own (Touvron et al. 2021, arXiv:2103.17239).
+
+    That of `keras.applications` (3.15) is neither public nor registered.
+
+    Args:
+        init_values: What the weights begin with.
+    """
+
+    def __init__(self, init_values: float, **kwargs):
+        super().__init__(**kwargs)
+        self.init_values = init_values
+
+    def build(self, input_shape):
+        """Makes the weights, [C]."""
+        initialiser = keras.initializers.Constant(self.init_values)
+        self.gamma = self.add_weight(
+            name="gamma", shape=(input_shape[-1],), initializer=initialiser
+        )
+
+    def call(self, inputs):
+        """Returns `inputs` [B, H, W, C] times the weights."""
+        return inputs * self.gamma
+
+    def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
+        return {**super().get_config(), "init_values": self.init_values}
 
 
 @keras.saving.register_keras_serializable(package="unet_core")

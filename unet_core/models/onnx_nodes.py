@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from unet_core.models.layers import FusedBatchNorm, LayerScale, PickChannels
+
 
 class Graph(Protocol):
     """What rules use of an ONNX graph in the making; tensors are their names."""
@@ -34,11 +36,24 @@ Rule = Callable[..., str]
 
 
 def of_rescaling(graph: Graph, layer: keras.layers.Rescaling, x: str) -> str:
-    """Adds a factor and an offset, one number each."""
-    if np.ndim(layer.scale) or np.ndim(layer.offset):
-        raise ValueError(_unknown(layer, "scale and offset of several numbers"))
-    x = graph.add("Mul", x, graph.constant(layer.scale, np.float32))
-    return graph.add("Add", x, graph.constant(layer.offset, np.float32))
+    """Adds a factor and an offset, each one number or one for each channel."""
+    x = graph.add("Mul", x, _for_channels(graph, layer.scale))
+    return graph.add("Add", x, _for_channels(graph, layer.offset))
+
+
+def of_normalization(graph: Graph, layer: keras.layers.Normalization, x: str) -> str:
+    """Adds what `keras.layers.Normalization` does with the mean and variance of each channel."""
+    if layer.invert:
+        raise ValueError(_unknown(layer, "the inverse"))
+    mean, variance = (np.ravel(_array(values)) for values in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    x = graph.add("Sub", x, _for_channels(graph, mean))
+    return graph.add("Div", x, _for_channels(graph, deviation))
+
+
+def of_picked_channels(graph: Graph, layer: PickChannels, x: str) -> str:
+    """Adds channels in another order."""
+    return graph.add("Gather", x, graph.constant(layer.order), axis=1)
 
 
 def of_convolution(graph: Graph, layer: keras.layers.Conv2D, x: str) -> str:
@@ -54,6 +69,33 @@ def of_convolution(graph: Graph, layer: keras.layers.Conv2D, x: str) -> str:
         dilations=layer.dilation_rate,
         group=layer.groups,
     )
+    return _activated(graph, layer, x)
+
+
+def of_depthwise(graph: Graph, layer: keras.layers.DepthwiseConv2D, x: str) -> str:
+    """Adds a convolution of each channel by itself, with its bias and activation."""
+    # [H, W, in, of each] there, [in * of each, 1, H, W] here.
+    kernel = np.transpose(_array(layer.kernel), (2, 3, 0, 1))
+    channels, of_each, *size = kernel.shape
+    x = graph.add(
+        "Conv",
+        x,
+        graph.constant(kernel.reshape(channels * of_each, 1, *size), np.float32),
+        *_bias(graph, layer),
+        pads=_pads(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding),
+        strides=layer.strides,
+        dilations=layer.dilation_rate,
+        group=channels,
+    )
+    return _activated(graph, layer, x)
+
+
+def of_dense(graph: Graph, layer: keras.layers.Dense, x: str) -> str:
+    """Adds a dense layer over the channels of each pixel, with its bias and activation."""
+    if len(layer.input.shape) != 4:
+        raise ValueError(_unknown(layer, "what has no height and width"))
+    kernel = np.transpose(_array(layer.kernel))[:, :, None, None]
+    x = graph.add("Conv", x, graph.constant(kernel, np.float32), *_bias(graph, layer))
     return _activated(graph, layer, x)
 
 
@@ -106,9 +148,10 @@ def of_concatenation(graph: Graph, layer: keras.layers.Concatenate, *inputs: str
     return graph.add("Concat", *inputs, axis=1)
 
 
-def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
-    """Adds the sum of tensors of one size, or of which some have one row and column."""
-    return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
+def of_zero_padding(graph: Graph, layer: keras.layers.ZeroPadding2D, x: str) -> str:
+    """Adds rows and columns of zeros."""
+    (top, bottom), (left, right) = layer.padding
+    return graph.add("Pad", x, graph.constant([0, 0, top, left, 0, 0, bottom, right]))
 
 
 def of_product(graph: Graph, _: keras.layers.Multiply, *inputs: str) -> str:
@@ -116,9 +159,43 @@ def of_product(graph: Graph, _: keras.layers.Multiply, *inputs: str) -> str:
     return functools.reduce(functools.partial(graph.add, "Mul"), inputs)
 
 
+def of_batch_norm(graph: Graph, layer: FusedBatchNorm, x: str) -> str:
+    """Adds a batch norm by its moving statistics."""
+    variables = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    values = (graph.constant(_array(variable), np.float32) for variable in variables)
+    return graph.add("BatchNormalization", x, *values, epsilon=layer.epsilon)
+
+
+def of_layer_normalization(graph: Graph, layer: keras.layers.LayerNormalization, x: str) -> str:
+    """Adds a normalisation of each pixel over its channels."""
+    if layer.gamma is None or layer.beta is None:
+        raise ValueError(_unknown(layer, "a normalisation without scale or offset"))
+    values = (graph.constant(_array(v), np.float32) for v in (layer.gamma, layer.beta))
+    last = graph.add("Transpose", x, perm=(0, 2, 3, 1))
+    last = graph.add("LayerNormalization", last, *values, axis=-1, epsilon=layer.epsilon)
+    return graph.add("Transpose", last, perm=(0, 3, 1, 2))
+
+
+def of_layer_scale(graph: Graph, layer: LayerScale, x: str) -> str:
+    """Adds a factor for each channel."""
+    return graph.add("Mul", x, _for_channels(graph, _array(layer.gamma)))
+
+
 def of_global_average(graph: Graph, layer: keras.layers.GlobalAveragePooling2D, x: str) -> str:
     """Adds the mean of each channel."""
     return graph.add("ReduceMean", x, axes=(2, 3), keepdims=int(layer.keepdims))
+
+
+def of_reshape(graph: Graph, layer: keras.layers.Reshape, x: str) -> str:
+    """Adds height and width of one pixel to [B, C]."""
+    if len(layer.input.shape) != 2 or layer.target_shape[:-1] != (1, 1):
+        raise ValueError(_unknown(layer, f"the shape {layer.target_shape}"))
+    return graph.add("Reshape", x, graph.constant([0, -1, 1, 1]))
+
+
+def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
+    """Adds the sum of tensors of one size, or of which some have one row and column."""
+    return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
 
 
 def of_interpolation(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
@@ -181,13 +258,40 @@ def of_activation(graph: Graph, layer: keras.layers.Activation, x: str) -> str:
 def _activated(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
     if layer.activation is keras.activations.linear:
         return x
-    if layer.activation is keras.activations.relu:
-        return graph.add("Relu", x)
-    if layer.activation is keras.activations.sigmoid:
-        return graph.add("Sigmoid", x)
-    if layer.activation is keras.activations.silu:
-        return graph.add("Mul", x, graph.add("Sigmoid", x))
-    raise ValueError(_unknown(layer, "its activation"))
+    if layer.activation not in ACTIVATIONS:
+        raise ValueError(_unknown(layer, "its activation"))
+    return ACTIVATIONS[layer.activation](graph, x)
+
+
+def _relu6(graph: Graph, x: str) -> str:
+    return graph.add("Clip", x, *(graph.constant(limit, np.float32) for limit in (0, 6)))
+
+
+def _silu(graph: Graph, x: str) -> str:
+    return graph.add("Mul", x, graph.add("Sigmoid", x))
+
+
+def _gelu(graph: Graph, x: str) -> str:
+    """Adds x / 2 * (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    half, one, root = (graph.constant(value, np.float32) for value in (0.5, 1, np.sqrt(0.5)))
+    share = graph.add("Add", graph.add("Erf", graph.add("Mul", x, root)), one)
+    return graph.add("Mul", graph.add("Mul", x, half), share)
+
+
+ACTIVATIONS: dict[Callable, Callable[[Graph, str], str]] = {
+    keras.activations.relu: lambda graph, x: graph.add("Relu", x),
+    keras.activations.relu6: _relu6,
+    keras.activations.sigmoid: lambda graph, x: graph.add("Sigmoid", x),
+    keras.activations.silu: _silu,
+    keras.activations.gelu: _gelu,
+}
+"""The nodes of each activation of Keras that can be written."""
+
+
+def _for_channels(graph: Graph, values: Any) -> str:
+    """Returns one number, or one for each channel, as a constant to compute with [B, C, H, W]."""
+    values = np.asarray(values, np.float32)
+    return graph.constant(values[:, None, None] if values.ndim else values, np.float32)
 
 
 def _bias(graph: Graph, layer: keras.layers.Layer) -> list[str]:

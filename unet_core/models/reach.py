@@ -51,15 +51,28 @@ class Line:
             return self.nowhere()
         extent = dilation * (size - 1) + 1
         pad = max(extent - stride, 0) // 2 if padding == "same" else 0
-        gained = 0 if padding == "same" else 1 - math.ceil(extent / stride)
-        fitting = self.fitting(self.step * stride) if stride > 1 else self
+        rest = self._rest(stride)
+        if rest and padding == "same":
+            return self.nowhere()
+        gained = 0 if padding == "same" else 1 - math.ceil((extent - rest) / stride)
+        fitting = self.fitting(self.step * stride) if stride > 1 and not rest else self
         return dataclasses.replace(
             fitting,
             step=self.step * stride,
-            excess=self.excess + gained * self.step * stride,
+            excess=self.excess + (gained * stride - rest) * self.step,
             before=max(math.ceil((self.before + pad) / stride), 0),
-            after=max(gained + (self.after + extent - 1 - pad) // stride, 0),
+            after=max(gained + (self.after + extent - 1 - pad - rest) // stride, 0),
         )
+
+    def _rest(self, stride: int) -> int:
+        """Returns the number of elements modulo `stride` that the sizes so far leave; or else 0."""
+        if self.step is None or stride == 1:
+            return 0
+        for modulus, size in self.sizes:
+            elements = (size + self.excess) / self.step
+            if modulus % (self.step * stride) == 0 and elements.denominator == 1:
+                return int(elements) % stride
+        return 0
 
     def transposed(self, size: int, stride: int, padding: str = "valid") -> Self:
         """Returns the line after a transposed convolution."""

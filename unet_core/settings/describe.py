@@ -34,12 +34,18 @@ def help_text() -> str:
     for room, settings in ROOMS.items():
         lines = [TITLES[room], "-" * len(TITLES[room])]
         for field in dataclasses.fields(settings):
-            lines += _wrapped_choices(f"  {_flag(field)}  {_default(field)}".rstrip())
-            lines += textwrap.wrap(
-                field.metadata["help"], 96, initial_indent="      ", subsequent_indent="      "
-            )
+            lines += _wrapped(f"{_flag(field)}  {_default(field)}".rstrip(), "  ")
+            lines += _wrapped(field.metadata["help"], "      ")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Returns lines of at most 96 letters; a list of choices may be broken between two."""
+    lines = textwrap.wrap(
+        text.replace("|", "| "), 96, initial_indent=indent, subsequent_indent="      "
+    )
+    return [line.replace("| ", "|") for line in lines]
 
 
 def overview() -> str:
@@ -65,15 +71,6 @@ def markdown_table() -> str:
             rows.append(f"| `{flag}` | {_shown(field.default)} | {help_} |")
         blocks.append(f"### {TITLES[room]}\n\n" + "\n".join(rows))
     return "\n\n".join(blocks)
-
-
-def _wrapped_choices(line: str) -> list[str]:
-    """Returns the line in parts of at most 96 characters, broken after a bar between choices."""
-    lines = []
-    while len(line) > 96 and (end := line.rfind("|", 0, 96) + 1):
-        lines.append(line[:end])
-        line = "      " + line[end:]
-    return [*lines, line]
 
 
 def _flag(field: dataclasses.Field) -> str:

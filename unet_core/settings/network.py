@@ -9,7 +9,7 @@ from unet_core.errors import UserError
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import BUILD, RUN
+from unet_core.settings.modes import BUILD, RUN, TRAIN
 
 OF_EVERY_NETWORK = ("network", "precision")
 """The settings that also count for a network of one's own."""
@@ -33,6 +33,14 @@ class NetworkSettings:
         modes=BUILD,
         binds=True,
         choices=ENCODERS,
+    )
+    encoder_weights: str = setting(
+        "none",
+        "What the encoder begins with: drawn from the seed (none), weights trained on ImageNet "
+        "(imagenet; downloaded by Keras, or from its folder), or those of a file (.weights.h5, "
+        ".keras, Keras 2's .h5) or of the folder of a run or export, by the names of layers.",
+        modes=TRAIN,
+        binds=True,
     )
     decoder: str = setting(
         "transpose",
