@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = _config(argv)
         process.import_libraries()
+        if config.network.network:
+            process.find_modules_here()
         with process.stop_signals(stop):
             MODES[config.task.mode](config, stop)
         return 128 + stop.signal if stop.signal else 0

@@ -311,7 +311,7 @@ class TestRun:
     def test_leaves_everything_promised(self, finished):
         run, _ = finished
         names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-        assert {"config.json", "history.csv", "scores.json"} <= names
+        assert {"config.json", "history.csv", "network.svg", "scores.json"} <= names
         for stem in ("0", "1"):
             for kind in ("predict", "overlay", "probability"):
                 assert f"predictions/{stem}_{kind}.png" in names
@@ -674,7 +674,7 @@ class TestRun:
             (["--stem_stride=2", "--padding=valid"], ["--stem_stride", "--padding", "'same'"]),
             (["--deep_supervision", "--padding=valid"], ["--deep_supervision", "'same'"]),
             (["--encoder=residual", "--padding=valid"], ["--encoder", "residual", "'same'"]),
-            (["--max_filters=2"], ["--max_filters", "at least 4"]),
+            (["--base_filters=4", "--max_filters=2"], ["--max_filters", "at least 4"]),
         ],
     )
     def test_network_that_cannot_be_is_refused_before_the_folder_is_made(

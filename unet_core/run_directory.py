@@ -32,6 +32,7 @@ from unet_core.files import (
     write_whole,
 )
 from unet_core.settings import RunConfig
+from unet_core.settings.network import check_same_network
 
 _CONFIG_FORMAT = _SCORES_FORMAT = _WRITTEN_FORMAT = 1
 # What versions without `written.json` have called their files.
@@ -68,7 +69,7 @@ class RunDirectory:
 
     Attributes:
         path: The folder, absolute.
-        checkpoints, events, history, predictions, known_masks: Where each of these lies.
+        checkpoints, events, history, predictions, known_masks, network: Where each of these lies.
 
     Raises:
         UserError: If `path` is not a path of this machine.
@@ -82,6 +83,7 @@ class RunDirectory:
         self.history = self.path / "history.csv"
         self.predictions = self.path / "predictions"
         self.known_masks = self.path / "known_masks.json"
+        self.network = self.path / "network.svg"
         self._config = self.path / "config.json"
         self._finished = self.path / "finished"
 
@@ -145,6 +147,7 @@ class RunDirectory:
             first = config.optimization.schedule_steps or config.training.train_steps
             return config.replace(schedule_steps=first)
         before, fingerprint = self.read()
+        check_same_network(self.path, before.network.network, config.network.network)
         if config.network.precision == "auto":
             config = config.replace(precision=before.network.precision)
         steps = config.optimization.schedule_steps or before.optimization.schedule_steps

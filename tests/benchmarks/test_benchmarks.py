@@ -157,3 +157,23 @@ class TestLargeImage:
         assert rows["megapixels"] == ["0"]
         assert float(rows["megapixels/s"][0]) > 0
         assert {"large_predict.png", "large_overlay.png"} <= set(rows)
+
+
+@pytest.mark.slow
+class TestModels:
+    def test_plain_network_is_the_measure_and_every_row_has_positive_figures(self):
+        settings = ("--rounds=2", "--steps=1", "--size=32", "--depth=1", "--base_filters=2")
+        done = run("models.py", *settings, "--rows", "unet+batch", "unet+group", "residual")
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert list(rows) == ["unet", "unet+batch", "unet+group", "residual"]
+        assert rows["unet"][3] == "1.00"
+        assert all(len(cells) == 5 for cells in rows.values())
+        # Weights are given in millions.
+        assert all(float(cell) > 0 for cells in rows.values() for cell in cells[1:])
+
+    def test_unknown_row_is_refused(self):
+        done = run("models.py", "--rows", "alexnet")
+        assert done.returncode == 2
+        assert "alexnet" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -28,6 +28,13 @@ class TestSchedules:
         # cos(0), cos(pi/2), cos(pi): 1, 1/2, 0.
         assert [at(schedule, s) for s in (4, 6, 8, 99)] == pytest.approx([1, 0.5, 0, 0], abs=1e-7)
 
+    def test_scaled_from_a_step_on(self):
+        schedule = schedules.scaled_from(
+            schedules.step_decay(1.0, every_steps=2, factor=0.5), step=3, factor=0.1
+        )
+        expected = [1, 1, 0.5, 0.05, 0.025]
+        assert [at(schedule, s) for s in range(5)] == pytest.approx(expected)
+
     def test_warm_up_that_never_ends_is_refused(self):
         with pytest.raises(ValueError, match=r"200 steps.*\(100\)"):
             schedules.cosine(1.0, total_steps=100, warmup_steps=200)

@@ -1,5 +1,7 @@
 """What is trained is what the model says now, and what the loss depends on."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -105,6 +107,50 @@ class TestFreezing:
         training.Checkpoints(tmp_path, loop).save()
         with pytest.raises(UserError, match=r"variables 1.*variables 0"):
             training.Checkpoints(tmp_path, loop_without("b")).restore()
+
+    @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_leaves_no_trace_of_decay_clipping_and_averages(self, mirrored, replicas):
+        # Once with frozen layers, and once with what is behind them alone, on the features that
+        # they make.
+        def make(strategy, freezes):
+            with strategy.scope():
+                x = keras.Input((3,), name="x")
+                back = keras.layers.Dense(3, name="back")
+                back.build((None, 3))
+                back.set_weights([np.eye(3, dtype=np.float32) * 2, np.ones(3, np.float32)])
+                head = keras.layers.Dense(1, name="head")
+                # Exact in float32: the frozen layer doubles and adds 1.
+                features = back(x) if freezes else keras.layers.Rescaling(2.0, 1.0)(x)
+                model = keras.Model(x, head(features))
+                head.set_weights([np.full((3, 1), 0.5, np.float32), np.zeros(1, np.float32)])
+                optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5, epsilon=1e-5)
+            how = {"clip_norm": 0.3, "ema_decay": 0.5, "strategy": strategy}
+            loop = Loop(model, optimizer, loss=squared_error, **how)
+            back.trainable = False
+            return loop, back, head
+
+        frozen, back, head = make(mirrored(replicas), True)
+        alone, _, expected = make(mirrored(replicas), False)
+        before = back.get_weights()
+        reports = [run(loop, batches, 4)[-1] for loop in (frozen, alone)]
+        assert reports[0].gradient_norm == pytest.approx(reports[1].gradient_norm, rel=1e-6)
+        for inside in (False, True):
+            with frozen.averaged_weights() if inside else contextlib.nullcontext():
+                for found, value in zip(back.get_weights(), before, strict=True):
+                    np.testing.assert_array_equal(found, value)
+        for found, value in zip(head.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_allclose(found, value, atol=1e-6)
+
+    def test_averages_of_weights_loaded_into_frozen_layers_are_these(self):
+        loop = two_layers(ema_decay=0.9)
+        back = loop.model.get_layer("back")
+        back.trainable = False
+        loaded = [np.full((3, 3), 7, np.float32), np.full(3, 8, np.float32)]
+        back.set_weights(loaded)
+        run(loop, batches, 2)
+        with loop.averaged_weights():
+            for found, value in zip(back.get_weights(), loaded, strict=True):
+                np.testing.assert_array_equal(found, value)
 
     def test_low_rank_adaptation_enabled_after_the_loop_is_trained(self):
         loop = two_layers()

@@ -62,8 +62,8 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
     [B, H, W] uint8, the class ids.
 
     Raises:
-        UserError: If `onnx` is not installed.
-        ValueError: If the network holds a layer whose class has no nodes in `layer_rules`.
+        UserError: If `onnx` is not installed, or the network holds a layer whose class has no
+            nodes in `layer_rules`.
     """
     check_installed()
     import onnx
@@ -243,10 +243,14 @@ def _run(graph: _Graph, network: keras.Model, images: str) -> str:
     for call in calls(network):
         rule = rule_of(call.layer).onnx
         if rule is None:
-            raise ValueError(
+            raise UserError(
                 f"{call.layer.name!r} ({type(call.layer).__name__}) cannot be written as ONNX: its "
-                "class has no nodes in `unet_core.models.layer_rules`."
+                "class has no nodes in `unet_core.models.layer_rules`. Leave this format out of "
+                "`formats`, or add them there."
             )
         inputs = [tensors[id(tensor)] for tensor in call.inputs]
-        tensors[id(call.outputs[0])] = rule(graph, call.layer, *inputs)
+        try:
+            tensors[id(call.outputs[0])] = rule(graph, call.layer, *inputs)
+        except ValueError as error:
+            raise UserError(f"{error} Leave the format onnx out of `formats`.") from error
     return tensors[id(network.outputs[0])]

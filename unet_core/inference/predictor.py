@@ -33,6 +33,7 @@ class Predictor:
             ones.
         window_px: Pixels a side of the windows, see `SlidingWindow`.
         precision: "float32", "bfloat16" or "float16"; None is as it was trained.
+        network: "module:function" that made the network, if it is one of your own.
 
     Attributes:
         classes: The classes of the last axis of the probabilities.
@@ -52,10 +53,14 @@ class Predictor:
         tta: str = "none",
         window_px: int = 0,
         precision: str | None = None,
+        network: str = "",
     ):
-        trained = source if isinstance(source, Trained) else open_trained(source, weights=weights)
-        network = InferenceNetwork(trained.model, precision=precision)
-        window = SlidingWindow(network, tta=tta, window_px=window_px)
+        if isinstance(source, Trained):
+            trained = source
+        else:
+            trained = open_trained(source, weights=weights, network=network)
+        copied = InferenceNetwork(trained.model, precision=precision)
+        window = SlidingWindow(copied, tta=tta, window_px=window_px)
         self._set(window, trained.classes, Scaling.parse(trained.config.data.intensities))
 
     @classmethod

@@ -19,9 +19,11 @@ from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
+from unet_core.models.own import make_own_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
 from unet_core.settings.data import DataSettings
+from unet_core.settings.network import check_same_network
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
@@ -63,46 +65,67 @@ def build_network(config: RunConfig) -> keras.Model:
     """Returns the network of a run, its weights drawn from the seed; its precision is resolved.
 
     With deep supervision it has an output for each level.
+
+    It runs the code that `network` names, so `config` must not come from a file alone; see
+    `unet_core.settings.network.check_same_network`.
     """
-    network = dict(vars(config.network))
+    settings = dict(vars(config.network))
+    own = settings.pop("network")
     # They are taken over once, when a run begins.
-    del network["encoder_weights"]
-    return make_network(
+    del settings["encoder_weights"]
+    common: dict[str, Any] = dict(
         classes=len(make_classes(config.data)),
         channels=config.data.channels,
         seed=config.training.seed,
-        **network,
     )
+    if own:
+        return make_own_network(own, precision=config.network.precision, **common)
+    return make_network(**common, **settings)
 
 
-def open_trained(path: str | os.PathLike, *, weights: str | None = None) -> Trained:
+def open_trained(
+    path: str | os.PathLike, *, weights: str | None = None, network: str = ""
+) -> Trained:
     """Returns the network of a run folder or of an export.
 
-    Nothing that the files hold is executed: the network is built from its settings.
+    Nothing that the files hold is executed: the network is built from its settings, and a function
+    that they name as its maker is called only if `network` names it too.
 
     Args:
         path: Folder of a run (`--run_dir`) or of an export.
         weights: "last" or "best", which checkpoint of a run; None is as the run's settings say.
+        network: "module:function" of a network of one's own, see `unet_core.models.own`.
 
     Raises:
-        UserError: If there is no network, or it is damaged.
+        UserError: If there is no network, it is damaged, or `network` is not what made it.
     """
     path = pathlib.Path(path)
-    if (path / EXPORT_SETTINGS).is_file():
-        return _open_export(path)
+    config, step = stored_config(path)
+    check_same_network(path, config.network.network, network)
+    if step is not None:
+        return _open_export(path, config, step)
     run = RunDirectory(path)
-    config, _ = run.read()
     model = build_network(config)
     best = (weights or config.prediction.weights) == "best"
     step = training.load_weights(run.checkpoints, model, best=best)
     return Trained(full_size(model), config, step)
 
 
-def _open_export(path: pathlib.Path) -> Trained:
+def stored_config(path: pathlib.Path) -> tuple[RunConfig, int | None]:
+    """Returns the settings of a run or an export in the folder `path`; of an export, its step too.
+
+    Raises:
+        UserError: If there is none, or it is damaged.
+    """
     settings, what, way = path / EXPORT_SETTINGS, "the settings of an export", "Export again."
+    if not settings.is_file():
+        return RunDirectory(path).read()[0], None
     formats = (0, EXPORT_FORMAT)
     stored = read_json(settings, _Settings, what=what, way=way, formats=formats)
-    config = checked_config(settings, stored.settings, what=what, way=way)
+    return checked_config(settings, stored.settings, what=what, way=way), stored.step
+
+
+def _open_export(path: pathlib.Path, config: RunConfig, step: int) -> Trained:
     try:
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():
@@ -118,4 +141,4 @@ def _open_export(path: pathlib.Path) -> Trained:
         raise UserError(
             f"{path}: cannot be read as an export ({reason_of(error)}). Export again."
         ) from error
-    return Trained(model, config, stored.step)
+    return Trained(model, config, step)

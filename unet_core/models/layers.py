@@ -214,8 +214,12 @@ class MirrorPad(keras.layers.Layer):
         return inputs
 
     def compute_output_spec(self, inputs):
-        """Returns the shape and dtype of the output; height and width are not known."""
-        return keras.KerasTensor((inputs.shape[0], None, None, inputs.shape[3]), dtype=inputs.dtype)
+        """Returns the shape and dtype of the output; a size is known where the input's is."""
+        sizes = [
+            None if size is None else size + sum(padding_for(size, self.depth, self.valid))
+            for size in inputs.shape[1:3]
+        ]
+        return keras.KerasTensor((inputs.shape[0], *sizes, inputs.shape[3]), dtype=inputs.dtype)
 
     def get_config(self):
         """Returns the settings with which Keras makes the layer again."""

@@ -19,6 +19,8 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
 from unet_core.drawing import pictures
+from unet_core.drawing.network import draw_network
+from unet_core.files import write_whole
 from unet_core.inference.masks import predicted_ids
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
@@ -58,6 +60,7 @@ class TrainingLogger:
         if held_out:
             columns += [f"held_out/{name}" for name in score_names(classes)]
         self._classes = classes
+        self._picture = run.network
         self._history = History(run.history, columns, resumed_at=resumed_at)
         self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
         self._bar = tqdm.tqdm(
@@ -113,12 +116,18 @@ class TrainingLogger:
                 in_rgb = panel[None, ..., ::-1]
                 self._summaries.images(step, f"held_out_{sample.name}/{name}", in_rgb)
 
-    def write_description(self, settings: Mapping[str, Any], model: keras.Model) -> None:
-        """Writes the settings as text and the graph of the network."""
+    def write_description(
+        self, settings: Mapping[str, Any], model: keras.Model, crop_size: int
+    ) -> None:
+        """Writes the settings as text, the graph of the network, and a picture of it.
+
+        The picture, the run's `network.svg`, shows sizes for crops of `crop_size` pixels a side.
+        """
         text = "\n".join(f"    {name} = {value}" for name, value in settings.items())
         self._summaries.text(0, "config", text)
         spec = tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.uint8)
         self._summaries.graph(lambda images: model(images, training=False), spec)
+        write_whole(self._picture, draw_network(model, crop_size, crop_size).encode())
 
     def flush(self) -> None:
         """Hands everything to the operating system.

@@ -26,10 +26,10 @@ from unet_core.data.stream import SamplingConfig, draw_pairs
 from unet_core.drawing import preview
 from unet_core.errors import UserError
 from unet_core.inference.trained import make_classes
-from unet_core.runs.progress import progress_bar
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
+from unet_core.settings.network import NetworkSettings
 
 Progress = Callable[[str], Callable]
 
@@ -196,6 +196,31 @@ class DataSet:
         return survey.describe(self.samples, self.headers, values, self.read.classes)
 
 
+def write_synthetic(settings: DataSettings, progress: Progress) -> None:
+    """Draws synthetic micrographs if they are asked for and the data folder does not exist."""
+    data_dir = settings.data_dir
+    if settings.synthetic_data and data_dir and not os.path.lexists(data_dir):
+        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
+        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress("Drawing slices"))
+
+
+def check_crop_size(data: DataSettings, network: NetworkSettings) -> None:
+    """Checks that a crop covers at least one pixel of the deepest features.
+
+    Raises:
+        UserError: If the encoder needs more pixels than the crop has.
+    """
+    stride = 2**network.depth * network.stem_stride
+    if data.crop_size < stride:
+        stem = f" and `stem_stride` {network.stem_stride}" if network.stem_stride > 1 else ""
+        raise UserError(
+            f"`crop_size` ({data.crop_size}) is too small for the encoder: with `depth` "
+            f"{network.depth}{stem}, one pixel of its deepest features stands for "
+            f"{stride}x{stride} of the image. Give a `crop_size` of at least {stride}, or a "
+            "smaller `depth`."
+        )
+
+
 def make_sampling(
     settings: DataSettings, augmentation: AugmentationSettings, *, seed: int
 ) -> SamplingConfig:
@@ -220,14 +245,6 @@ def balanced_class_weights(kind: str, counts: dict[Sample, np.ndarray]) -> tuple
     """Returns one factor per class, by `class_balance`, of the classes' pixel counts."""
     total = np.sum(list(counts.values()), axis=0)
     return tuple(float(w) for w in balance.class_weights(total, kind))
-
-
-def write_synthetic(settings: DataSettings) -> None:
-    """Writes synthetic data to the data folder, if that is asked for and it does not exist."""
-    folder = settings.data_dir
-    if settings.synthetic_data and folder and not os.path.lexists(folder):
-        print(f"{folder} does not exist: writing synthetic membrane slices there.")
-        synthetic.write_dataset(pathlib.Path(folder), progress=progress_bar("Drawing slices"))
 
 
 def write_preview(

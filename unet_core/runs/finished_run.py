@@ -10,7 +10,8 @@ from unet_core.errors import UserError
 from unet_core.inference.trained import Trained, open_trained
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import process
-from unet_core.settings import FIELDS, RunConfig
+from unet_core.settings import FIELDS, ROOM_OF, RunConfig
+from unet_core.settings.network import OF_EVERY_NETWORK
 
 
 def open_run(
@@ -25,7 +26,8 @@ def open_run(
     run = RunDirectory(required(config, "run_dir"))
     process.prepare_devices(config.training, stop, strategy="none")
     weights = config.prediction.weights if "weights" in config.given else None
-    trained = open_trained(run.path, weights=weights)
+    network = config.network.network
+    trained = open_trained(run.path, weights=weights, network=network)
     return settings_of_run(config, trained.config), run, trained
 
 
@@ -61,12 +63,18 @@ def check_used(config: RunConfig) -> None:
     """Checks the settings of a mode that does not work with a finished run.
 
     Raises:
-        UserError: If one was given on the command line that the mode does not use.
+        UserError: If one was given on the command line that the mode does not use, or that does
+            nothing with a network of one's own.
     """
-    mode = config.task.mode
+    mode, own = config.task.mode, config.network.network
     for name in sorted(config.given - config.from_file):
         if mode not in FIELDS[name].metadata["modes"]:
             raise UserError(_unused(name, mode))
+        if own and ROOM_OF[name] == "network" and name not in OF_EVERY_NETWORK:
+            raise UserError(
+                f"`{name}` does nothing with `network` ({own}), which makes the whole network. "
+                "Leave one of them out."
+            )
 
 
 def required(config: RunConfig, name: str) -> str:

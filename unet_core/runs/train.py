@@ -31,11 +31,11 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network, make_classes
 from unet_core.models.build import full_size
-from unet_core.models.encoders import ENCODERS
 from unet_core.models.weights import Taken
 from unet_core.reports.training_logger import TrainingLogger, score_names, scores_of
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import dataset, encoder_weights, folds, process
+from unet_core.runs import dataset, encoder_weights, fine_tuning, folds, process
+from unet_core.runs.checks import check_replicas
 from unet_core.runs.finished_run import check_used, output_folder, required
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -113,9 +113,11 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
     _check_settings(config, classes)
+    dataset.check_crop_size(config.data, config.network)
+    fine_tuning.check_settings(config)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
-    dataset.write_synthetic(config.data)
+    dataset.write_synthetic(config.data, progress_bar)
     required(config, "data_dir")
     data = dataset.DataSet.open(
         config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
@@ -127,7 +129,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         dataset.write_preview(config.data.preview, data, training_samples, sampling)
     fingerprint = data.fingerprint()
     strategy = process.prepare_devices(config.training, stop)
-    _check_replicas(config, strategy.num_replicas_in_sync)
+    check_replicas(config, strategy.num_replicas_in_sync)
     config, reason = _resolve(config, run, data, training_samples, fingerprint)
     data.weigh(config.loss, config.loss.class_weights)
     workers = training.Workers(strategy)
@@ -148,7 +150,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         held_out=held_out,
         sampling=sampling,
         loss=_make_loss(config, classes),
-        schedule=optimizers.make_schedule(config.optimization),
+        schedule=fine_tuning.make_schedule(config),
         fingerprint=fingerprint,
         strategy=strategy,
         workers=workers,
@@ -164,6 +166,7 @@ class Session:
         model: The network.
         loop: The loop that trains it.
         checkpoints: Where it is saved.
+        stages: What of it is trained at which step.
         network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
@@ -172,6 +175,7 @@ class Session:
     model: keras.Model
     loop: training.Loop
     checkpoints: training.Checkpoints
+    stages: fine_tuning.Stages
     network: InferenceNetwork
     start: int
     failures: list[UserError]
@@ -195,9 +199,11 @@ def build(plan: Plan) -> Session:
         # Before the folder is touched: an encoder may not be able to do what is asked of it.
         model = build_network(config)
         optimizer = optimizers.make_optimizer(config.optimization)
+    stages = fine_tuning.Stages(model, config)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out)
+        plan.run.claim(plan.run.network)
         plan.data.memory.store()
     if plan.encoder_weights:
         table = plan.run if workers.is_chief else None
@@ -217,6 +223,7 @@ def build(plan: Plan) -> Session:
     workers.check_same(checkpoints=str(start))
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
+    print(stages.begin(start))
     end = config.optimization.schedule_steps
     if end is not None and end <= start < config.training.train_steps:
         print(
@@ -224,7 +231,8 @@ def build(plan: Plan) -> Session:
             "stays at its end. To lay it out anew, give "
             f"--schedule_steps={config.training.train_steps}."
         )
-    return Session(model, loop, checkpoints, InferenceNetwork(full_size(model)), start, failures=[])
+    network = InferenceNetwork(full_size(model))
+    return Session(model, loop, checkpoints, stages, network, start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
@@ -234,7 +242,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.
     """
     settings = plan.config.training
-    reports = session.loop.train(
+    reports = session.stages.train(
+        session.loop,
         _train_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
@@ -256,7 +265,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                 )
             )
             if not session.start:
-                logger.write_description(plan.config.values(), session.model)
+                size = plan.config.data.crop_size
+                logger.write_description(plan.config.values(), session.model, size)
         stack.enter_context(_explained(plan, session.failures))
         for report in reports:
             stopping = report.stopping
@@ -332,25 +342,6 @@ def _check_settings(config: RunConfig, classes: ClassMap) -> None:
         classes.index(config.prediction.object_class)
 
 
-def _check_replicas(config: RunConfig, replicas: int) -> None:
-    """Checks what depends on the number of replicas."""
-    settings = config.training
-    pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
-    network = config.network
-    has_batch_norm = network.normalization == "batch" or ENCODERS[network.encoder].batch_norm
-    if settings.jit_compile and has_batch_norm and replicas > 1:
-        raise UserError(
-            "`jit_compile` cannot be combined with batch norm (`normalization` 'batch', or that of "
-            f"the `encoder` {network.encoder}) on several replicas: XLA cannot compile statistics "
-            "that replicas share. Leave one of them out."
-        )
-    if settings.jit_compile and settings.deterministic:
-        raise UserError(
-            "`jit_compile` cannot be combined with `deterministic`: XLA has no deterministic "
-            "gradient of max pooling. Leave one of them out."
-        )
-
-
 def _resolve(
     config: RunConfig,
     run: RunDirectory,
@@ -418,6 +409,7 @@ def _make_loop(
         loss_scaling=plan.config.network.precision == "float16",
         micro_batches=settings.micro_batches,
         ema_decay=optimization.ema_decay or None,
+        rate_factor=fine_tuning.make_rate_factor(plan.config, model),
         jit_compile=settings.jit_compile,
     )
 

@@ -58,7 +58,7 @@ class DataSettings:
         "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
         "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
         "second's.",
-        modes=SPLIT,
+        modes=(*SPLIT, "summary"),
         binds=True,
     )
     stray_values: str = setting(
@@ -71,7 +71,7 @@ class DataSettings:
     channels: int = setting(
         1,
         "Channels of the network's images, 1 or 3; pictures are converted.",
-        modes=SAMPLES,
+        modes=(*SAMPLES, "summary"),
         binds=True,
         least=1,
         most=3,
@@ -128,7 +128,12 @@ class DataSettings:
         (), "Those classes; all but the first by default.", modes=SAMPLES, binds=True
     )
     crop_size: int = setting(
-        256, "Pixels a side of a training crop.", modes=SAMPLES, binds=True, least=1, most=16384
+        256,
+        "Pixels a side of a training crop.",
+        modes=(*SAMPLES, "summary"),
+        binds=True,
+        least=1,
+        most=16384,
     )
     preview: str | None = setting(
         None,

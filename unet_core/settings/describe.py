@@ -20,6 +20,7 @@ TITLES = {
     "network": "Network",
     "loss": "Loss",
     "optimization": "Optimizer, learning rate, averages",
+    "fine_tuning": "Fine-tuning: frozen layers, learning rates of parts",
     "training": "Training, batch size, reproducibility, devices",
     "prediction": "Prediction, scores, export",
 }

@@ -10,6 +10,7 @@ MODES = Registry(
         "evaluate": "unet_core.runs.evaluate:evaluate",
         "predict": "unet_core.runs.predict:predict",
         "export": "unet_core.runs.export:export",
+        "summary": "unet_core.runs.summary:summary",
         "check_data": "unet_core.runs.check_data:check_data",
         "convert_labelme": "unet_core.runs.convert_labelme:convert_labelme",
     }
@@ -18,6 +19,8 @@ MODES = Registry(
 EVERY = tuple(MODES)
 TRAIN = ("train",)
 NETWORK = ("train", "evaluate", "predict", "export")
+BUILD = ("train", "summary")
+RUN = (*NETWORK, "summary")
 SCORE = ("train", "evaluate")
 IMAGES = ("train", "evaluate", "predict")
 SAMPLES = ("train", "check_data")

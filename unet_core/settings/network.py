@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+from unet_core.errors import UserError
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import NETWORK, TRAIN
+from unet_core.settings.modes import BUILD, RUN, TRAIN
+
+OF_EVERY_NETWORK = ("network", "precision")
+"""The settings that also count for a network of one's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
     """The network: encoder, decoder, their size, and what they compute in."""
 
+    network: str = setting(
+        "",
+        "A network of your own, in place of encoder and decoder: my_package.my_module:make_network,"
+        " a function that returns a Keras model (docs/own_network.md). A finished run with one "
+        "needs it again.",
+        modes=RUN,
+        binds=True,
+    )
     encoder: str = setting(
         "unet",
         "The network's contracting part (backbone).",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=ENCODERS,
     )
@@ -33,17 +46,17 @@ class NetworkSettings:
         "transpose",
         "The network's expanding part: the U-Net's with transposed convolutions (transpose), or "
         "with upsampling and convolution (upsample).",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=DECODERS,
     )
     depth: int = setting(
-        4, "Number of poolings of the U-Net.", modes=TRAIN, binds=True, least=1, most=8
+        4, "Number of poolings of the U-Net.", modes=BUILD, binds=True, least=1, most=8
     )
     base_filters: int = setting(
         32,
         "Channels of the first level, doubled by each pooling.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=1024,
@@ -51,7 +64,7 @@ class NetworkSettings:
     max_filters: int = setting(
         65536,
         "Most channels of a level.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=65536,
@@ -59,7 +72,7 @@ class NetworkSettings:
     padding: str = setting(
         "same",
         "Convolution padding; valid is the paper's, with the image mirrored around.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=("same", "valid"),
     )
@@ -67,21 +80,21 @@ class NetworkSettings:
         "none",
         "Normalization after every 3x3 convolution; batch norm is synchronized over devices. "
         "Encoders of keras.applications keep their own.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=("none", "batch", "group", "instance"),
     )
     activation: str = setting(
         "relu",
         "Activation after every 3x3 convolution. Encoders of keras.applications keep their own.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         choices=("relu", "leaky_relu", "silu"),
     )
     dropout: float = setting(
         0.0,
         "Dropout at the end of the contracting path.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=0,
         most=0.99,
@@ -90,7 +103,7 @@ class NetworkSettings:
         1,
         "Stem for speed: begin with space-to-depth and end with depth-to-space by 2 or 4 pixels, "
         "for a quarter or a sixteenth of the operations.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=4,
@@ -98,17 +111,54 @@ class NetworkSettings:
     deep_supervision: bool = setting(
         False,
         "Deep supervision: a head at each level of the decoder in training, weights 1/2^i.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
     )
     precision: str = setting(
         "auto",
         "Mixed precision: what the network computes in. auto: bfloat16 where the hardware has it, "
         "float16 on older GPUs.",
-        modes=NETWORK,
+        modes=RUN,
         binds=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )
 
     def __post_init__(self):
         check_fields(self)
+        if self.network and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.network):
+            raise UserError(
+                f"`network` ({self.network!r}) must name a module and a function in it, such as "
+                "my_package.my_module:make_network."
+            )
+        if self.network and self.deep_supervision:
+            raise UserError(
+                f"`deep_supervision` cannot be combined with `network` ({self.network}), which has "
+                "one output. Leave one of them out."
+            )
+
+
+def check_same_network(where: object, of_run: str, given: str) -> None:
+    """Checks that a person asks for the code that makes the network of a run or an export.
+
+    What a file names is not executed because the file names it.
+
+    Args:
+        where: The folder, for the message.
+        of_run: The setting `network` that is stored there.
+        given: The one that was given.
+
+    Raises:
+        UserError: If they differ.
+    """
+    if of_run == given:
+        return
+    if not of_run:
+        raise UserError(
+            f"{where}: its network is not made by `network` ({given}), but of an encoder and a "
+            "decoder. Leave it out."
+        )
+    given = f"not by {given}" if given else "and the name in a file alone runs no code"
+    raise UserError(
+        f"{where}: its network is made by {of_run}, {given}. If you trust that code, give "
+        f"`network`={of_run}."
+    )

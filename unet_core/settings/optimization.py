@@ -6,7 +6,7 @@ import dataclasses
 
 from unet_core.optimizers import OPTIMIZERS, SCHEDULES
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import TRAIN
+from unet_core.settings.modes import BUILD, TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class OptimizationSettings:
     """Optimizer, learning rate schedule, weight decay, clipping, averages of the weights."""
 
     optimizer: str = setting(
-        "adamw", "How weights are updated.", modes=TRAIN, binds=True, choices=OPTIMIZERS
+        "adamw", "How weights are updated.", modes=BUILD, binds=True, choices=OPTIMIZERS
     )
     learning_rate: float = setting(
         1e-3, "Highest learning rate.", modes=TRAIN, binds=True, least=0, most=1e6
@@ -54,7 +54,7 @@ class OptimizationSettings:
         0.0, "Decoupled weight decay of kernels.", modes=TRAIN, binds=True, least=0, most=100
     )
     momentum: float = setting(
-        0.99, "Nesterov momentum (sgd).", modes=TRAIN, binds=True, least=0, most=1
+        0.99, "Nesterov momentum (sgd).", modes=BUILD, binds=True, least=0, most=1
     )
     adam_epsilon: float = setting(
         1e-5,
@@ -76,7 +76,7 @@ class OptimizationSettings:
         0.0,
         "Decay of an exponential moving average (EMA) of the weights, which is then evaluated and "
         "predicted with; 0 keeps none.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=0,
         most=0.99999,

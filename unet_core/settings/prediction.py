@@ -6,7 +6,7 @@ import dataclasses
 
 from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import IMAGES, NETWORK, SCORE
+from unet_core.settings.modes import IMAGES, NETWORK, RUN, SCORE
 
 FORMATS = Registry(
     {
@@ -33,13 +33,16 @@ class PredictionSettings:
     )
     output_dir: str | None = setting(
         None,
-        "Where predictions, scores, exports or converted data go. Default: a place in the run "
-        "folder.",
-        modes=("train", "evaluate", "predict", "export", "convert_labelme"),
+        "Where predictions, scores, exports, converted data or the picture of a network go. "
+        "Default: a place in the run folder.",
+        modes=(*RUN, "convert_labelme"),
         of_run=False,
     )
     overwrite: bool = setting(
-        False, "Let predictions replace files that are there.", modes=_WRITES, of_run=False
+        False,
+        "Let predictions, or the picture of a network, replace files that are there.",
+        modes=(*_WRITES, "summary"),
+        of_run=False,
     )
     weights: str = setting(
         "last",

@@ -13,8 +13,9 @@ from unet_core.errors import UserError
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.fields import PAIR_RULE, check_fields, kinds_of, setting
+from unet_core.settings.fine_tuning import FineTuningSettings
 from unet_core.settings.loss import LossSettings
-from unet_core.settings.modes import EVERY, MODES
+from unet_core.settings.modes import EVERY, MODES, RUN
 from unet_core.settings.network import NetworkSettings
 from unet_core.settings.optimization import OptimizationSettings
 from unet_core.settings.prediction import PredictionSettings
@@ -29,7 +30,7 @@ class TaskSettings:
     run_dir: str | None = setting(
         None,
         "Folder of the run: checkpoints, history, scores, pictures.",
-        modes=("train", "evaluate", "predict", "export", "check_data"),
+        modes=(*RUN, "check_data"),
         of_run=False,
     )
 
@@ -52,6 +53,7 @@ class RunConfig:
     network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
     loss: LossSettings = dataclasses.field(default_factory=LossSettings)
     optimization: OptimizationSettings = dataclasses.field(default_factory=OptimizationSettings)
+    fine_tuning: FineTuningSettings = dataclasses.field(default_factory=FineTuningSettings)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     prediction: PredictionSettings = dataclasses.field(default_factory=PredictionSettings)
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
@@ -142,6 +144,7 @@ ROOMS: dict[str, type] = {
     "network": NetworkSettings,
     "loss": LossSettings,
     "optimization": OptimizationSettings,
+    "fine_tuning": FineTuningSettings,
     "training": TrainingSettings,
     "prediction": PredictionSettings,
 }

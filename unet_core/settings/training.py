@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import EVERY, NETWORK, SPLIT, TRAIN
+from unet_core.settings.modes import BUILD, EVERY, RUN, SPLIT, TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class TrainingSettings:
     global_batch_size: int = setting(
         4,
         "Batch size: examples per update, over all devices.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=65536,
@@ -25,7 +25,7 @@ class TrainingSettings:
         1,
         "Gradient accumulation: micro-batches per optimizer update, computed one after another to "
         "need less memory.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
         least=1,
         most=65536,
@@ -68,7 +68,7 @@ class TrainingSettings:
     jit_compile: bool = setting(
         False,
         "Compile the network with XLA, for GPUs; costs on CPUs, and draws other dropout masks.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
     )
     strategy: str = setting(
@@ -88,7 +88,7 @@ class TrainingSettings:
     logical_devices: int = setting(
         1,
         "Split the first GPU, or the CPU, into this many devices, to try things out.",
-        modes=NETWORK,
+        modes=RUN,
         of_run=False,
         least=1,
         most=64,
@@ -96,13 +96,13 @@ class TrainingSettings:
     memory_growth: bool = setting(
         False,
         "Take GPU memory as it is needed, not all at once; for shared GPUs.",
-        modes=NETWORK,
+        modes=RUN,
         of_run=False,
     )
     memory_limit_mb: int = setting(
         0,
         "Megabytes to take of each GPU or part of a split one; 0 is all.",
-        modes=NETWORK,
+        modes=RUN,
         of_run=False,
         least=0,
         most=10_000_000,

@@ -64,7 +64,7 @@ class Loop:
         metrics: `(outputs, batch) -> dict` of additive tensors, summed over batches and replicas in
             evaluation, in 64 bits; with a list of parts `batch -> dict`.
         strategy: Where model and optimizer were made; by default the current one.
-        schedule, clip_norm, ema_decay: Of the one part; see `Part`.
+        schedule, clip_norm, ema_decay, rate_factor: Of the one part; see `Part`.
         loss_scaling: Whether to scale the loss, for mixed precision in float16. An overflow on any
             replica then skips the update on all and halves the scale. Without it a gradient that is
             not finite stops the training.
@@ -93,6 +93,7 @@ class Loop:
         schedule: Schedule | None = None,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
+        rate_factor: Callable[[Any], float] | None = None,
         loss_scaling: bool = False,
         micro_batches: int = 1,
         jit_compile: bool = False,
@@ -104,7 +105,8 @@ class Loop:
         if not isinstance(self.strategy, tf.distribute.Strategy):
             raise UserError(f"`strategy` must be a tf.distribute.Strategy. Received {strategy!r}.")
         self._refused: list[UserError] = []
-        options = {"schedule": schedule, "clip_norm": clip_norm, "ema_decay": ema_decay}
+        options: dict[str, Any] = {"schedule": schedule, "rate_factor": rate_factor}
+        options |= {"clip_norm": clip_norm, "ema_decay": ema_decay}
         self.parts, forward = _parts_of(model, optimizer, loss, metrics, micro_batches, **options)
         self._is_short_form = forward is not None
         seen = {"model": model, "loss": loss} if self._is_short_form else {}
@@ -582,8 +584,8 @@ def _checked_parts(
         raise UserError("A list of parts must hold `Part`s alone.")
     if any(option is not None for option in options):
         raise UserError(
-            "With a list of parts, each `Part` has its own optimizer, loss, schedule, clip_norm "
-            "and ema_decay; leave those of the loop out."
+            "With a list of parts, each `Part` has its own optimizer, loss, schedule, clip_norm, "
+            "ema_decay and rate_factor; leave those of the loop out."
         )
     if len(parts) > 1 and micro_batches > 1:
         raise UserError(

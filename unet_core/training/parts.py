@@ -21,7 +21,7 @@ import tensorflow as tf
 from unet_core.errors import UserError
 from unet_core.training import optimizers
 from unet_core.training.schedules import Schedule
-from unet_core.training.variables import check_model, variables_of
+from unet_core.training.variables import check_model, name_of, variables_of
 
 
 class Part:
@@ -41,6 +41,8 @@ class Part:
             keeps none. While the run is young the decay is (1 + step) / (10 + step).
         average_into: A model of the same variables that takes the averages, such as the teacher
             of a mean teacher; needs `ema_decay`. Its trainable variables alone are written.
+        rate_factor: Variable -> factor, >= 0, on the learning rate of that variable, and so on its
+            decoupled weight decay; asked when what is trainable has changed. None is 1 for all.
 
     Raises:
         UserError: If an argument is not what it must be; the message says what it must be.
@@ -58,6 +60,7 @@ class Part:
         every: int = 1,
         ema_decay: float | None = None,
         average_into: Any = None,
+        rate_factor: Callable[[Any], float] | None = None,
     ):
         check_model(model)
         optimizers.check(optimizer)
@@ -69,6 +72,8 @@ class Part:
             check_number("ema_decay", ema_decay, least=0, below=1)
         if schedule is not None:
             _check_schedule(schedule, optimizer)
+        if rate_factor is not None:
+            check_callable("rate_factor", rate_factor, "rate_factor(variable)", 1)
         if average_into is not None:
             check_model(average_into)
             if ema_decay is None:
@@ -87,6 +92,19 @@ class Part:
         self.every = every
         self.ema_decay = ema_decay
         self.average_into = average_into
+        self.rate_factor = rate_factor
+
+    def rate_factor_of(self, variable: Any) -> float:
+        """Returns the factor on the learning rate of one variable.
+
+        Raises:
+            UserError: If `rate_factor` returns something else than a finite number of at least 0.
+        """
+        if self.rate_factor is None:
+            return 1.0
+        factor = self.rate_factor(variable)
+        check_number(f"rate_factor({name_of(variable)})", factor, least=0)
+        return float(factor)
 
 
 class Forward:

@@ -66,6 +66,11 @@ def cosine(rate: float, *, total_steps: int, warmup_steps: int = 0, final: float
     return schedule
 
 
+def scaled_from(schedule: Schedule, *, step: int, factor: float) -> Schedule:
+    """Returns `schedule`, multiplied by `factor` from `step` on."""
+    return lambda now: schedule(now) * tf.where(now < step, 1.0, factor)
+
+
 def _share_done(first_step: int, last_step: int) -> Schedule:
     if not 0 <= first_step < last_step:
         raise ValueError(

@@ -128,6 +128,7 @@ class Update:
                     f"{name_of(variable)} takes its gradient for its value (float8 scales of "
                     "Keras), which the loop cannot do; train in another precision."
                 )
+        self._rate_factors = [self.part.rate_factor_of(variable) for variable in trained]
         with self._strategy.scope():
             optimizers.build(self.part.optimizer, trained)
             if self.part.ema_decay is not None:
@@ -165,8 +166,8 @@ class Update:
         return self.averages.get(key_of(variable))
 
     def reset_averages(self) -> None:
-        """Lets the averages begin with the weights as they are now."""
-        for variable in self.trained:
+        """Lets the averages begin with the weights as they are now, those of frozen ones too."""
+        for variable in variables_of(self.part.model):
             if (average := self.average_of(variable)) is not None:
                 with self._strategy.scope():
                     self._strategy.extended.update(
@@ -401,8 +402,8 @@ class Update:
         applies, rate = (strategy.experimental_local_results(value)[0] for value in (applies, rate))
         optimizer = self.part.optimizer
 
-        def update_variable(variable, gradient, decay, constraint, average, ema_decay):
-            variable_rate = tf.cast(rate, variable.dtype)
+        def update_variable(variable, gradient, factor, decay, constraint, average, ema_decay):
+            variable_rate = tf.cast(rate if factor == 1 else rate * factor, variable.dtype)
             if decay is not None:
                 variable.assign_sub(variable * decay * variable_rate)
             optimizer.update_step(gradient, variable, variable_rate)
@@ -422,6 +423,7 @@ class Update:
                     update_variable,
                     args=(
                         gradients[place],
+                        self._connected_of(self._rate_factors)[place],
                         self._connected_of(self._decays)[place],
                         self._connected_of(self._constraints)[place],
                         self.averages.get(key_of(variable)),

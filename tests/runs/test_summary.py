@@ -1,0 +1,124 @@
+import re
+from xml.etree import ElementTree
+
+import keras
+import pytest
+from helpers.program import check_refused
+
+from unet_core.models.build import make_network
+from unet_core.models.flops import training_flops, work_of
+from unet_core.models.geometry import tile_geometry
+from unet_core.run_directory import RunDirectory
+from unet_core.runs import step_memory
+from unet_core.settings import RunConfig
+
+TINY = ["--depth=1", "--base_filters=2", "--crop_size=16", "--precision=float32"]
+
+
+@pytest.fixture
+def no_step(monkeypatch):
+    """The training step, which takes seconds to compile, is left out."""
+    monkeypatch.setattr(step_memory, "run_step", lambda *_: None)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def check_done(result):
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
+class TestSummary:
+    def test_shows_layers_figures_and_memory_and_draws(self, door, here, no_step):
+        out = check_done(door("--mode=summary", *TINY, "--global_batch_size=3"))
+        model = make_network(classes=2, depth=1, base_filters=2)
+        for layer in model.layers[1:]:
+            assert re.search(rf"^{layer.name} +{type(layer).__name__} ", out, re.MULTILINE)
+        assert f"{model.count_params():,} trainable, 0 not" in out
+        step = training_flops(model, 3, 16, 16) / 1e9
+        assert f"Training step:   {step:.4g} GFLOP" in out
+        halo = tile_geometry(model).halo
+        assert f"Receptive field: at most {2 * halo + 1} x {2 * halo + 1} pixels" in out
+        assert re.search(r"Estimated: \d+ MB", out)
+        assert re.search(r"Measured: \d+ MB, the growth of the peak resident memory", out)
+        assert ElementTree.parse(here / "network.svg").getroot().tag.endswith("svg")
+
+    def test_file_that_is_there_is_kept_unless_it_may_be_replaced(self, door, here, no_step):
+        (here / "network.svg").write_text("mine")
+        check_refused(door("--mode=summary", *TINY), "network.svg", "--overwrite", "--output_dir")
+        assert (here / "network.svg").read_text() == "mine"
+        check_done(door("--mode=summary", *TINY, "--output_dir=elsewhere"))
+        assert (here / "elsewhere" / "network.svg").exists()
+        check_done(door("--mode=summary", *TINY, "--overwrite"))
+        assert (here / "network.svg").read_text() != "mine"
+
+    def test_network_that_looks_everywhere_says_so(self, door, here, no_step):
+        out = check_done(door("--mode=summary", *TINY, "--normalization=instance"))
+        assert "Receptive field: the whole image" in out
+        assert "unbounded" in out
+
+    @pytest.mark.slow
+    def test_step_that_is_measured_trains_every_network(self, door, here):
+        # Sizes that are no multiple of anything, several outputs, micro-batches, averages.
+        flags = ["--depth=2", "--deep_supervision", "--crop_size=21", "--micro_batches=2"]
+        out = check_done(door("--mode=summary", *TINY[1:2], *flags, "--ema_decay=0.9"))
+        measured = re.search(r"Measured: ([\d,]+) MB, the growth of the peak resident", out)
+        assert int(measured[1].replace(",", "")) > 0
+
+    def test_flag_without_use_is_refused(self, door, here):
+        check_refused(door("--mode=summary", *TINY, "--train_steps=3"), "--train_steps", "summary")
+
+
+class TestSummaryOfRun:
+    @pytest.fixture
+    def run(self, tmp_path):
+        run = RunDirectory(tmp_path / "run")
+        run.path.mkdir()
+        settings = {"depth": 1, "base_filters": 2, "crop_size": 16, "precision": "float32"}
+        run.store(RunConfig.of(**settings), "fingerprint")
+        return run
+
+    def test_is_of_its_network_and_drawn_in_its_folder(self, door, here, run, no_step):
+        for _ in range(2):
+            out = check_done(door("--mode=summary", f"--run_dir={run.path}"))
+            assert f"{make_network(classes=2, depth=1, base_filters=2).count_params():,}" in out
+        assert run.network.exists()
+        assert not list(here.iterdir())
+
+    def test_batch_and_crop_may_be_others(self, door, here, run, no_step):
+        flags = ["--global_batch_size=2", "--crop_size=32"]
+        out = check_done(door("--mode=summary", f"--run_dir={run.path}", *flags))
+        assert "2 crops of 32 x 32" in out
+
+    def test_another_network_is_refused(self, door, here, run):
+        refused = door("--mode=summary", f"--run_dir={run.path}", "--depth=3")
+        check_refused(refused, "--depth (3)", "(1)", "--run_dir")
+
+    def test_file_that_the_run_has_not_written_is_kept(self, door, here, run):
+        run.network.write_text("mine")
+        check_refused(door("--mode=summary", f"--run_dir={run.path}"), run.network)
+        assert run.network.read_text() == "mine"
+
+
+class TestEstimate:
+    def test_is_the_sum_of_its_parts_by_hand(self):
+        images = keras.Input((None, None, 1))
+        model = keras.Model(images, keras.layers.Conv2D(2, 3, padding="same")(images))
+        config = RunConfig.of(ema_decay=0.9)
+        found = step_memory.estimate(model, work_of(model, 3, 4, 5), config)
+        # 9 x 2 weights and 2 biases of four bytes.
+        assert found.weights == found.gradients == 80
+        # AdamW: two numbers for each and its counters; the average one.
+        assert 3 * 80 <= found.optimizer <= 3 * 80 + 16
+        assert found.activations == 3 * 4 * 5 * 2 * 4
+        assert found.total == sum(
+            (found.weights, found.gradients, found.optimizer, found.activations)
+        )
