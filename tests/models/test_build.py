@@ -174,13 +174,17 @@ class TestAnotherEncoder:
         names = [layer.name for layer in model.layers]
         assert "scale_of_its_own" in names
         assert "scale" not in names
-        # Joined at the strides 4 and 2, and not at 1.
-        assert [name for name in names if "join" in name] == ["up2_join", "up1_join"]
         assert model(picture(37, 21, channels=3)).shape == (1, 37, 21, 1)
         assert tile_geometry(model).stride == 8
         network = InferenceNetwork(model)
         images = picture(16, 24, channels=3)
         np.testing.assert_allclose(network.layers(images), model(images), atol=1e-5)
+
+    @pytest.mark.usefixtures("encoders")
+    def test_unet_joins_the_features_that_are_there(self):
+        names = [layer.name for layer in make_small(encoder="strided", depth=3).layers]
+        # At the strides 4 and 2, and not at 1.
+        assert [name for name in names if "join" in name] == ["up2_join", "up1_join"]
 
     @pytest.mark.usefixtures("encoders")
     def test_halo_is_what_is_measured(self):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from unet_core.models.build import make_network
 from unet_core.models.geometry import TileGeometry, tile_geometry
 from unet_core.models.layers import MirrorPad
 from unet_core.models.reach import Line, of_pointwise
+from unet_core.models.resampling import Interpolate
 
 layers = keras.layers
 
@@ -59,8 +61,13 @@ class TestSurroundings:
         ):
             assert tile_geometry(make_small(depth=4, **kwargs)) == expected
 
-    @pytest.mark.parametrize("depth", [1, 2, 3])
-    @pytest.mark.parametrize("decoder", ["transpose", "upsample"])
+    @pytest.mark.parametrize(
+        ("depth", "decoder"),
+        [
+            *itertools.product([1, 2, 3], ["transpose", "upsample"]),
+            *itertools.product([2], ["unet_plus_plus", "attention", "fcn16s", "fcn8s", "fpn"]),
+        ],
+    )
     def test_halo_is_how_far_the_outside_reaches_into_a_tile(self, depth, decoder):
         model = make_network(classes=2, depth=depth, base_filters=4, decoder=decoder)
         found = tile_geometry(model)
@@ -188,6 +195,11 @@ STACKS = {
     # The middle of a doubled element lies a quarter from that of the one before: one sees it.
     "pooled and interpolated": (
         [layers.MaxPooling2D(2), layers.UpSampling2D(2, interpolation="bilinear")],
+        (1, 2, 0),
+    ),
+    # As the layer of Keras.
+    "pooled and interpolated by the layer of decoders": (
+        [layers.MaxPooling2D(2), Interpolate(2)],
         (1, 2, 0),
     ),
     "pooled by 4, interpolated by 4": (

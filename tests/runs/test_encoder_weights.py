@@ -8,6 +8,7 @@ from helpers.program import SMALL, check_refused, write_slices
 
 from unet_core.inference.trained import build_network
 from unet_core.runs import train
+from unet_core.runs.plan import prepare
 from unet_core.runs.process import StopRequest
 from unet_core.settings import RunConfig
 
@@ -34,7 +35,7 @@ def begin(slices, run_dir, **kwargs):
     """Returns the session of a run before its first step, or where it goes on."""
     settings = {**NETWORK, "crop_size": 32, "folds": 3, "fold": "2", **kwargs}
     config = RunConfig.of(data_dir=str(slices), run_dir=str(run_dir), **settings)
-    plan = train.prepare(config, StopRequest())
+    plan = prepare(config, StopRequest())
     with plan.run.locked():
         return train.build(plan)
 

@@ -13,8 +13,10 @@ import math
 import keras
 
 from unet_core.conventions import MIDDLE, SPREAD
+from unet_core.errors import UserError
 from unet_core.models.layers import FusedBatchNorm, RowDropout
 from unet_core.models.normalization import GroupNorm
+from unet_core.models.resampling import Interpolate
 
 MARGIN_PX = 2
 """Pixels that `Blocks.double_convolution` takes off each side with the padding "valid"."""
@@ -41,7 +43,7 @@ class Blocks:
             arXiv:1803.08494) or instance norm (Ulyanov et al. 2016, arXiv:1607.08022).
         activation: What follows that, of `ACTIVATIONS`.
         dropout: Share of values that `drop` drops; 0 is no dropout.
-        logits: Channels of the logits.
+        logits: Channels that `head` gives.
         seed: Seed of the network, from which that of every layer is made.
     """
 
@@ -136,6 +138,24 @@ class Blocks:
         for number in (1, 2):
             x = self.convolution_unit(x, filters, f"{name}_conv{number}")
         return x
+
+    def head(self, x: keras.KerasTensor, stride: int = 1) -> keras.KerasTensor:
+        """Returns the logits of the level of this stride, made of x by a 1x1 convolution."""
+        return self.convolve(x, self.logits, 1, f"head_{stride}" if stride > 1 else "head")
+
+    def interpolate(self, x: keras.KerasTensor, times: int, name: str) -> keras.KerasTensor:
+        """Returns x, `times` as high and wide by bilinear interpolation; x itself for 1."""
+        if times == 1:
+            return x
+        return Interpolate(times, dtype=self.policy, name=name)(x)
+
+    def need_same_padding(self, decoder: str) -> None:
+        """Raises UserError if the padding is "valid", with the name of the decoder."""
+        if self.padding != "same":
+            raise UserError(
+                f"`decoder` {decoder!r} needs `padding` 'same': it joins features of one extent. "
+                "The decoders transpose and upsample take 'valid', too."
+            )
 
     def drop(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         """Returns x after dropout; x itself if there is none."""

@@ -103,7 +103,7 @@ def make_network(
         normalization=normalization,
         activation=activation,
         dropout=dropout,
-        logits=1 if classes == 2 else classes,
+        logits=(1 if classes == 2 else classes) * stem_stride**2,
         policy=keras.DTypePolicy(_POLICIES[precision]),
         seed=seed,
     )
@@ -115,7 +115,7 @@ def make_network(
         x = SpaceToDepth(stem_stride, dtype=blocks.policy, name="stem")(x)
     levels = DECODERS[decoder](ENCODERS[encoder].make_features(x, blocks), blocks)
     strides = _supervised(decoder, levels, padding) if deep_supervision else [1]
-    logits = [_head(levels[stride], images, stride, stem_stride, blocks) for stride in strides]
+    logits = [_finish(levels[stride], images, stride, stem_stride, blocks) for stride in strides]
     return keras.Model(images, logits if deep_supervision else logits[0], name=encoder)
 
 
@@ -126,12 +126,11 @@ def full_size(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.outputs[0], name=model.name)
 
 
-def _head(
+def _finish(
     x: keras.KerasTensor, images: keras.KerasTensor, stride: int, stem_stride: int, blocks: Blocks
 ) -> keras.KerasTensor:
-    """Returns the logits of the level of this stride, of the size of the image over the stride."""
+    """Returns the logits x of this stride, of the size of the image over the stride."""
     suffix = f"_{stride}" if stride > 1 else ""
-    x = blocks.convolve(x, blocks.logits * stem_stride**2, 1, f"head{suffix}")
     if stem_stride > 1:
         x = DepthToSpace(stem_stride, dtype=blocks.policy, name=f"unstem{suffix}")(x)
     x = CropLike(stride, dtype=blocks.policy, name=f"crop{suffix}")([x, images])

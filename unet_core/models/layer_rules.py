@@ -30,6 +30,7 @@ from unet_core.models.layers import (
     padding_for,
 )
 from unet_core.models.normalization import GroupNorm
+from unet_core.models.resampling import BroadcastLike, Interpolate
 from unet_core.models.stem import DepthToSpace, SpaceToDepth
 
 
@@ -92,6 +93,10 @@ def _space_to_depth_reach(layer: SpaceToDepth, _: int, lines: Sequence[reach.Lin
 
 def _depth_to_space_reach(layer: DepthToSpace, _: int, lines: Sequence[reach.Line]) -> reach.Line:
     return lines[0].repeated(layer.factor)
+
+
+def _interpolate_reach(layer: Interpolate, _: int, lines: Sequence[reach.Line]) -> reach.Line:
+    return lines[0].interpolated(layer.times)
 
 
 def _channelwise(rule: reach.Rule) -> reach.Rule:
@@ -169,6 +174,8 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     GroupNorm: LayerRule(reach.of_statistics, onnx_nodes.of_group_norm),
     SpaceToDepth: LayerRule(_space_to_depth_reach, onnx_nodes.of_space_to_depth),
     DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
+    Interpolate: LayerRule(_interpolate_reach, onnx_nodes.of_interpolation),
+    BroadcastLike: LayerRule(reach.of_pointwise, onnx_nodes.of_broadcast_like),
     # Those of the networks of `keras.applications`.
     PickChannels: LayerRule(reach.of_pointwise, onnx_nodes.of_picked_channels, computes=False),
     _layers.Normalization: LayerRule(

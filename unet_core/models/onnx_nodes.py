@@ -198,6 +198,19 @@ def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
     return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
 
 
+def of_interpolation(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
+    """Adds `unet_core.models.resampling.Interpolate`."""
+    scales = graph.constant([1, 1, layer.times, layer.times], np.float32)
+    how = dict(coordinate_transformation_mode="half_pixel")
+    return graph.add("Resize", x, "", scales, mode="linear", **how)
+
+
+def of_broadcast_like(graph: Graph, _: keras.layers.Layer, x: str, like: str) -> str:
+    """Adds `unet_core.models.resampling.BroadcastLike`."""
+    shapes = (graph.add("Shape", x, end=2), graph.add("Shape", like, start=2))
+    return graph.add("Expand", x, graph.add("Concat", *shapes, axis=0))
+
+
 def of_relu(graph: Graph, layer: keras.layers.ReLU, x: str) -> str:
     """Adds ReLU, perhaps with a largest value."""
     if layer.negative_slope or layer.threshold:

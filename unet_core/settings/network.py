@@ -44,8 +44,9 @@ class NetworkSettings:
     )
     decoder: str = setting(
         "transpose",
-        "The network's expanding part: the U-Net's with transposed convolutions (transpose), or "
-        "with upsampling and convolution (upsample).",
+        "The network's expanding part: the U-Net's with transposed convolutions (transpose), with "
+        "upsampling and convolution (upsample), or with attention gates (attention); U-Net++ "
+        "(unet_plus_plus), FCN-32s, 16s and 8s, a feature pyramid (fpn), or DeepLabV3+ (deeplab).",
         modes=BUILD,
         binds=True,
         choices=DECODERS,

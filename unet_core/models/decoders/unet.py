@@ -8,13 +8,21 @@ import keras
 
 from unet_core.models.blocks import MARGIN_PX, Blocks
 
-_Grow = Callable[[keras.KerasTensor, int, str], keras.KerasTensor]
+Grow = Callable[[keras.KerasTensor, int, str], keras.KerasTensor]
+"""(x, filters, name) -> x at twice the size."""
+Gate = Callable[[keras.KerasTensor, keras.KerasTensor, str], keras.KerasTensor]
+"""(skip, the level below, name) -> what the level is joined with in place of the skip."""
 
 
 def transpose(
     features: Mapping[int, keras.KerasTensor], blocks: Blocks
 ) -> dict[int, keras.KerasTensor]:
-    """Returns the levels by stride; each is of the next by a 2x2 transposed convolution."""
+    """Returns the logits by stride; each level grows by a 2x2 transposed convolution."""
+    return decode(features, blocks, transposed(blocks))
+
+
+def transposed(blocks: Blocks) -> Grow:
+    """Returns what doubles by a 2x2 transposed convolution."""
 
     def grow(x, filters, name):
         return keras.layers.Conv2DTranspose(
@@ -26,31 +34,38 @@ def transpose(
             name=name,
         )(x)
 
-    return _decode(features, blocks, grow)
+    return grow
 
 
 def upsample(
     features: Mapping[int, keras.KerasTensor], blocks: Blocks
 ) -> dict[int, keras.KerasTensor]:
-    """Returns the levels by stride; each is of the next by repetition and a 2x2 convolution."""
+    """Returns the logits by stride; each level grows by repetition and a 2x2 convolution."""
 
     def grow(x, filters, name):
         x = keras.layers.UpSampling2D(2, dtype=blocks.policy, name=f"{name}_repeat")(x)
         x = blocks.convolve(x, filters, 2, name, padding="same")
         return blocks.activate(x, name)
 
-    return _decode(features, blocks, grow)
+    return decode(features, blocks, grow)
 
 
-def _decode(
-    features: Mapping[int, keras.KerasTensor], blocks: Blocks, grow: _Grow
+def decode(
+    features: Mapping[int, keras.KerasTensor],
+    blocks: Blocks,
+    grow: Grow,
+    gate: Gate = lambda skip, *_: skip,
 ) -> dict[int, keras.KerasTensor]:
-    """Returns the deepest features, grown level by level and joined with those of each stride."""
+    """Returns the logits by stride.
+
+    The deepest features are grown level by level, and joined with those of each stride after
+    `gate`.
+    """
     levels, x, lost = {}, features[2**blocks.depth], MARGIN_PX
     for level in reversed(range(blocks.depth)):
         name = f"up{level}"
+        skip, below = features.get(2**level), x
         x = grow(x, blocks.filters(level), f"{name}_grow")
-        skip = features.get(2**level)
         # What unpadded convolutions below have taken off each side, in pixels of this level: 4, 16,
         # 40 and 88 in the paper. Those of the encoder and of the decoder take the same.
         lost *= 2
@@ -58,7 +73,9 @@ def _decode(
             if blocks.padding == "valid":
                 crop = keras.layers.Cropping2D(lost, dtype=blocks.policy, name=f"{name}_crop")
                 skip = crop(skip)
+            skip = gate(skip, below, f"{name}_gate")
             x = keras.layers.Concatenate(dtype=blocks.policy, name=f"{name}_join")([skip, x])
-        x = levels[2**level] = blocks.double_convolution(x, blocks.filters(level), name)
+        x = blocks.double_convolution(x, blocks.filters(level), name)
+        levels[2**level] = blocks.head(x, 2**level)
         lost += 2 * MARGIN_PX
     return levels

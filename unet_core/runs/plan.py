@@ -1,0 +1,202 @@
+"""What a run will do: everything that can be wrong is found before its folder is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import tensorflow as tf
+
+from unet_core import losses, training
+from unet_core.data import pipeline, stream
+from unet_core.data.classes import ClassMap
+from unet_core.data.samples import Sample
+from unet_core.data.stream import SamplingConfig
+from unet_core.errors import UserError
+from unet_core.inference.trained import make_classes
+from unet_core.models.encoders import ENCODERS
+from unet_core.models.weights import Taken
+from unet_core.reports.training_logger import score_names
+from unet_core.run_directory import RunDirectory
+from unet_core.runs import dataset, encoder_weights, fine_tuning, process
+from unet_core.runs.finished_run import required
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import progress_bar
+from unet_core.settings import RunConfig
+from unet_core.training import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do, checked.
+
+    Attributes:
+        config: The settings, with nothing left to choose.
+        run: The run's folder, not touched yet.
+        classes: The classes.
+        data: The samples and their reader.
+        training_samples: Those to train on.
+        held_out: Those held out for validation.
+        sampling: How training crops are drawn.
+        loss: (masks, logits, pixel weights) -> the loss of each example.
+        schedule: The learning rate by step.
+        fingerprint: What tells the data from others.
+        strategy: Over which devices the loop is distributed.
+        workers: This process among the workers.
+        encoder_weights: What the encoder begins with; None is what is drawn, or a checkpoint.
+    """
+
+    config: RunConfig
+    run: RunDirectory
+    classes: ClassMap
+    data: dataset.DataSet
+    training_samples: list[Sample]
+    held_out: list[Sample]
+    sampling: SamplingConfig
+    loss: losses.Loss
+    schedule: training.schedules.Schedule
+    fingerprint: str
+    strategy: tf.distribute.Strategy
+    workers: training.Workers
+    encoder_weights: Taken | None
+
+
+def prepare(config: RunConfig, stop: StopRequest) -> Plan:
+    """Checks settings, data and devices, and decides what was left to choose.
+
+    Raises:
+        UserError: If anything is wrong.
+    """
+    run = RunDirectory(required(config, "run_dir"))
+    classes = make_classes(config.data)
+    _check_settings(config, classes)
+    dataset.check_crop_size(config.data, config.network)
+    fine_tuning.check_settings(config)
+    seed = config.training.seed
+    sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
+    dataset.write_synthetic(config.data, progress_bar)
+    required(config, "data_dir")
+    data = dataset.DataSet.open(
+        config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
+    )
+    data.check()
+    training_samples, held_out = data.split()
+    stream.check_crop_size(data.shapes(training_samples), config.data.crop_size)
+    if config.data.preview:
+        dataset.write_preview(config.data.preview, data, training_samples, sampling)
+    fingerprint = data.fingerprint()
+    strategy = process.prepare_devices(config.training, stop)
+    _check_replicas(config, strategy.num_replicas_in_sync)
+    config, reason = _resolve(config, run, data, training_samples, fingerprint)
+    data.weigh(config.loss, config.loss.class_weights)
+    workers = training.Workers(strategy)
+    print(
+        f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}."
+    )
+    print(f"Precision {config.network.precision}: {reason}. {devices.describe_devices(strategy)}.")
+    if not workers.is_chief:
+        print(
+            f"Worker {workers.number} of {workers.count}: worker 0 shows the progress and writes."
+        )
+    return Plan(
+        config=config,
+        run=run,
+        classes=classes,
+        data=data,
+        training_samples=training_samples,
+        held_out=held_out,
+        sampling=sampling,
+        loss=_make_loss(config, classes),
+        schedule=fine_tuning.make_schedule(config),
+        fingerprint=fingerprint,
+        strategy=strategy,
+        workers=workers,
+        encoder_weights=encoder_weights.prepare(config, run),
+    )
+
+
+def _check_settings(config: RunConfig, classes: ClassMap) -> None:
+    """Checks what settings of several rooms, and the classes, must have in common."""
+    weights, balance = config.loss.class_weights, config.loss.class_balance
+    if weights and balance != "none":
+        raise UserError(
+            f"`class_weights` ({weights}) and `class_balance` ({balance}) both weigh the classes; "
+            "leave one of them out."
+        )
+    _make_loss(config, classes)
+    names = score_names(classes)
+    if config.training.monitor not in names:
+        raise UserError(
+            f"`monitor` ({config.training.monitor!r}) must be one of {', '.join(names)}."
+        )
+    if config.prediction.object_class:
+        classes.index(config.prediction.object_class)
+
+
+def _check_replicas(config: RunConfig, replicas: int) -> None:
+    """Checks what depends on the number of replicas."""
+    settings = config.training
+    pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
+    network = config.network
+    has_batch_norm = network.normalization == "batch" or ENCODERS[network.encoder].batch_norm
+    if settings.jit_compile and has_batch_norm and replicas > 1:
+        raise UserError(
+            "`jit_compile` cannot be combined with batch norm (`normalization` 'batch', or that of "
+            f"the `encoder` {network.encoder}) on several replicas: XLA cannot compile statistics "
+            "that replicas share. Leave one of them out."
+        )
+    if settings.jit_compile and settings.deterministic:
+        raise UserError(
+            "`jit_compile` cannot be combined with `deterministic`: XLA has no deterministic "
+            "gradient of max pooling. Leave one of them out."
+        )
+
+
+def _resolve(
+    config: RunConfig,
+    run: RunDirectory,
+    data: dataset.DataSet,
+    training_samples: list[Sample],
+    fingerprint: str,
+) -> tuple[RunConfig, str]:
+    """Returns the config with nothing left to choose, and why its precision is what it is."""
+    precision, reason = config.network.precision, "as asked"
+    if precision == "auto" and run.holds_run():
+        reason = "as this run began"
+    elif precision == "auto":
+        precision, reason = devices.choose_precision()
+    class_weights = config.loss.class_weights
+    if config.loss.class_balance != "none":
+        counts = data.count_classes(training_samples)
+        class_weights = dataset.balanced_class_weights(config.loss.class_balance, counts)
+    resolved = config.replace(
+        precision=precision,
+        class_weights=class_weights,
+        # Stored whole, so that the run can be used from any folder.
+        data_dir=os.path.abspath(required(config, "data_dir")),
+    )
+    return run.resolve_for_resume(resolved, fingerprint), reason
+
+
+def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
+    """Returns the loss of (masks, logits, pixel weights).
+
+    Raises:
+        UserError: If the loss, a class or the number of class weights is wrong.
+    """
+    settings = config.loss
+    if settings.class_weights and len(settings.class_weights) != len(classes):
+        raise UserError(
+            f"`class_weights` ({settings.class_weights}) must be one number for each of the "
+            f"{len(classes)} classes {', '.join(classes.names)}."
+        )
+    loss = losses.parse(
+        settings.loss,
+        # Weight maps hold them already.
+        class_weights=None if settings.border_weight else settings.class_weights or None,
+        overlap_classes=[classes.index(name) for name in settings.overlap_classes] or None,
+        focal_gamma=settings.focal_gamma,
+        tversky_alpha=settings.tversky_alpha,
+        tversky_beta=settings.tversky_beta,
+    )
+    return losses.deeply_supervised(loss) if config.network.deep_supervision else loss
