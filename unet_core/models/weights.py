@@ -22,9 +22,9 @@ import keras
 import numpy as np
 
 from unet_core.errors import UserError
-from unet_core.models.encoders import is_of_encoder
 from unet_core.models.encoders.applications import IMAGENET_DEVIATION
 from unet_core.models.layers import RowDropout
+from unet_core.models.parts import layers_matching
 
 Source = Mapping[str, Sequence[Any]]
 """The arrays of each layer; each has `shape` and `dtype`, and `array[...]` reads it."""
@@ -105,7 +105,7 @@ def fit(source: Source, model: keras.Model, where: str) -> Taken:
         UserError: If no layer fits, or values are not finite.
     """
     ours = {layer.name: layer for layer in model.layers if _has_weights(layer)}
-    encoders = {name: layer for name, layer in ours.items() if is_of_encoder(name)}
+    encoders = {x.name: x for x in layers_matching(model, "encoder") if _has_weights(x)}
     arrays: dict[str, list[np.ndarray]] = {}
     rows, used = [], set()
     for name, layer in encoders.items():

@@ -91,16 +91,6 @@ _APPLICATIONS = (
     "convnext_tiny",
 )
 
-# How names of layers of other parts of a network begin, see the contract; and some whole ones.
-_OTHERS = ("up", "scale", "head", "crop", "logits", "unstem")
-_OTHER_NAMES = ("pad", "stem")
-
-
-def is_of_encoder(layer: str) -> bool:
-    """Returns whether a layer of this name is one of the encoder, by the contract above."""
-    return not layer.startswith(_OTHERS) and layer not in _OTHER_NAMES
-
-
 ENCODERS = Registry(
     {
         "unet": "unet_core.models.encoders.unet:UNET",
