@@ -79,6 +79,12 @@ class TestSummary:
         measured = re.search(r"Measured: ([\d,]+) MB, the growth of the peak resident", out)
         assert int(measured[1].replace(",", "")) > 0
 
+    def test_flag_file_may_name_a_run_that_is_yet_to_begin(self, door, here, no_step):
+        (here / "mine.flags").write_text("--run_dir=runs/mine\n--train_steps=9\n")
+        check_done(door("--mode=summary", *TINY, f"--flagfile={here / 'mine.flags'}"))
+        assert (here / "network.svg").exists()
+        assert not (here / "runs").exists()
+
     def test_flag_without_use_is_refused(self, door, here):
         check_refused(door("--mode=summary", *TINY, "--train_steps=3"), "--train_steps", "summary")
 

@@ -31,8 +31,12 @@ _SIDE = 1024
 def summary(config: RunConfig, stop: StopRequest) -> None:
     """Shows layers, parameters, operations, reach and memory of a network, and draws it.
 
-    It is that of the settings, or that of the run or export at `run_dir`.
+    It is that of the settings, or that of the run or export at `run_dir`. A flag file may name the
+    folder of a run that is yet to begin.
     """
+    folder = config.task.run_dir
+    if folder and "run_dir" in config.from_file and not pathlib.Path(folder).exists():
+        config = config.replace(run_dir=None)
     config = _config(config)
     process.prepare_devices(config.training, stop, strategy="none")
     picture = _picture_path(config)
