@@ -77,6 +77,19 @@ class TestParameters:
         # 3*3*4*4+4 = 148; grow 2*2*4*2+2 = 34; joined 3*3*4*2+2 = 74, 38; head 2+1 = 3.
         assert make_small(depth=1).count_params() == 20 + 38 + 76 + 148 + 34 + 74 + 38 + 3
 
+    def test_network_of_the_paper_has_its_31_030_658_parameters(self):
+        # Two classes share one logit here; the paper's softmax has two: 64 weights and a bias more.
+        model = make_network(classes=2, padding="valid")
+        assert model.count_params() + 64 + 1 == 31_030_658
+        # 572 x 572 pixels give 388 x 388.
+        assert 572 - 2 * tile_geometry(model).cut == 388
+
+    def test_network_of_the_keras_seed_has_its_31_031_685_parameters_with_one_more_layer(self):
+        # zhixuhao/unet has a 3x3 convolution to two channels before the last: 64 * 9 * 2 + 2, and
+        # the last then has 2 + 1 in place of 64 + 1.
+        model = make_network(classes=2, decoder="upsample")
+        assert model.count_params() + 64 * 9 * 2 + 2 + (2 + 1) - (64 + 1) == 31_031_685
+
     def test_batch_norm_replaces_biases(self):
         # As above, less the biases of six 3x3 convolutions, 2+2+4+4+2+2 = 16, plus gamma, beta,
         # moving mean and variance of the same 16 channels.

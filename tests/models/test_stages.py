@@ -22,7 +22,7 @@ class TestStagesOf:
             ("down1", 1),
             ("bottom", 2),
             ("up1", 1),
-            ("up0 – head", 0),  # noqa: RUF001
+            ("up0", 0),
         ]
         assert of_outputs == [4]
         # The skips are those of down1 and down0.

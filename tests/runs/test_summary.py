@@ -60,6 +60,12 @@ class TestSummary:
         check_done(door("--mode=summary", *TINY, "--overwrite"))
         assert (here / "network.svg").read_text() != "mine"
 
+    def test_frozen_layers_are_counted_apart(self, door, here, no_step):
+        out = check_done(door("--mode=summary", *TINY, "--freeze=head"))
+        model = make_network(classes=2, depth=1, base_filters=2)
+        # A 1x1 convolution of two channels and a bias.
+        assert f"{model.count_params() - 3:,} trainable, 3 not" in out
+
     def test_network_that_looks_everywhere_says_so(self, door, here, no_step):
         out = check_done(door("--mode=summary", *TINY, "--normalization=instance"))
         assert "Receptive field: the whole image" in out

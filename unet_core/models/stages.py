@@ -8,6 +8,7 @@ They are what a U-Net is drawn as: one for each level on the way down and one on
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 
@@ -25,7 +26,8 @@ class Stage:
     """Layers that follow one another at one resolution.
 
     Attributes:
-        name: Of its first layer with weights to its last, by the first words of their names.
+        name: The first word of the names of the layers that do most of its work; if no word does,
+            those of its first and last layer with weights.
         level: Halvings from the image to here.
         sources: The stages that it takes tensors from, by their numbers; -1 is the image.
         work: What its calls compute, in order.
@@ -37,11 +39,24 @@ class Stage:
     work: list[CallWork]
 
     @property
+    def main_word(self) -> str:
+        """The first word of the names of the layers that do most of its work, if one word does."""
+        counts: collections.Counter[str] = collections.Counter()
+        for work in self.work:
+            counts[_word(work.call.layer)] += work.flops or 0
+        word, most = counts.most_common(1)[0]
+        return word if 2 * most > self.flops else ""
+
+    @property
     def shape(self) -> Shape:
-        """The shape of what its last layer gives, one that pads for the next stage not counted."""
+        """The shape of what it gives: of the last of the layers that do most of its work.
+
+        If there are none, of its last layer that does not pad for the next stage.
+        """
         padding = keras.layers.ZeroPadding2D
-        given = [work for work in self.work if not isinstance(work.call.layer, padding)]
-        return (given or self.work)[-1].outputs[-1]
+        last = [work for work in self.work if not isinstance(work.call.layer, padding)]
+        main = [work for work in last if _word(work.call.layer) == self.main_word]
+        return (main or last or self.work)[-1].outputs[-1]
 
     @property
     def flops(self) -> int:
@@ -119,6 +134,13 @@ def _halvings(layer: keras.Operation, before: int | None, after: int | None) -> 
 
 
 def _name(stage: Stage) -> str:
+    main = stage.main_word
+    if main:
+        return main
     layers = stage.layers_with_weights or [work.call.layer for work in stage.work]
-    first, last = (layer.name.partition("_")[0] for layer in (layers[0], layers[-1]))
+    first, last = (_word(layer) for layer in (layers[0], layers[-1]))
     return first if first == last else f"{first} – {last}"  # noqa: RUF001 (A range.)
+
+
+def _word(layer: keras.Operation) -> str:
+    return layer.name.partition("_")[0]

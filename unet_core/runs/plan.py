@@ -69,9 +69,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     """
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
-    _check_settings(config, classes)
-    dataset.check_crop_size(config.data, config.network)
-    fine_tuning.check_settings(config)
+    check_settings(config)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
     dataset.write_synthetic(config.data, progress_bar)
@@ -115,8 +113,15 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     )
 
 
-def _check_settings(config: RunConfig, classes: ClassMap) -> None:
-    """Checks what settings of several rooms, and the classes, must have in common."""
+def check_settings(config: RunConfig) -> None:
+    """Checks what settings of several rooms, and the classes, must have in common.
+
+    Raises:
+        UserError: If they do not fit one another.
+    """
+    classes = make_classes(config.data)
+    dataset.check_crop_size(config.data, config.network)
+    fine_tuning.check_settings(config)
     weights, balance = config.loss.class_weights, config.loss.class_balance
     if weights and balance != "none":
         raise UserError(

@@ -17,7 +17,7 @@ from unet_core.models.build import full_size
 from unet_core.models.flops import CallWork, uncounted, work_of
 from unet_core.models.geometry import tile_geometry
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import process, step_memory
+from unet_core.runs import fine_tuning, process, step_memory
 from unet_core.runs.finished_run import check_used, settings_of_run
 from unet_core.runs.process import StopRequest
 from unet_core.settings import FIELDS, ROOM_OF, RunConfig
@@ -42,6 +42,8 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
         config = config.replace(precision=devices.choose_precision()[0])
     meter = step_memory.Meter()
     model = build_network(config)
+    for layer in fine_tuning.frozen_layers(model, config.fine_tuning.freeze):
+        layer.trainable = False
     work = work_of(model, 1, size, size)
     print(f"{_layer_table(work)}\n")
     print(f"{_figures(model, work, config)}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import TRAIN
+from unet_core.settings.modes import BUILD, TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class FineTuningSettings:
     freeze: tuple[str, ...] = setting(
         (),
         "Layers that are not trained: encoder, decoder, or names and patterns such as down0_*.",
-        modes=TRAIN,
+        modes=BUILD,
         binds=True,
     )
     unfreeze_at_step: int | None = setting(
