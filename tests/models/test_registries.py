@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers import tiny_loop
+from unet_core import losses, training
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
@@ -21,23 +23,33 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.models.build import PADDINGS, full_size, make_network
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
+from unet_core.models.parts import layers_matching
 
 # These are EfficientNet-B0 with more layers and channels: see test_applications.py.
 SIZES = {f"efficientnet_b{size}" for size in range(1, 8)}
+PAIRS = [names for names in itertools.product(ENCODERS, DECODERS) if names[0] not in SIZES]
 # Their layers are those of others, and test_decoders.py has their values.
 SLOW_DECODERS = ("unet_plus_plus", "fcn32s", "fcn16s", "fpn")
 QUICK = ("mobilenet_v2", "transpose")
 
 
+def with_the_unets(encoder, decoder):
+    """Whether one of the two is that of the U-Net."""
+    return encoder == "unet" or decoder == "transpose"
+
+
 def pair(encoder, decoder):
-    """Returns the two as an argument of the tests; slow but for one of each with the U-Net's."""
-    is_slow = decoder in SLOW_DECODERS or (encoder != "unet" and decoder != "transpose")
+    """Returns the two as an argument of the tests, some of them slow."""
+    is_slow = decoder in SLOW_DECODERS
     is_slow |= bool(ENCODERS[encoder].application) and (encoder, decoder) != QUICK
     return pytest.param(encoder, decoder, marks=[pytest.mark.slow] if is_slow else [])
 
 
-PAIRS = [pair(*names) for names in itertools.product(ENCODERS, DECODERS) if names[0] not in SIZES]
-pytestmark = pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+# Every encoder and every decoder is held to everything with the U-Net's other part, and to the most
+# important with each of the other part.
+everything = pytest.mark.parametrize(
+    ("encoder", "decoder"), [pair(*names) for names in PAIRS if with_the_unets(*names)]
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,6 +136,34 @@ def check_windows(model):
     np.testing.assert_allclose(found, SlidingWindow(network)(image), atol=1e-4)
 
 
+def check_exports(model, tmp_path):
+    """Checks that each format of an export gives what the package gives."""
+    pytest.importorskip("onnx", reason="the package onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    export(
+        model,
+        tmp_path / "e",
+        classes=ClassMap.parse("0:a,1:b,2:c"),
+        scaling=Scaling.parse("range"),
+        settings={},
+        step=1,
+        formats=["saved_model", "keras", "onnx"],
+    )
+    images = picture(21, 30, 3)
+    expected = SlidingWindow(InferenceNetwork(model))(images[0])
+    served = tf.saved_model.load(tmp_path / "e" / "saved_model").signatures["serving_default"]
+    found = served(images=tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    session = runtime.InferenceSession(
+        tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    found, _ = session.run(None, {"images": images})
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+@everything
 class TestNetwork:
     @pytest.mark.parametrize("padding", PADDINGS)
     @pytest.mark.parametrize("channels", [1, 3])
@@ -194,6 +234,7 @@ class TestNetwork:
         check_gradients(model)
 
 
+@everything
 class TestStem:
     def test_image_of_any_size_gives_logits_of_its_size(self, encoder, decoder):
         model = make_stem(encoder, decoder)
@@ -205,6 +246,57 @@ class TestStem:
         check_windows(make_stem(encoder, decoder))
 
 
+def train(encoder, decoder, strategy, *, precision="float32", frozen=""):
+    """Trains three steps and returns the loss and the variables before and after, by path."""
+    with strategy.scope():
+        settings = {"classes": 2, "normalization": "batch", "dropout": 0.3, "precision": precision}
+        model = make(encoder, decoder, **settings)
+        optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
+    for layer in layers_matching(model, frozen):
+        layer.trainable = False
+    before = {variable.path: variable.numpy() for variable in model.variables}
+    loop = training.Loop(
+        model,
+        optimizer,
+        loss=lambda logits, batch: losses.cross_entropy(batch[1], logits),
+        strategy=strategy,
+    )
+    data = functools.partial(tiny_loop.batches, make=images_and_masks)
+    reports = tiny_loop.run(loop, data, 3)
+    return (
+        reports[-1].loss,
+        before,
+        {variable.path: variable.numpy() for variable in model.variables},
+    )
+
+
+def images_and_masks(step, rows):
+    images = picture(32, 32, rows=rows, seed=step)
+    return images, (images[..., 0] > 127).astype(np.uint8)
+
+
+@everything
+class TestTraining:
+    @pytest.mark.slow
+    def test_two_replicas_train_as_one(self, encoder, decoder, mirrored):
+        (loss, _, one), (same, _, two) = (train(encoder, decoder, mirrored(n)) for n in (1, 2))
+        np.testing.assert_allclose(loss, same, rtol=1e-5)
+        for path, values in one.items():
+            np.testing.assert_allclose(two[path], values, atol=1e-5, rtol=1e-5, err_msg=path)
+
+    def test_frozen_encoder_does_not_move_by_a_bit_in_bfloat16(self, encoder, decoder, mirrored):
+        loss, before, after = train(
+            encoder, decoder, mirrored(1), precision="bfloat16", frozen="encoder"
+        )
+        assert np.isfinite(loss)
+        still = {path for path in before if np.array_equal(before[path], after[path])}
+        # Dropout counts its calls, frozen or not.
+        others = {path for path in before if path.startswith(("up", "head")) or "calls" in path}
+        assert before.keys() - others <= still
+        assert any(path.endswith("kernel") for path in others - still)
+
+
+@everything
 class TestInference:
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_copy_equals_the_network(self, encoder, decoder, padding):
@@ -222,6 +314,7 @@ class TestInference:
         check_windows(model)
 
 
+@everything
 class TestGeometry:
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_pixels_outside_of_a_tile_reach_no_deeper_than_the_halo(
@@ -263,43 +356,32 @@ class TestGeometry:
             assert places.min() <= size // 2 <= places.max()
 
 
+@everything
 class TestExport:
     def test_every_format_gives_what_the_package_gives(self, encoder, decoder, tmp_path):
-        pytest.importorskip("onnx", reason="the package onnx is not installed")
-        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        check_exports(make(encoder, decoder, normalization="batch", channels=3), tmp_path)
+
+
+class TestOtherPairs:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
+    )
+    def test_learns_at_each_pixel_and_is_exported(self, encoder, decoder, tmp_path):
         model = make(encoder, decoder, normalization="batch", channels=3)
-        export(
-            model,
-            tmp_path / "e",
-            classes=ClassMap.parse("0:a,1:b,2:c"),
-            scaling=Scaling.parse("range"),
-            settings={},
-            step=1,
-            formats=["saved_model", "keras", "onnx"],
-        )
-        images = picture(21, 30, 3)
-        expected = SlidingWindow(InferenceNetwork(model))(images[0])
-        served = tf.saved_model.load(tmp_path / "e" / "saved_model").signatures["serving_default"]
-        found = served(images=tf.constant(images))["probabilities"]
-        np.testing.assert_allclose(found[0], expected, atol=1e-4)
-        session = runtime.InferenceSession(
-            tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
-        )
-        found, _ = session.run(None, {"images": images})
-        np.testing.assert_allclose(found[0], expected, atol=1e-4)
-        loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
-        np.testing.assert_array_equal(loaded(images), model(images))
+        assert model(picture(37, 53, 3)).shape == (1, 37, 53, 3)
+        check_gradients(model)
+        check_exports(model, tmp_path)
 
 
-class TestNames:
-    def test_names_are_read_without_tensorflow_and_numpy(self, encoder, decoder):
-        code = (
-            "import sys, unet_core.models.encoders as e, unet_core.models.decoders as d\n"
-            "import unet_core.export as x\n"
-            f"assert {encoder!r} in e.ENCODERS and {decoder!r} in d.DECODERS\n"
-            "print({'tensorflow', 'numpy', 'keras'} & set(sys.modules))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        assert done.stdout == "set()\n"
+def test_names_are_read_without_tensorflow_and_numpy():
+    code = (
+        "import sys, unet_core.models.encoders as e, unet_core.models.decoders as d\n"
+        "import unet_core.export as x\n"
+        "print(*e.ENCODERS, *d.DECODERS)\n"
+        "print({'tensorflow', 'numpy', 'keras'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, loaded = done.stdout.splitlines()
+    assert names.split() == [*ENCODERS, *DECODERS]
+    assert loaded == "set()"
