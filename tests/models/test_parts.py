@@ -1,7 +1,5 @@
 """Which layers are the encoder's, the decoder's, and those that a pattern names."""
 
-import itertools
-
 import keras
 import pytest
 
@@ -9,6 +7,10 @@ from unet_core.models.build import make_network
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.parts import layers_matching, layers_with_variables
+
+
+# EfficientNets whose layers are named as those of B0.
+LARGER = [f"b{size}" for size in range(1, 8)]
 
 
 def names(layers):
@@ -20,14 +22,21 @@ def make_small(**kwargs):
 
 
 class TestParts:
-    @pytest.mark.parametrize(("encoder", "decoder"), [*itertools.product(ENCODERS, DECODERS)])
+    @pytest.mark.parametrize(
+        ("encoder", "decoder"),
+        [
+            *(("unet", decoder) for decoder in DECODERS),
+            *((e, "transpose") for e in ENCODERS if e != "unet" and e[-2:] not in LARGER),
+        ],
+    )
     def test_every_layer_with_weights_is_of_one_of_them_or_the_head(self, encoder, decoder):
         model = make_small(encoder=encoder, decoder=decoder)
         parts = [set(names(layers_matching(model, part))) for part in ("encoder", "decoder")]
         assert all(parts)
         assert not parts[0] & parts[1]
         others = {layer.name for layer in model.layers if layer.weights} - parts[0] - parts[1]
-        assert others == {"head"}
+        # An FCN sums the scores of its decoder.
+        assert others == (set() if decoder.startswith("fcn") else {"head"})
 
     def test_of_the_unet_by_hand(self):
         model = make_small()
