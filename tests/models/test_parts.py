@@ -8,7 +8,6 @@ from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.parts import layers_matching, layers_with_variables
 
-
 # EfficientNets whose layers are named as those of B0.
 LARGER = [f"b{size}" for size in range(1, 8)]
 
