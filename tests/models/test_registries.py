@@ -113,7 +113,8 @@ def random_kernels(model):
 
 def check_gradients(model):
     """Checks that a loss of all logits reaches every trainable variable."""
-    images, rng = picture(32, 32, rows=2), np.random.default_rng(2)
+    channels, rng = model.input_shape[-1], np.random.default_rng(2)
+    images = picture(32, 32, channels, rows=2)
     with tf.GradientTape() as tape:
         outputs = tf.nest.flatten(model(images, training=True))
         loss = sum(tf.reduce_sum(tf.square(o - rng.normal(size=o.shape))) for o in outputs)
