@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import tiny_loop
 
-from tests.helpers import tiny_loop
 from unet_core import losses, training
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling

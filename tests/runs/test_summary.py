@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import keras
 import pytest
-from helpers.program import check_refused
+from helpers.program import check_refused, in_a_process
 
 from unet_core.models.build import make_network
 from unet_core.models.flops import training_flops, work_of
@@ -73,7 +73,8 @@ class TestSummary:
 
     @pytest.mark.slow
     def test_step_that_is_measured_trains_every_network(self, here):
-        # In a process of its own, whose peak it is. Sizes that are no multiple of anything, several outputs, micro-batches, averages.
+        # In a process of its own, whose peak it is; sizes that are no multiple of anything, several
+        # outputs, micro-batches, averages.
         flags = ["--depth=2", "--deep_supervision", "--crop_size=21", "--micro_batches=2"]
         flags += [*TINY[1:2], "--ema_decay=0.9"]
         done = in_a_process("--mode=summary", *flags, cwd=here)
