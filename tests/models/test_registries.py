@@ -125,6 +125,16 @@ def check_gradients(model):
         assert np.abs(gradient).max() > 0, variable.path
 
 
+def check_copy(model):
+    """Checks that the network for inference gives what the model gives."""
+    network = InferenceNetwork(model)
+    before, after = network.geometry.padding(0)
+    images = picture(24, 16, model.input_shape[-1], rows=2)
+    padded = np.pad(images, ((0, 0), *[(before, after)] * 2, (0, 0)), mode="reflect")
+    logits = network.layers(padded)[:, :24, :16]
+    np.testing.assert_allclose(logits, model(images), rtol=1e-3, atol=1e-3)
+
+
 def check_windows(model):
     """Checks that overlapping windows give what one pass does; skips if they are blended."""
     network = InferenceNetwork(model)
@@ -276,15 +286,23 @@ def images_and_masks(step, rows):
     return images, (images[..., 0] > 127).astype(np.uint8)
 
 
-@everything
+# Those whose layers see the batch, the rows or the whole image in ways of their own.
+ON_REPLICAS = [
+    *((encoder, "transpose") for encoder in ENCODERS if encoder not in SIZES),
+    *(("unet", decoder) for decoder in ("attention", "deeplab")),
+]
+
+
 class TestTraining:
     @pytest.mark.slow
+    @pytest.mark.parametrize(("encoder", "decoder"), ON_REPLICAS)
     def test_two_replicas_train_as_one(self, encoder, decoder, mirrored):
         (loss, _, one), (same, _, two) = (train(encoder, decoder, mirrored(n)) for n in (1, 2))
         np.testing.assert_allclose(loss, same, rtol=1e-5)
         for path, values in one.items():
             np.testing.assert_allclose(two[path], values, atol=1e-5, rtol=1e-5, err_msg=path)
 
+    @everything
     def test_frozen_encoder_does_not_move_by_a_bit_in_bfloat16(self, encoder, decoder, mirrored):
         loss, before, after = train(
             encoder, decoder, mirrored(1), precision="bfloat16", frozen="encoder"
@@ -301,13 +319,7 @@ class TestTraining:
 class TestInference:
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_copy_equals_the_network(self, encoder, decoder, padding):
-        model = make_padded(encoder, decoder, padding, normalization="batch", dropout=0.3)
-        network = InferenceNetwork(model)
-        before, after = network.geometry.padding(0)
-        images = picture(24, 16, rows=2)
-        padded = np.pad(images, ((0, 0), *[(before, after)] * 2, (0, 0)), mode="reflect")
-        logits = network.layers(padded)[:, :24, :16]
-        np.testing.assert_allclose(logits, model(images), rtol=1e-3, atol=1e-3)
+        check_copy(make_padded(encoder, decoder, padding, normalization="batch", dropout=0.3))
 
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_windows_equal_one_pass(self, encoder, decoder, padding):
@@ -368,11 +380,11 @@ class TestOtherPairs:
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
     )
-    def test_learns_at_each_pixel_and_is_exported(self, encoder, decoder, tmp_path):
+    def test_learns_at_each_pixel_and_infers_as_it_learned(self, encoder, decoder):
         model = make(encoder, decoder, normalization="batch", channels=3)
         assert model(picture(37, 53, 3)).shape == (1, 37, 53, 3)
+        check_copy(model)
         check_gradients(model)
-        check_exports(model, tmp_path)
 
 
 def test_names_are_read_without_tensorflow_and_numpy():
