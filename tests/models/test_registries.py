@@ -286,10 +286,12 @@ def images_and_masks(step, rows):
     return images, (images[..., 0] > 127).astype(np.uint8)
 
 
-# Those whose layers see the batch, the rows or the whole image in ways of their own.
+# Batch norm at each stride, stochastic depth, and layers that see the whole image.
 ON_REPLICAS = [
-    *((encoder, "transpose") for encoder in ENCODERS if encoder not in SIZES),
-    *(("unet", decoder) for decoder in ("attention", "deeplab")),
+    ("residual", "transpose"),
+    ("resnet50", "transpose"),
+    ("efficientnet_b0", "transpose"),
+    ("unet", "deeplab"),
 ]
 
 
