@@ -42,7 +42,7 @@ def pair(encoder, decoder):
     """Returns the two as an argument of the tests, some of them slow."""
     is_slow = decoder in SLOW_DECODERS
     is_slow |= bool(ENCODERS[encoder].application) and (encoder, decoder) != QUICK
-    return pytest.param(encoder, decoder, marks=[pytest.mark.slow] if is_slow else [])
+    return pytest.param(encoder, decoder, marks=[pytest.mark.networks] if is_slow else [])
 
 
 # Every encoder and every decoder is held to everything with the U-Net's other part, and to the most
@@ -296,7 +296,7 @@ ON_REPLICAS = [
 
 
 class TestTraining:
-    @pytest.mark.slow
+    @pytest.mark.networks
     @pytest.mark.parametrize(("encoder", "decoder"), ON_REPLICAS)
     def test_two_replicas_train_as_one(self, encoder, decoder, mirrored):
         (loss, _, one), (same, _, two) = (train(encoder, decoder, mirrored(n)) for n in (1, 2))
@@ -378,7 +378,7 @@ class TestExport:
 
 
 class TestOtherPairs:
-    @pytest.mark.slow
+    @pytest.mark.networks
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
     )
