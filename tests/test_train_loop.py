@@ -673,7 +673,7 @@ class TestRun:
             (["--stem_stride=3"], ["--stem_stride", "3", "power of 2"]),
             (["--stem_stride=2", "--padding=valid"], ["--stem_stride", "--padding", "'same'"]),
             (["--deep_supervision", "--padding=valid"], ["--deep_supervision", "'same'"]),
-            (["--encoder=residual", "--padding=valid"], ["--encoder", "residual", "'same'"]),
+            (["--encoder=residual", "--padding=valid"], ["--encoder", "residual", "same"]),
             (["--base_filters=4", "--max_filters=2"], ["--max_filters", "at least 4"]),
         ],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keras
 
-from unet_core.errors import UserError
 from unet_core.models.blocks import Blocks
 from unet_core.models.encoders import Encoder
 
@@ -15,14 +14,7 @@ def make_features(x: keras.KerasTensor, blocks: Blocks) -> dict[int, keras.Keras
     Each level is one residual block (He et al. 2016, arXiv:1512.03385): two 3x3 convolutions, the
     first of which halves the resolution from the second level on, beside a shortcut by a 1x1
     convolution. Dropout stands at the end.
-
-    Raises:
-        UserError: If the padding is "valid".
     """
-    if blocks.padding == "valid":
-        raise UserError(
-            "`encoder` 'residual' needs `padding` 'same': its shortcuts add what has one size."
-        )
     features = {}
     for level in range(blocks.depth + 1):
         x = features[2**level] = _residual_block(x, blocks, level)
@@ -40,4 +32,5 @@ def _residual_block(x: keras.KerasTensor, blocks: Blocks, level: int) -> keras.K
     return blocks.activate(x, name)
 
 
-RESIDUAL = Encoder(make_features)
+# Its shortcuts add what has one size.
+RESIDUAL = Encoder(make_features, pads_only=True)
