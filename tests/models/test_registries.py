@@ -147,8 +147,8 @@ def check_windows(model):
     np.testing.assert_allclose(found, SlidingWindow(network)(image), atol=1e-4)
 
 
-def check_exports(model, tmp_path):
-    """Checks that each format of an export gives what the package gives."""
+def check_exports(model, tmp_path, sizes):
+    """Checks that each format of an export gives what the package gives, for images of `sizes`."""
     pytest.importorskip("onnx", reason="the package onnx is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     export(
@@ -160,18 +160,20 @@ def check_exports(model, tmp_path):
         step=1,
         formats=["saved_model", "keras", "onnx"],
     )
-    images = picture(21, 30, 3)
-    expected = SlidingWindow(InferenceNetwork(model))(images[0])
+    window = SlidingWindow(InferenceNetwork(model))
     served = tf.saved_model.load(tmp_path / "e" / "saved_model").signatures["serving_default"]
-    found = served(images=tf.constant(images))["probabilities"]
-    np.testing.assert_allclose(found[0], expected, atol=1e-4)
     session = runtime.InferenceSession(
         tmp_path / "e" / "model.onnx", providers=["CPUExecutionProvider"]
     )
-    found, _ = session.run(None, {"images": images})
-    np.testing.assert_allclose(found[0], expected, atol=1e-4)
     loaded = keras.saving.load_model(tmp_path / "e" / "model.keras", safe_mode=True)
-    np.testing.assert_array_equal(loaded(images), model(images))
+    for height, width in sizes:
+        images = picture(height, width, model.input_shape[-1])
+        expected = window(images[0])
+        found = served(images=tf.constant(images))["probabilities"]
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+        found, _ = session.run(None, {"images": images})
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+        np.testing.assert_array_equal(loaded(images), model(images))
 
 
 @everything
@@ -286,18 +288,11 @@ def images_and_masks(step, rows):
     return images, (images[..., 0] > 127).astype(np.uint8)
 
 
-# Batch norm at each stride, stochastic depth, and layers that see the whole image.
-ON_REPLICAS = [
-    ("residual", "transpose"),
-    ("resnet50", "transpose"),
-    ("efficientnet_b0", "transpose"),
-    ("unet", "deeplab"),
-]
-
-
 class TestTraining:
     @pytest.mark.networks
-    @pytest.mark.parametrize(("encoder", "decoder"), ON_REPLICAS)
+    @pytest.mark.parametrize(
+        ("encoder", "decoder"), [names for names in PAIRS if with_the_unets(*names)]
+    )
     def test_two_replicas_train_as_one(self, encoder, decoder, mirrored):
         (loss, _, one), (same, _, two) = (train(encoder, decoder, mirrored(n)) for n in (1, 2))
         np.testing.assert_allclose(loss, same, rtol=1e-5)
@@ -374,10 +369,11 @@ class TestGeometry:
 @everything
 class TestExport:
     def test_every_format_gives_what_the_package_gives(self, encoder, decoder, tmp_path):
-        check_exports(make(encoder, decoder, normalization="batch", channels=3), tmp_path)
+        model = make(encoder, decoder, normalization="batch", channels=3)
+        check_exports(model, tmp_path, [(21, 30)])
 
 
-class TestOtherPairs:
+class TestEveryPair:
     @pytest.mark.networks
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
@@ -389,6 +385,18 @@ class TestOtherPairs:
         assert model(picture(37, 53, 3)).shape == (1, 37, 53, 3)
         check_copy(model)
         check_gradients(model)
+
+    @pytest.mark.networks
+    @pytest.mark.parametrize(
+        ("encoder", "decoder", "channels"),
+        [(*names, 1 + 2 * (place % 2)) for place, names in enumerate(PAIRS)],
+    )
+    def test_exports_of_large_images_give_what_the_package_gives(
+        self, encoder, decoder, channels, tmp_path
+    ):
+        depth = 4 if decoder.startswith("fcn") else 2
+        model = make(encoder, decoder, depth=depth, normalization="batch", channels=channels)
+        check_exports(model, tmp_path, [(97, 131), (256, 256), (512, 384)])
 
 
 def test_names_are_read_without_tensorflow_and_numpy():
