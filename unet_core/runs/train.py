@@ -29,7 +29,7 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, scores_of
-from unet_core.runs import dataset, encoder_weights, fine_tuning, folds, steering
+from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.predict import predict_images
@@ -100,7 +100,7 @@ def build(plan: Plan) -> Session:
     workers.check_same(
         settings=json.dumps(settings),
         data=plan.fingerprint,
-        encoder_weights=plan.encoder_weights.digest if plan.encoder_weights else "",
+        initial_weights=plan.initial_weights.digest if plan.initial_weights else "",
     )
     workers.check_folder(plan.run.path)
     with plan.strategy.scope():
@@ -113,10 +113,10 @@ def build(plan: Plan) -> Session:
         claim_pictures(plan.run, plan.held_out)
         plan.run.claim(plan.run.network)
         plan.data.memory.store()
-    if plan.encoder_weights:
+    if plan.initial_weights:
         table = plan.run if workers.is_chief else None
-        encoder_weights.take_over(plan.encoder_weights, model, config.network, table)
-    steered = steering.Steering(config, workers)
+        initial_weights.take_over(plan.initial_weights, model, config, table)
+    steered = steering.Steering(config, workers, hooks.make_own_control(config))
     loop = _make_loop(plan, model, optimizer, steered.controls.scaled(plan.schedule))
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
@@ -170,6 +170,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                     plan.classes,
                     plan.config.training,
                     held_out=bool(plan.held_out),
+                    more_scores=plan.metric.names if plan.metric else (),
                     resumed_at=session.start,
                 )
             )
@@ -242,6 +243,11 @@ def _make_loop(
 ) -> training.Loop:
     settings, optimization = plan.config.training, plan.config.optimization
 
+    def sums(logits, batch):
+        full = tf.nest.flatten(logits)[0]
+        own = plan.metric.sums(batch.mask, full) if plan.metric else {}
+        return {"confusion": metrics.confusion_matrix(batch.mask, full), **own}
+
     def loss(logits, batch):
         scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], plan.classes.names)
         named = {name: training.Mean(*pair) for name, pair in scores.items()}
@@ -251,9 +257,7 @@ def _make_loop(
         model,
         optimizer,
         loss=loss,
-        metrics=lambda logits, batch: {
-            "confusion": metrics.confusion_matrix(batch.mask, tf.nest.flatten(logits)[0])
-        },
+        metrics=sums,
         strategy=plan.strategy,
         schedule=schedule,
         clip_norm=optimization.clip_norm or None,
@@ -339,7 +343,10 @@ def _evaluate(
 ) -> dict[str, float]:
     """Returns the scores of the held-out images; pictures of some go to the log."""
     with session.loop.averaged_weights():
-        scores = scores_of(session.loop.evaluate(_held_out_data(plan, session)), plan.classes)
+        sums = session.loop.evaluate(_held_out_data(plan, session))
+        scores = scores_of(sums, plan.classes)
+        if plan.metric:
+            scores |= plan.metric.scores(sums)
         if logger:
             session.network.refresh()
             window = SlidingWindow(session.network)
