@@ -105,14 +105,11 @@ class SampleStream:
 
 
 def names_of_batch(
-    samples: Sequence[Sample], sampling: SamplingConfig, *, step: int, size: int
+    samples: Sequence[Sample], sampling: SamplingConfig, *, first: int, size: int
 ) -> list[str]:
-    """Returns the names of the samples that global batch `step` of `size` examples is drawn from.
-
-    There is one name per row.
-    """
+    """Returns the names of the samples at `size` positions of the stream, from `first` on."""
     order = _Order(samples, sampling)
-    return [order.sample_at(index).name for index in range(step * size, (step + 1) * size)]
+    return [order.sample_at(index).name for index in range(first, first + size)]
 
 
 def draw_pairs(

@@ -176,7 +176,9 @@ def _count_epochs(config: RunConfig, images: int) -> RunConfig:
 def _check_replicas(config: RunConfig, replicas: int) -> None:
     """Checks what depends on the number of replicas."""
     settings = config.training
-    pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
+    for size in (settings.global_batch_size, config.fine_tuning.unfrozen_batch_size):
+        if size is not None:
+            pipeline.check_global_batch_size(size, replicas, settings.micro_batches)
     network = config.network
     has_batch_norm = network.normalization == "batch" or ENCODERS[network.encoder].batch_norm
     if settings.jit_compile and has_batch_norm and replicas > 1:

@@ -153,7 +153,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
     steered.begin()
     reports = session.stages.train(
         session.loop,
-        _train_data(plan, session),
+        _train_data(plan, session, at_step=0),
+        unfrozen=_unfrozen_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
         pause_every_steps=[settings.eval_every_steps, settings.checkpoint_every_steps],
@@ -269,17 +270,26 @@ def _make_loop(
     )
 
 
-def _train_data(plan: Plan, session: Session) -> functools.partial:
+def _train_data(plan: Plan, session: Session, *, at_step: int) -> functools.partial:
+    size, first = fine_tuning.batches_at(plan.config, at_step)
     return functools.partial(
         pipeline.make_train_dataset,
         plan.training_samples,
         plan.data.read,
         plan.sampling,
-        global_batch_size=plan.config.training.global_batch_size,
+        global_batch_size=size,
         micro_batches=plan.config.training.micro_batches,
+        first_sample=first,
         generators=plan.config.data.generators,
         failures=session.failures,
     )
+
+
+def _unfrozen_data(plan: Plan, session: Session) -> functools.partial | None:
+    settings = plan.config.fine_tuning
+    if settings.unfrozen_batch_size is None or settings.unfreeze_at_step is None:
+        return None
+    return _train_data(plan, session, at_step=settings.unfreeze_at_step)
 
 
 def _held_out_data(plan: Plan, session: Session) -> functools.partial:
@@ -358,14 +368,12 @@ def _evaluate(
 def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
     """Says of the loop's errors what a user can do about them."""
     config = plan.config
-    size = config.training.global_batch_size
     try:
         yield
     except training.NonFiniteError as error:
-        names = stream.names_of_batch(
-            plan.training_samples, plan.sampling, step=error.step, size=size
-        )
-        first = error.step * size
+        size, first = fine_tuning.batches_at(config, error.step)
+        first += error.step * size
+        names = stream.names_of_batch(plan.training_samples, plan.sampling, first=first, size=size)
         raise UserError(
             f"{error} Its samples {first} to {first + len(names) - 1} were drawn from "
             f"{', '.join(names)}. Lower `learning_rate`, set `clip_norm`, or try `precision` "
@@ -379,7 +387,7 @@ def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             raise
         raise UserError(
             f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
-            f"`global_batch_size` ({size}), `crop_size` ({config.data.crop_size}) or "
-            f"`base_filters` ({config.network.base_filters}), or raise `micro_batches` "
-            f"({config.training.micro_batches})."
+            f"`global_batch_size` ({config.training.global_batch_size}), `crop_size` "
+            f"({config.data.crop_size}) or `base_filters` ({config.network.base_filters}), or "
+            f"raise `micro_batches` ({config.training.micro_batches})."
         ) from error

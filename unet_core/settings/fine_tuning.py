@@ -44,6 +44,14 @@ class FineTuningSettings:
         least=0,
         most=1e6,
     )
+    unfrozen_batch_size: int | None = setting(
+        None,
+        "Batch size from --unfreeze_at_step on. Default: --global_batch_size.",
+        modes=TRAIN,
+        binds=True,
+        least=1,
+        most=65536,
+    )
     encoder_learning_rate_factor: float = setting(
         1.0,
         "Factor on the learning rate of the encoder, for fine-tuning pretrained weights.",
