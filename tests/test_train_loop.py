@@ -363,7 +363,8 @@ class TestRun:
             }
 
         header, *rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
-        for column, name in enumerate(header[1:], 1):
+        assert header[-1] == "note"
+        for column, name in enumerate(header[1:-1], 1):
             found = values(name)
             assert list(found) == [2, 4]
             for row in rows:
@@ -413,17 +414,16 @@ class TestRun:
         cv2.imwrite(str(path), image)
         check_refused(door(f"--data_dir={data_dir}", f"--run_dir={run}", *TINY), "training data")
 
-    def test_raised_train_steps_go_on_at_the_final_rate(self, finished, slices, door, tmp_path):
+    def test_raised_train_steps_need_a_schedule_that_is_laid_out_anew(
+        self, finished, slices, door, tmp_path
+    ):
         run = shutil.copytree(finished[0], tmp_path / "run")
         same = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
-        code, out, _ = door(*same, "--train_steps=6")
-        assert code == 0
-        assert "schedule ended at step 4" in out
-        rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()[1:]]
-        assert [(row[0], float(row[2])) for row in rows][2:] == [("6", 0.0)]
+        check_refused(door(*same, "--train_steps=8"), "step 4", "--schedule_steps (8)")
         code, *_ = door(*same, "--train_steps=8", "--schedule_steps=8")
         rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()[1:]]
         assert code == 0
+        assert [row[0] for row in rows] == ["2", "4", "6", "8"]
         assert float(rows[-1][2]) > 0
 
     def test_truncated_checkpoint_is_one_message(self, finished, slices, door, tmp_path):
@@ -663,7 +663,7 @@ class TestRun:
         code, _, err = door("--mode=evaluate", *args[1:2], f"--output_dir={tmp_path / 'again'}")
         assert code == 0, err
         assert json.loads((tmp_path / "again" / "scores.json").read_text())["scores"] == first
-        code, out, err = door(*args, *more, "--train_steps=6")
+        code, out, err = door(*args, *more, "--train_steps=6", "--schedule_steps=6")
         assert code == 0, err
         assert "Going on from step 4" in out
 

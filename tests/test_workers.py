@@ -175,7 +175,7 @@ class TestTwoWorkers:
     @pytest.mark.parametrize("asked", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_stop_signal_on_one_stops_both_at_the_same_step_saved(self, start_two, tmp_path, asked):
         run_dir = tmp_path / "run"
-        pair = start_two(run_dir, "--train_steps=100000", "--schedule_steps=400")
+        pair = start_two(run_dir, "--train_steps=100000", "--schedule=constant")
         wait_for(run_dir / "checkpoints" / "step-00000050", pair[0])
         pair[asked].send_signal(signal.SIGTERM)
         both = [finish(process) for process in pair]

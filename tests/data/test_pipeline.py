@@ -127,7 +127,7 @@ class TestTrainBatches:
         assert_equal_batches(elements(3, start_step=31), elements(34)[31:])
 
     def test_batches_of_another_size_go_on_where_the_others_have_ended(self):
-        # Two steps of 4 are the samples 0 to 7. Of steps of 2, batch 0 would begin at 2 x 4 - 2 x 2.
+        # Two steps of 4 are the samples 0 to 7. Batch 0 of 2 would begin at 2 x 4 - 2 x 2.
         before = joined(elements(4))
         after = joined(elements(3, start_step=2, global_batch_size=2, first_sample=4))
         for one, other in zip(before, after, strict=True):

@@ -18,6 +18,8 @@ def curves(
     *,
     x_title: str,
     y_title: str,
+    x_ticks: Mapping[float, str] | None = None,
+    y_ticks: Mapping[float, str] | None = None,
 ) -> np.ndarray:
     """Returns a picture [H, W, 3] uint8 of curves in the unit square.
 
@@ -26,6 +28,8 @@ def curves(
         colours: One (red, green, blue) for each curve.
         x_title: Under the horizontal axis.
         y_title: Above the vertical axis.
+        x_ticks: What to write at which place 0..1 of the horizontal axis; by default the place.
+        y_ticks: The same of the vertical axis.
     """
     height, width = _ABOVE + _SIZE + _BELOW, _LEFT + _SIZE + 200
     picture = np.full((height, width, 3), 255, np.uint8)
@@ -33,12 +37,13 @@ def curves(
     def place(x, y):
         return np.stack([_LEFT + np.multiply(x, _SIZE), _ABOVE + _SIZE * (1 - np.asarray(y))], -1)
 
-    for tick in np.linspace(0, 1, 6):
-        for ends in (([tick, tick], [0, 1]), ([0, 1], [tick, tick])):
-            _polyline(picture, place(*ends), (225, 225, 225), 1)
-        x, y = place(tick, tick).astype(int)
-        _write(picture, f"{tick:.1f}", (int(x) - 10, _ABOVE + _SIZE + 16))
-        _write(picture, f"{tick:.1f}", (_LEFT - 30, int(y) + 4))
+    shares = {float(tick): f"{tick:.1f}" for tick in np.linspace(0, 1, 6)}
+    for tick, text in (x_ticks or shares).items():
+        _polyline(picture, place([tick, tick], [0, 1]), (225, 225, 225), 1)
+        _write(picture, text, (int(place(tick, 0)[0]) - 10, _ABOVE + _SIZE + 16))
+    for tick, text in (y_ticks or shares).items():
+        _polyline(picture, place([0, 1], [tick, tick]), (225, 225, 225), 1)
+        _write(picture, text, (_LEFT - 6 - 8 * len(text), int(place(0, tick)[1]) + 4))
     _write(picture, x_title, (_LEFT + _SIZE // 2 - 20, height - 8))
     _write(picture, y_title, (2, 12))
     for number, (name, (x, y)) in enumerate(lines.items()):

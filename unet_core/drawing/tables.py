@@ -51,10 +51,21 @@ def write_csv(
         OSError: If the file cannot be written.
     """
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([first_column, *columns])
+    cells = []
     for name, row in rows.items():
         values = (row.get(column, float("nan")) for column in columns)
-        writer.writerow([name, *("" if v != v else format(v, ".9g") for v in values)])
+        cells.append([name, *("" if v != v else format(v, ".9g") for v in values)])
+    write_texts(path, [first_column, *columns], cells)
+
+
+def write_texts(
+    path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Writes rows of texts as CSV, whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_whole(path, text.getvalue().encode())

@@ -13,7 +13,7 @@ from unet_core.settings import RunConfig
 
 
 def for_each(
-    config: RunConfig, stop: StopRequest, run_one: Callable[[RunConfig, StopRequest], None]
+    config: RunConfig, stop: StopRequest, run_one: Callable[[RunConfig, StopRequest], object]
 ) -> None:
     """Runs one fold, or with `fold` all each in turn and then writes the table of their scores."""
     if config.data.fold != "all":

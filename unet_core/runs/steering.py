@@ -17,18 +17,18 @@ class Steering:
     """The controls of a run.
 
     They are asked in this order: a score that is not a number, early stopping, plateau, dwell,
-    that of one's own, time, a person.
+    others, time, a person.
 
     Args:
         config: The settings.
         workers: Of several, the first decides what depends on the time or a person.
-        own: A control of one's own.
+        others: More controls.
 
     Attributes:
         controls: All of them.
     """
 
-    def __init__(self, config: RunConfig, workers: training.Workers, own: Control | None = None):
+    def __init__(self, config: RunConfig, workers: training.Workers, *others: Control | None):
         settings, monitor = config.controls, config.training.monitor
         found: list[Control] = [controls.StopOnNan(*dict.fromkeys(("loss", monitor)))]
         if settings.early_stopping_patience:
@@ -49,8 +49,7 @@ class Steering:
             )
         if settings.dwell_factor:
             found.append(controls.Dwell(monitor, factor=settings.dwell_factor))
-        if own is not None:
-            found.append(own)
+        found += [control for control in others if control is not None]
         self._budget = None
         if settings.max_minutes:
             self._budget = controls.TimeBudget(settings.max_minutes, workers=workers)

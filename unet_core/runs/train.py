@@ -37,7 +37,7 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report
-from unet_core.training.controls import Decision
+from unet_core.training.controls import Control, Decision
 
 
 def train(config: RunConfig, stop: StopRequest) -> None:
@@ -46,22 +46,35 @@ def train(config: RunConfig, stop: StopRequest) -> None:
     folds.for_each(config, stop, train_one)
 
 
-def train_one(config: RunConfig, stop: StopRequest) -> None:
-    """Trains one run, scores its held-out images and predicts the test images."""
+def train_one(
+    config: RunConfig, stop: StopRequest, *, control: Control | None = None, finishes: bool = True
+) -> float | None:
+    """Trains one run, scores its held-out images and predicts the test images.
+
+    Args:
+        config: The settings.
+        stop: Whether it has been asked to stop.
+        control: One more control.
+        finishes: Whether to score and predict.
+
+    Returns:
+        The best monitored score, None if there is none.
+    """
     plan = prepare(config, stop)
     workers = plan.workers
     with workers.watched(), plan.run.locked() if workers.is_chief else contextlib.nullcontext():
-        session = build(plan)
+        session = build(plan, control)
         stopping = run_loop(plan, session, stop)
         if stopping:
             # Perhaps it was another worker that was asked to stop.
             stop.signal = stop.signal or signal.SIGTERM
             step = session.loop.step
             print(f"Stopped and saved at step {step}. Start the same command again to go on.")
-        elif workers.is_chief:
+        elif workers.is_chief and finishes:
             finish(plan, session, stop)
-        else:
+        elif finishes:
             print(f"Trained to step {session.loop.step}; worker 0 scores and predicts.")
+        return session.checkpoints.best_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +102,10 @@ class Session:
     failures: list[UserError]
 
 
-def build(plan: Plan) -> Session:
+def build(plan: Plan, control: Control | None = None) -> Session:
     """Stores the settings, builds the network and the loop, and restores the last checkpoint.
+
+    `control` is one more control.
 
     Raises:
         UserError: If the workers differ, or a checkpoint does not fit.
@@ -116,8 +131,8 @@ def build(plan: Plan) -> Session:
     if plan.initial_weights:
         table = plan.run if workers.is_chief else None
         initial_weights.take_over(plan.initial_weights, model, config, table)
-    steered = steering.Steering(config, workers, hooks.make_own_control(config))
-    loop = _make_loop(plan, model, optimizer, steered.controls.scaled(plan.schedule))
+    steered = steering.Steering(config, workers, control, hooks.make_own_control(config))
+    loop = make_loop(plan, model, optimizer, steered.controls.scaled(plan.schedule))
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
         loop,
@@ -153,7 +168,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
     steered.begin()
     reports = session.stages.train(
         session.loop,
-        _train_data(plan, session, at_step=0),
+        train_data(plan, session.failures, at_step=0),
         unfrozen=_unfrozen_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
@@ -178,7 +193,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
             if not session.start:
                 size = plan.config.data.crop_size
                 logger.write_description(plan.config.values(), session.model, size)
-        stack.enter_context(_explained(plan, session.failures))
+        stack.enter_context(explained(plan, session.failures))
         for report in reports:
             interrupted = report.stopping and not steered.ends_now(stop)
             if _handle(report, plan, session, logger, interrupted):
@@ -190,7 +205,10 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
     """Scores held-out images and predicts test images, unless that was done at this step."""
     config, run, loop = plan.config, plan.run, session.loop
     if run.is_finished(loop.step):
-        print(f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps.")
+        print(
+            f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps and "
+            "--schedule_steps."
+        )
         return
     step = loop.step
     with contextlib.ExitStack() as stack:
@@ -236,12 +254,13 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
         )
 
 
-def _make_loop(
+def make_loop(
     plan: Plan,
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     schedule: training.schedules.Schedule,
 ) -> training.Loop:
+    """Returns the loop of a run, with `schedule` in place of the plan's."""
     settings, optimization = plan.config.training, plan.config.optimization
 
     def sums(logits, batch):
@@ -270,7 +289,11 @@ def _make_loop(
     )
 
 
-def _train_data(plan: Plan, session: Session, *, at_step: int) -> functools.partial:
+def train_data(plan: Plan, failures: list[UserError], *, at_step: int) -> functools.partial:
+    """Returns the training data of the stage at a step.
+
+    `failures` takes what its generators raise.
+    """
     size, first = fine_tuning.batches_at(plan.config, at_step)
     return functools.partial(
         pipeline.make_train_dataset,
@@ -281,7 +304,7 @@ def _train_data(plan: Plan, session: Session, *, at_step: int) -> functools.part
         micro_batches=plan.config.training.micro_batches,
         first_sample=first,
         generators=plan.config.data.generators,
-        failures=session.failures,
+        failures=failures,
     )
 
 
@@ -289,7 +312,7 @@ def _unfrozen_data(plan: Plan, session: Session) -> functools.partial | None:
     settings = plan.config.fine_tuning
     if settings.unfrozen_batch_size is None or settings.unfreeze_at_step is None:
         return None
-    return _train_data(plan, session, at_step=settings.unfreeze_at_step)
+    return train_data(plan, session.failures, at_step=settings.unfreeze_at_step)
 
 
 def _held_out_data(plan: Plan, session: Session) -> functools.partial:
@@ -365,7 +388,7 @@ def _evaluate(
 
 
 @contextlib.contextmanager
-def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
+def explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
     """Says of the loop's errors what a user can do about them."""
     config = plan.config
     try:

@@ -23,6 +23,7 @@ TITLES = {
     "fine_tuning": "Fine-tuning: frozen layers, learning rates of parts",
     "training": "Training, batch size, reproducibility, devices",
     "controls": "Controls: early stopping, plateaus, time, asking",
+    "search": "Search for a learning rate or other settings",
     "prediction": "Prediction, scores, export",
 }
 BEGIN = "<!-- Begin of the generated table. -->"

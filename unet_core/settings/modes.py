@@ -7,6 +7,8 @@ from unet_core.registry import Registry
 MODES = Registry(
     {
         "train": "unet_core.runs.train:train",
+        "find_rate": "unet_core.runs.find_rate:find_rate",
+        "sweep": "unet_core.runs.sweep:sweep",
         "evaluate": "unet_core.runs.evaluate:evaluate",
         "predict": "unet_core.runs.predict:predict",
         "export": "unet_core.runs.export:export",
@@ -17,11 +19,11 @@ MODES = Registry(
 )
 
 EVERY = tuple(MODES)
-TRAIN = ("train",)
-NETWORK = ("train", "evaluate", "predict", "export")
-BUILD = ("train", "summary")
+TRAIN = ("train", "find_rate", "sweep")
+NETWORK = (*TRAIN, "evaluate", "predict", "export")
+BUILD = (*TRAIN, "summary")
 RUN = (*NETWORK, "summary")
-SCORE = ("train", "evaluate")
-IMAGES = ("train", "evaluate", "predict")
-SAMPLES = ("train", "check_data")
-SPLIT = ("train", "check_data", "convert_labelme")
+SCORE = (*TRAIN, "evaluate")
+IMAGES = (*TRAIN, "evaluate", "predict")
+SAMPLES = (*TRAIN, "check_data")
+SPLIT = (*TRAIN, "check_data", "convert_labelme")

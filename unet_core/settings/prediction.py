@@ -6,7 +6,7 @@ import dataclasses
 
 from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import IMAGES, NETWORK, RUN, SCORE
+from unet_core.settings.modes import IMAGES, NETWORK, RUN, SCORE, TRAIN
 
 FORMATS = Registry(
     {
@@ -17,7 +17,7 @@ FORMATS = Registry(
 )
 """The formats of exports by name; `unet_core.export` says what an entry is."""
 
-_WRITES = ("train", "predict")
+_WRITES = (*TRAIN, "predict")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from unet_core.settings.modes import EVERY, MODES, RUN
 from unet_core.settings.network import NetworkSettings
 from unet_core.settings.optimization import OptimizationSettings
 from unet_core.settings.prediction import PredictionSettings
+from unet_core.settings.search import SearchSettings
 from unet_core.settings.training import TrainingSettings
 
 
@@ -57,6 +58,7 @@ class RunConfig:
     fine_tuning: FineTuningSettings = dataclasses.field(default_factory=FineTuningSettings)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     controls: ControlSettings = dataclasses.field(default_factory=ControlSettings)
+    search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
     prediction: PredictionSettings = dataclasses.field(default_factory=PredictionSettings)
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     from_file: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
@@ -154,6 +156,7 @@ ROOMS: dict[str, type] = {
     "fine_tuning": FineTuningSettings,
     "training": TrainingSettings,
     "controls": ControlSettings,
+    "search": SearchSettings,
     "prediction": PredictionSettings,
 }
 """The settings of each room, in the order in which a person needs them."""
