@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.runs import folds, progress
 from unet_core.runs.dataset import DataSet
 from unet_core.runs.finished_run import open_run, output_folder
+from unet_core.runs.masks import check_masks, rule_of_finished_run, rule_of_training
 from unet_core.runs.process import StopRequest
 from unet_core.runs.score import make_predictor, score
 from unet_core.settings import RunConfig
@@ -24,6 +26,7 @@ def evaluate(config: RunConfig, stop: StopRequest) -> None:
 
 def _evaluate(config: RunConfig, stop: StopRequest) -> None:
     config, run, trained = open_run(config, stop)
+    check_masks(config, trained.classes)
     data = DataSet.open(
         config.data,
         seed=config.training.seed,
@@ -46,15 +49,26 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             f"{config.data.data_dir}: is not what the run was trained and scored on; give "
             "`output_dir`, so that the run's own scores stay."
         )
+    predictor = make_predictor(config, trained)
     with contextlib.nullcontext() if elsewhere else run.locked():
+        if training_samples:
+            read = data.read
+            rule = rule_of_training(
+                config, run, predictor, trained.step, training_samples, read, stop
+            )
+        else:
+            # A threshold is never chosen on what is scored, but on what the run was trained on.
+            own = dataclasses.replace(config, data=trained.config.data)
+            rule = rule_of_finished_run(own, run, [trained], lambda: predictor, stop)
         score(
             run,
             config.prediction,
-            make_predictor(config, trained),
+            predictor,
             samples,
             data.read,
             output_folder(config, run.path),
             step=trained.step,
             training_samples=training_samples,
+            make_mask=rule,
             stop=stop,
         )

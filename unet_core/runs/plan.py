@@ -20,6 +20,7 @@ from unet_core.reports.training_logger import score_names
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, encoder_weights, fine_tuning, process
 from unet_core.runs.finished_run import required
+from unet_core.runs.masks import check_masks
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
@@ -70,6 +71,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
     check_settings(config)
+    check_masks(config, classes)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
     dataset.write_synthetic(config.data, progress_bar)
