@@ -157,7 +157,7 @@ def _kept_or_chosen(
         "tta": config.prediction.tta,
         "steps": list(steps),
     }
-    kept = _read(path)
+    kept = read_thresholds(path)
     for each in kept:
         if all(getattr(each, name) == value for name, value in key.items()):
             return each
@@ -170,7 +170,12 @@ def _kept_or_chosen(
     return chosen
 
 
-def _read(path: os.PathLike) -> list[_Chosen]:
+def read_thresholds(path: os.PathLike) -> list[_Chosen]:
+    """Returns the thresholds that were chosen and are kept in a file; none if it is not there.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
     if not os.path.lexists(path):
         return []
     what, way = "the chosen thresholds of a run", "Move it away; they are chosen again then."
