@@ -52,8 +52,8 @@ class Result(NamedTuple):
     def is_better_than(self, other: Result) -> bool:
         """Returns whether the score is higher, and in more folds higher than lower."""
         pairs = zip(self.by_fold, other.by_fold, strict=True)
-        signs = [np.sign(own - others) for own, others in pairs if own == own and others == others]
-        return self.score > other.score and sum(signs) > 0
+        signs = [float(np.sign(own - others)) for own, others in pairs]
+        return self.score > other.score and sum(sign for sign in signs if sign == sign) > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,26 +16,6 @@ from unet_core.settings import FIELDS, ROOM_OF, RunConfig
 from unet_core.settings.network import OF_EVERY_NETWORK
 
 
-def open_run(
-    config: RunConfig, stop: process.StopRequest
-) -> tuple[RunConfig, RunDirectory, Trained]:
-    """Returns the settings to go by, the run's folder and its network.
-
-    Raises:
-        UserError: If there is no run, it is damaged, a setting was given that the mode does not
-            use, or it is a folder of folds.
-    """
-    run = RunDirectory(required(config, "run_dir"))
-    folds = fold_folders(run.path)
-    if folds:
-        raise UserError(
-            f"{run.path}: a folder of {len(folds)} folds. Give `fold` all and their number "
-            f"(`folds`) for each in turn, or the `run_dir` of one, such as {folds[0]}."
-        )
-    config, run, (trained,) = open_runs(config, stop)
-    return config, run, trained
-
-
 def open_runs(
     config: RunConfig, stop: process.StopRequest
 ) -> tuple[RunConfig, RunDirectory, list[Trained]]:
@@ -44,7 +24,8 @@ def open_runs(
     The settings of folds are those of the first.
 
     Raises:
-        UserError: As `open_run`; if folds cannot be averaged.
+        UserError: If there is no run, it is damaged, a setting was given that the mode does not
+            use, or folds cannot be averaged.
     """
     run = RunDirectory(required(config, "run_dir"))
     process.prepare_devices(config.training, stop, strategy="none")
