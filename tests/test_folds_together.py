@@ -267,6 +267,19 @@ class TestChoose:
         assert code == 0, err
         assert (tmp_path / "masks" / "0_predict.png").exists()
 
+    def test_command_takes_back_what_the_runs_had(self, cv_dir, door):
+        # Membranes that are dropped altogether are never chosen, and stay out of the command.
+        for fold in range(2):
+            path = cv_dir / f"fold-{fold}" / "config.json"
+            stored = json.loads(path.read_text())
+            stored["settings"] |= {"keep_largest": ["cell"], "drop_smaller": ["membrane:99999"]}
+            path.write_text(json.dumps(stored))
+        code, out, err = door("--mode=choose", f"--run_dir={cv_dir}")
+        assert code == 0, err
+        assert "membrane:99999" not in out
+        assert "--drop_smaller=" in out
+        assert "--keep_largest=" in out
+
     def test_a_run_is_no_folder_of_folds(self, trained, door):
         result = door("--mode=choose", f"--run_dir={trained / 'fold-0'}")
         check_refused(result, "holds no folds to choose by", "--folds", "--fold all")

@@ -15,7 +15,7 @@ from unet_core.data.reader import Pair
 from unet_core.errors import UserError
 from unet_core.inference.ensemble import fold_folders
 from unet_core.inference.masks import MOST_PROBABLE, MaskRule, Threshold
-from unet_core.inference.post_processing import Step
+from unet_core.inference.post_processing import KINDS, Step
 from unet_core.inference.predictor import check_finite
 from unet_core.inference.trained import open_trained
 from unet_core.reports import choice
@@ -132,7 +132,7 @@ class _Comparison:
         for weights in FIELDS["weights"].metadata["choices"]:
             steps = tuple(self._trained(folder, weights).step for folder in self._folders)
             if steps in seen:
-                print(f"The {weights} weights are those of before in every fold.")
+                print(f"The {weights} weights are the same as those above in every fold.")
                 continue
             seen.add(steps)
             yield self._scored(weights)
@@ -235,6 +235,8 @@ def _command(config: RunConfig, run: RunDirectory, chosen: Row, classes: ClassMa
         "threshold": chosen.threshold or "0.5",
         **choice.flags_of(chosen.steps, classes),
     }
+    # What the runs were trained with would be taken from them if it were not named.
+    flags |= {name: "" for name in KINDS if name not in flags and config[name]}
     for name in ("network", "precision", "window_px"):
         if name in config.given - config.from_file:
             flags[name] = str(config[name])
