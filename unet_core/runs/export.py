@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from unet_core.data.intensities import Scaling
 from unet_core.export.export import export as write_export
+from unet_core.inference.post_processing import KINDS
 from unet_core.models.ensemble import make_ensemble
 from unet_core.runs.finished_run import open_runs, output_folder
-from unet_core.runs.masks import check_masks, rule_of_finished_run
+from unet_core.runs.masks import check_masks, describe_post_processing, rule_of_finished_run
 from unet_core.runs.process import StopRequest
 from unet_core.runs.score import make_predictor
 from unet_core.settings import RunConfig
@@ -20,7 +21,9 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     output_dir = output_folder(config, run.path / "export")
     precision = None if config.network.precision == "auto" else config.network.precision
     # What is exported averages over no mirrored copies, so the threshold is chosen without them.
-    plain = config.replace(tta="none")
+    left_out = describe_post_processing(config.prediction)
+    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(KINDS, ())
+    plain = config.replace(tta="none", **nothing)
     rule = rule_of_finished_run(plain, run, trained, lambda: make_predictor(plain, trained), stop)
     settings = first.config.stored()
     if rule.threshold is None:
@@ -43,4 +46,6 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     formats = ", ".join(config.prediction.formats)
     steps = ", ".join(str(each.step) for each in trained)
     what = f"step {steps}" if len(trained) == 1 else f"{len(trained)} networks (steps {steps})"
+    if left_out:
+        print(f"The run's post-processing ({left_out}) is no part of these files.")
     print(f"Exported {what} as {formats} to {output_dir}.")

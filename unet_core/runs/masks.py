@@ -22,7 +22,7 @@ from unet_core.errors import UserError
 from unet_core.files import read_json, write_json
 from unet_core.inference.ensemble import Ensemble, fold_folders
 from unet_core.inference.masks import MaskRule, Threshold
-from unet_core.inference.post_processing import Step, check_installed
+from unet_core.inference.post_processing import KINDS, Step, check_installed
 from unet_core.inference.predictor import Predictor, Window, check_finite
 from unet_core.inference.trained import EXPORT_SETTINGS, Trained
 from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_by
@@ -81,6 +81,12 @@ def post_processing(settings: PredictionSettings, classes: ClassMap) -> list[Ste
     ]
 
 
+def describe_post_processing(settings: PredictionSettings) -> str:
+    """Returns the flags of post-processing that are set, as text."""
+    found = {name: getattr(settings, name) for name in KINDS}
+    return " ".join(f"{name}={','.join(values)}" for name, values in found.items() if values)
+
+
 def foreground(monitor: str, classes: ClassMap) -> int:
     """Returns the class that a threshold is of: that of the monitor, or else the second."""
     name = monitor.partition("/")[2]
@@ -127,6 +133,8 @@ def mask_rule(
     """
     made_by = post_processing(config.prediction, classes)
     wanted = _threshold_class(config, classes)
+    if made_by:
+        print(f"Post-processing: {describe_post_processing(config.prediction)}.")
     if wanted is None:
         return MaskRule(None, made_by)
     class_id, value = wanted
