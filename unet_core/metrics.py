@@ -73,6 +73,29 @@ def confusion_matrix(masks: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reshape(counts, [classes, classes]), tf.int64)
 
 
+def batch_scores(
+    masks: tf.Tensor, logits: tf.Tensor, class_names: Sequence[str]
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Returns accuracy and Dice of a training batch by name, each as (value, weight), float32.
+
+    sum(value * weight) / sum(weight) over batches is the score of all their pixels together: the
+    weight of the accuracy is the number of pixels, that of the Dice of a class the number of pixels
+    that are or are predicted as it.
+
+    Args:
+        masks: As for `confusion_matrix`.
+        logits: As for `confusion_matrix`.
+        class_names: The names of the classes.
+    """
+    counts = tf.cast(confusion_matrix(masks, tf.stop_gradient(logits)), tf.float32)
+    hits, total = tf.linalg.diag_part(counts), tf.reduce_sum(counts)
+    found = {"accuracy": (tf.math.divide_no_nan(tf.reduce_sum(hits), total), total)}
+    for place, name in enumerate(class_names):
+        pixels = tf.reduce_sum(counts[place]) + tf.reduce_sum(counts[:, place])
+        found[f"dice/{name}"] = (tf.math.divide_no_nan(2 * hits[place], pixels), pixels)
+    return found
+
+
 def scores(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """Returns the scores of a confusion matrix by name, NaN where a score is not defined.
 

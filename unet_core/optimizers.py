@@ -6,6 +6,7 @@ one, write its line.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +50,27 @@ def _constant(settings: Any) -> Schedule:
     return schedules.constant(settings.learning_rate)
 
 
+def _time(settings: Any) -> Schedule:
+    from unet_core.training import schedules
+
+    falling = schedules.time_based(settings.learning_rate, decay=settings.decay_rate)
+    return schedules.at_least(falling, settings.final_rate)
+
+
 def _step(settings: Any) -> Schedule:
     from unet_core.training import schedules
 
-    return schedules.step_decay(
-        settings.learning_rate,
-        every_steps=settings.decay_every_steps,
-        factor=settings.decay_factor,
-    )
+    falls = dict(every_steps=settings.decay_every_steps, factor=settings.decay_factor)
+    falling = schedules.step_decay(settings.learning_rate, **falls)
+    return schedules.at_least(falling, settings.final_rate)
+
+
+def _exponential(settings: Any) -> Schedule:
+    from unet_core.training import schedules
+
+    falls = dict(every_steps=settings.decay_every_steps, factor=settings.decay_factor)
+    falling = schedules.exponential(settings.learning_rate, **falls)
+    return schedules.at_least(falling, settings.final_rate)
 
 
 def _cosine(settings: Any) -> Schedule:
@@ -66,6 +80,8 @@ def _cosine(settings: Any) -> Schedule:
         settings.learning_rate,
         total_steps=settings.schedule_steps,
         warmup_steps=settings.warmup_steps,
+        final=settings.final_rate,
+        restarts=settings.restarts,
     )
 
 
@@ -76,16 +92,66 @@ def _polynomial(settings: Any) -> Schedule:
         settings.learning_rate,
         total_steps=settings.schedule_steps,
         power=settings.polynomial_power,
+        final=settings.final_rate,
     )
+
+
+def _one_cycle(settings: Any) -> Schedule:
+    from unet_core.training import schedules
+
+    return schedules.one_cycle(
+        settings.learning_rate,
+        total_steps=settings.schedule_steps,
+        rise_steps=settings.warmup_steps or None,
+        final=settings.final_rate,
+    )
+
+
+def _piecewise(settings: Any) -> Schedule:
+    from unet_core.training import schedules
+
+    rates = {0: settings.learning_rate}
+    for item in settings.rate_from_step:
+        step, _, factor = item.partition(":")
+        try:
+            rates[int(step)] = settings.learning_rate * float(factor)
+        except ValueError:
+            rates = {}
+        if not rates or int(step) < 1 or not 0 <= float(factor) < float("inf"):
+            raise UserError(
+                f"`rate_from_step` ({item!r}) must be STEP:FACTOR, a step of at least 1 and a "
+                "factor of at least 0, such as 500:0.1."
+            )
+    if len(rates) == 1:
+        raise UserError(
+            "`schedule` piecewise needs `rate_from_step`, such as 500:0.1,800:0.01; give it, or "
+            "choose constant."
+        )
+    return schedules.piecewise(rates)
 
 
 SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
     "constant": _constant,
+    "time": _time,
     "step": _step,
+    "exponential": _exponential,
     "cosine": _cosine,
     "polynomial": _polynomial,
+    "one_cycle": _one_cycle,
+    "piecewise": _piecewise,
 }
 """Name -> function of the `OptimizationSettings`, whose `schedule_steps` is a number."""
+
+_USED_BY = {
+    "final_rate": ("time", "step", "exponential", "cosine", "polynomial", "one_cycle"),
+    "decay_every_steps": ("step", "exponential"),
+    "decay_factor": ("step", "exponential"),
+    "decay_rate": ("time",),
+    "polynomial_power": ("polynomial",),
+    "restarts": ("cosine",),
+    "rate_from_step": ("piecewise",),
+}
+"""Which schedules use a setting that is not for all of them."""
 
 
 def make_optimizer(settings: Any) -> keras.optimizers.Optimizer:
@@ -102,11 +168,26 @@ def make_schedule(settings: Any) -> Schedule:
     """Returns the learning rate by step of `OptimizationSettings`.
 
     Raises:
-        UserError: If the warm-up does not end before the schedule does.
+        UserError: If the warm-up does not end before the schedule does, or a setting is not one of
+            this schedule.
     """
-    if settings.schedule == "cosine" and settings.warmup_steps >= settings.schedule_steps:
+    name, warmup_steps = settings.schedule, settings.warmup_steps
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for setting, used_by in _USED_BY.items():
+        value = getattr(settings, setting)
+        if name not in used_by and value != defaults[setting]:
+            raise UserError(
+                f"`{setting}` ({value}) is not used by the `schedule` {name}, but by "
+                f"{', '.join(used_by)}; leave it out, or choose another schedule."
+            )
+    if name in ("cosine", "polynomial", "one_cycle") and warmup_steps >= settings.schedule_steps:
         raise UserError(
-            f"`warmup_steps` ({settings.warmup_steps}) must be less than the schedule's "
+            f"`warmup_steps` ({warmup_steps}) must be less than the schedule's "
             f"{settings.schedule_steps} steps; lower it, or give a longer `schedule_steps`."
         )
-    return SCHEDULES[settings.schedule](settings)
+    schedule = SCHEDULES[name](settings)
+    if name in ("cosine", "one_cycle"):
+        return schedule  # Their rise is their own.
+    from unet_core.training import schedules
+
+    return schedules.warmed_up(schedule, warmup_steps=warmup_steps)

@@ -23,7 +23,7 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import EXPORT_SETTINGS, Trained, open_trained
 from unet_core.run_directory import RunDirectory
-from unet_core.training.checkpoints import steps_in
+from unet_core.training.checkpoint_files import steps_in
 
 _FOLD = re.compile(r"fold-(0|[1-9][0-9]{0,5})")
 # What all networks of an ensemble must have alike.

@@ -1,6 +1,6 @@
 """The log of a training run: progress bar, history.csv, TensorBoard.
 
-with TrainingLogger(run, classes, train_steps=400, held_out=True, resumed_at=0) as logger:
+with TrainingLogger(run, classes, settings, held_out=True, resumed_at=0) as logger:
     logger.write(report, scores)
 """
 
@@ -24,8 +24,9 @@ from unet_core.files import write_whole
 from unet_core.inference.masks import predicted_ids
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
+from unet_core.settings.training import TrainingSettings
 from unet_core.training import Report, SummaryWriter
-from unet_core.training.history import History
+from unet_core.training.history import NOTE, History
 
 _IN_HISTORY = ("loss", "rate", "gradient_norm", "loss_scale", "skipped_steps")
 _SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
@@ -42,7 +43,7 @@ class TrainingLogger:
     Args:
         run: The folder of the run.
         classes: Its classes.
-        train_steps: The step it is trained up to.
+        settings: Those of training: the step it is trained up to, the monitor.
         held_out: Whether images are held out.
         resumed_at: The step the run goes on from, 0 for a new one.
     """
@@ -51,25 +52,28 @@ class TrainingLogger:
         self,
         run: RunDirectory,
         classes: ClassMap,
+        settings: TrainingSettings,
         *,
-        train_steps: int,
         held_out: bool,
         resumed_at: int,
     ):
-        columns = ["step", *(f"train/{name}" for name in _IN_HISTORY)]
+        self._batch_scores = ["accuracy", *(f"dice/{name}" for name in classes.names)]
+        columns = ["step", *(f"train/{name}" for name in (*_IN_HISTORY, *self._batch_scores))]
         if held_out:
             columns += [f"held_out/{name}" for name in score_names(classes)]
         self._classes = classes
         self._picture = run.network
+        columns.append(NOTE)
+        self._monitor = settings.monitor
         self._history = History(run.history, columns, resumed_at=resumed_at)
         self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
         self._bar = tqdm.tqdm(
-            total=train_steps,
+            total=settings.train_steps,
             initial=resumed_at,
             desc="Training",
             unit="step",
             dynamic_ncols=True,
-            disable=resumed_at >= train_steps,
+            disable=resumed_at >= settings.train_steps,
         )
 
     def __enter__(self) -> TrainingLogger:
@@ -88,14 +92,48 @@ class TrainingLogger:
         self._bar.set_postfix_str(f"loss {report.loss:.4f}, rate {report.rate:.2g}, {speed}")
         self._bar.update(report.step - self._bar.n)
 
-    def write(self, report: Report, scores: Mapping[str, float]) -> None:
+    def say_scores(
+        self,
+        step: int,
+        scores: Mapping[str, float],
+        *,
+        best_before: float | None,
+        is_best: bool,
+        seconds: float,
+        decided: str,
+    ) -> None:
+        """Prints one line of an evaluation.
+
+        Args:
+            step: The step that was evaluated.
+            scores: Its scores by name.
+            best_before: The best monitored score of the evaluations before.
+            is_best: Whether this one is better.
+            seconds: How long it took.
+            decided: What the controls have decided; "" if nothing.
+        """
+        monitored = scores[self._monitor]
+        text = f"{self._monitor} {monitored:.4f}"
+        if best_before is not None:
+            text += f" ({monitored - best_before:+.4f})"
+        text += ", the best so far, saved" if is_best else ""
+        others = [name for name in ("loss", "dice/mean") if name != self._monitor]
+        text += "".join(f"; {name} {scores[name]:.4f}" for name in others)
+        text += f"; {seconds:.1f} s"
+        self._bar.write(f"Step {step}: {text}.{f' {decided.capitalize()}.' if decided else ''}")
+
+    def write(self, report: Report, scores: Mapping[str, float], note: str = "") -> None:
         """Writes a row of the history and the scalars.
 
-        `scores` are those of held-out images, by name; they may be empty.
+        Args:
+            report: What the loop has reported; the scores of its training batches among it.
+            scores: Those of held-out images, by name; they may be empty.
+            note: What the controls have decided or a person has said, for the history alone.
         """
         row = {f"train/{name}": getattr(report, name) for name in _IN_HISTORY}
+        row |= {f"train/{name}": report.means[name] for name in self._batch_scores}
         row |= {f"held_out/{name}": value for name, value in scores.items()}
-        self._history.append({"step": report.step, **row})
+        self._history.append({"step": report.step, **row, **({NOTE: note} if note else {})})
         speeds = {f"speed/{name}": getattr(report, name) for name in _SPEEDS}
         self._summaries.scalars(report.step, row | speeds)
 

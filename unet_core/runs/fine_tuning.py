@@ -155,6 +155,11 @@ class Stages:
         finally:
             feed.close()
 
+    def note_restored(self, step: int, loop: training.Loop) -> None:
+        """Lets the optimizer begin anew if the weights of `step` are those of an earlier stage."""
+        if self._until is not None and step <= self._until < loop.step:
+            restart(loop.optimizer)
+
 
 def restart(optimizer: keras.optimizers.Optimizer) -> None:
     """Lets the optimizer begin anew, as when a Keras model is compiled again to fine-tune it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 import tensorflow as tf
@@ -81,6 +82,8 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     )
     data.check()
     training_samples, held_out = data.split()
+    config = _count_epochs(config, len(training_samples))
+    fine_tuning.check_settings(config)
     stream.check_crop_size(data.shapes(training_samples), config.data.crop_size)
     if config.data.preview:
         dataset.write_preview(config.data.preview, data, training_samples, sampling)
@@ -90,8 +93,10 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     config, reason = _resolve(config, run, data, training_samples, fingerprint)
     data.weigh(config.loss, config.loss.class_weights)
     workers = training.Workers(strategy)
+    epoch = len(training_samples) / config.training.global_batch_size
     print(
-        f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}."
+        f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}. "
+        f"An epoch is {epoch:g} steps."
     )
     print(f"Precision {config.network.precision}: {reason}. {devices.describe_devices(strategy)}.")
     if not workers.is_chief:
@@ -123,7 +128,8 @@ def check_settings(config: RunConfig) -> None:
     """
     classes = make_classes(config.data)
     dataset.check_crop_size(config.data, config.network)
-    fine_tuning.check_settings(config)
+    if config.training.epochs is None:
+        fine_tuning.check_settings(config)
     weights, balance = config.loss.class_weights, config.loss.class_balance
     if weights and balance != "none":
         raise UserError(
@@ -138,6 +144,29 @@ def check_settings(config: RunConfig) -> None:
         )
     if config.prediction.object_class:
         classes.index(config.prediction.object_class)
+
+
+def _count_epochs(config: RunConfig, images: int) -> RunConfig:
+    """Returns the config with `train_steps` of so many epochs, if they are given in epochs.
+
+    What is given on the command line has precedence over a flag file.
+
+    Raises:
+        UserError: If both are given in one place.
+    """
+    epochs, given = config.training.epochs, {"epochs", "train_steps"} & config.given
+    if epochs is None:
+        return config
+    typed = given - config.from_file
+    if len(given) == 2 and len(typed) != 1:
+        raise UserError(
+            f"`epochs` ({epochs:g}) and `train_steps` ({config.training.train_steps}) both say how "
+            "long to train; leave one of them out."
+        )
+    if typed == {"train_steps"}:
+        return config
+    steps = max(1, math.ceil(epochs * images / config.training.global_batch_size))
+    return config.replace(train_steps=steps)
 
 
 def _check_replicas(config: RunConfig, replicas: int) -> None:
@@ -182,7 +211,28 @@ def _resolve(
         # Stored whole, so that the run can be used from any folder.
         data_dir=os.path.abspath(required(config, "data_dir")),
     )
-    return run.resolve_for_resume(resolved, fingerprint), reason
+    resolved = run.resolve_for_resume(resolved, fingerprint)
+    _check_schedule_lasts(resolved)
+    return resolved, reason
+
+
+def _check_schedule_lasts(config: RunConfig) -> None:
+    """Checks that the learning rate is not 0 before training ends.
+
+    Raises:
+        UserError: If it is.
+    """
+    end, last = config.optimization.schedule_steps, config.training.train_steps
+    rate = config.optimization.learning_rate
+    schedule = fine_tuning.make_schedule(config)
+    if end is not None and end < last and rate and float(schedule(tf.constant(end, tf.int64))) == 0:
+        raise UserError(
+            f"`train_steps` ({last}) goes on past the end of the `schedule` "
+            f"{config.optimization.schedule}, which ends at step {end} with a learning rate of 0: "
+            "nothing would be learned from there. Lay it out anew by `schedule_steps` "
+            f"({last}), or begin a new run from this one, with a schedule of its own, by "
+            "`init_from`."
+        )
 
 
 def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:

@@ -14,6 +14,7 @@ import functools
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 
 import keras
@@ -28,7 +29,7 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, scores_of
-from unet_core.runs import dataset, encoder_weights, fine_tuning, folds
+from unet_core.runs import dataset, encoder_weights, fine_tuning, folds, steering
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
 from unet_core.runs.plan import Plan, prepare
@@ -37,6 +38,7 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report
+from unet_core.training.controls import Decision
 
 
 def train(config: RunConfig, stop: StopRequest) -> None:
@@ -71,6 +73,7 @@ class Session:
         model: The network.
         loop: The loop that trains it.
         checkpoints: Where it is saved.
+        steering: What may end training early, or change how it goes on.
         stages: What of it is trained at which step.
         network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
@@ -80,6 +83,7 @@ class Session:
     model: keras.Model
     loop: training.Loop
     checkpoints: training.Checkpoints
+    steering: steering.Steering
     stages: fine_tuning.Stages
     network: InferenceNetwork
     start: int
@@ -113,14 +117,16 @@ def build(plan: Plan) -> Session:
     if plan.encoder_weights:
         table = plan.run if workers.is_chief else None
         encoder_weights.take_over(plan.encoder_weights, model, config.network, table)
-    loop = _make_loop(plan, model, optimizer)
+    steered = steering.Steering(config, workers)
+    loop = _make_loop(plan, model, optimizer, steered.controls.scaled(plan.schedule))
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
         loop,
         keep=config.training.keep_checkpoints,
-        higher_is_better=config.training.monitor != "loss",
+        higher_is_better=training.controls.higher_is_better(config.training.monitor),
         monitor=config.training.monitor,
         metadata={"config": config.stored(), "classes": str(plan.classes)},
+        controls=steered.controls,
     )
     for leftover in checkpoints.unfinished():
         print(f"{leftover}: skipped, a save that was interrupted.")
@@ -129,33 +135,32 @@ def build(plan: Plan) -> Session:
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
     print(stages.begin(start))
-    end = config.optimization.schedule_steps
-    if end is not None and end <= start < config.training.train_steps:
-        print(
-            f"The schedule ended at step {end}: the learning rate "
-            "stays at its end. To lay it out anew, give "
-            f"--schedule_steps={config.training.train_steps}."
-        )
     network = InferenceNetwork(full_size(model))
-    return Session(model, loop, checkpoints, stages, network, start, failures=[])
+    return Session(model, loop, checkpoints, steered, stages, network, start, failures=[])
 
 
 def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
-    """Trains up to `train_steps`, evaluating, logging and saving; returns whether it was stopped.
+    """Trains until `train_steps` or a control ends it, evaluating, logging and saving.
+
+    Returns whether it was interrupted.
 
     Raises:
         UserError: If a sample cannot be read, the loss is not finite, or memory runs out.
     """
-    settings = plan.config.training
+    settings, steered = plan.config.training, session.steering
+    if session.loop.step < settings.train_steps and (ended := steered.controls.stopped_by):
+        print(f"Training ended at step {session.loop.step} ({ended}). {steered.how_to_go_on()}")
+        return False
+    steered.begin()
     reports = session.stages.train(
         session.loop,
         _train_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
         pause_every_steps=[settings.eval_every_steps, settings.checkpoint_every_steps],
-        should_stop=stop,
+        should_stop=lambda: stop() or steered.time_is_up(),
     )
-    stopping = False
+    interrupted = False
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(reports))
         logger = None
@@ -164,7 +169,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                 TrainingLogger(
                     plan.run,
                     plan.classes,
-                    train_steps=settings.train_steps,
+                    plan.config.training,
                     held_out=bool(plan.held_out),
                     resumed_at=session.start,
                 )
@@ -174,9 +179,10 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                 logger.write_description(plan.config.values(), session.model, size)
         stack.enter_context(_explained(plan, session.failures))
         for report in reports:
-            stopping = report.stopping
-            _handle(report, plan, session, logger)
-    return stopping
+            interrupted = report.stopping and not steered.ends_now(stop)
+            if _handle(report, plan, session, logger, interrupted):
+                break
+    return interrupted
 
 
 def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
@@ -235,18 +241,27 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
 
 
 def _make_loop(
-    plan: Plan, model: keras.Model, optimizer: keras.optimizers.Optimizer
+    plan: Plan,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    schedule: training.schedules.Schedule,
 ) -> training.Loop:
     settings, optimization = plan.config.training, plan.config.optimization
+
+    def loss(logits, batch):
+        scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], plan.classes.names)
+        named = {name: training.Mean(*pair) for name, pair in scores.items()}
+        return plan.loss(batch.mask, logits, batch.weights), named
+
     return training.Loop(
         model,
         optimizer,
-        loss=lambda logits, batch: plan.loss(batch.mask, logits, batch.weights),
+        loss=loss,
         metrics=lambda logits, batch: {
             "confusion": metrics.confusion_matrix(batch.mask, tf.nest.flatten(logits)[0])
         },
         strategy=plan.strategy,
-        schedule=plan.schedule,
+        schedule=schedule,
         clip_norm=optimization.clip_norm or None,
         loss_scaling=plan.config.network.precision == "float16",
         micro_batches=settings.micro_batches,
@@ -279,28 +294,63 @@ def _held_out_data(plan: Plan, session: Session) -> functools.partial:
     )
 
 
-def _handle(report: Report, plan: Plan, session: Session, logger: TrainingLogger | None) -> None:
-    """Evaluates, logs and saves as is due after a report. `logger` is that of the chief."""
-    settings = plan.config.training
-    last = report.step >= settings.train_steps
+def _handle(
+    report: Report,
+    plan: Plan,
+    session: Session,
+    logger: TrainingLogger | None,
+    interrupted: bool,
+) -> bool:
+    """Evaluates, decides, logs and saves as is due after a report; returns whether to end.
+
+    `logger` is that of the chief.
+    """
+    settings, steered, checkpoints = plan.config.training, session.steering, session.checkpoints
+    last = report.step >= settings.train_steps or (report.stopping and not interrupted)
     evaluates = last or report.step % settings.eval_every_steps == 0
-    saves = last or report.stopping or report.step % settings.checkpoint_every_steps == 0
-    scores = {}
+    saves = last or interrupted or report.step % settings.checkpoint_every_steps == 0
+    scores: dict[str, float] = {}
+    decision, seconds = Decision(), 0.0
     if logger:
         logger.show(report)
     if plan.held_out and evaluates:
-        with session.loop.averaged_weights():
-            sums = session.loop.evaluate(_held_out_data(plan, session))
-            scores = scores_of(sums, plan.classes)
-            if logger:
-                session.network.refresh()
-                window = SlidingWindow(session.network)
-                logger.write_pictures(report.step, window, plan.held_out[:2], plan.data.read)
+        started = time.perf_counter()
+        steered.evaluating()
+        scores = _evaluate(report.step, plan, session, logger)
+        decision = steered.controls.decide(report.step, scores, rate=report.rate)
+        if decision.restore_best:
+            session.stages.note_restored(checkpoints.restore_best_weights(), session.loop)
+        seconds = time.perf_counter() - started
     if logger and (report.due or scores or last):
-        logger.write(report, scores)
+        logger.write(report, scores, "; ".join(filter(None, (*decision.reasons, decision.comment))))
     if logger and (saves or scores):
         logger.flush()
-        session.checkpoints.save(score=scores.get(settings.monitor))
+        best_before = checkpoints.best_score
+        # A score is not that of the weights that have replaced those it was computed with.
+        checkpoints.save(score=None if decision.restore_best else scores.get(settings.monitor))
+        if scores:
+            logger.say_scores(
+                report.step,
+                scores,
+                best_before=best_before,
+                is_best=checkpoints.best_step == report.step,
+                seconds=seconds,
+                decided=steering.text_of(decision),
+            )
+    return decision.stop or (last and report.step < settings.train_steps)
+
+
+def _evaluate(
+    step: int, plan: Plan, session: Session, logger: TrainingLogger | None
+) -> dict[str, float]:
+    """Returns the scores of the held-out images; pictures of some go to the log."""
+    with session.loop.averaged_weights():
+        scores = scores_of(session.loop.evaluate(_held_out_data(plan, session)), plan.classes)
+        if logger:
+            session.network.refresh()
+            window = SlidingWindow(session.network)
+            logger.write_pictures(step, window, plan.held_out[:2], plan.data.read)
+    return scores
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ TITLES = {
     "optimization": "Optimizer, learning rate, averages",
     "fine_tuning": "Fine-tuning: frozen layers, learning rates of parts",
     "training": "Training, batch size, reproducibility, devices",
+    "controls": "Controls: early stopping, plateaus, time, asking",
     "prediction": "Prediction, scores, export",
 }
 BEGIN = "<!-- Begin of the generated table. -->"

@@ -21,34 +21,77 @@ class OptimizationSettings:
     )
     schedule: str = setting(
         "cosine",
-        "How the rate falls; all but constant reach their end at --schedule_steps.",
+        "How the learning rate changes; cosine, polynomial and one_cycle reach --final_rate at "
+        "--schedule_steps.",
         modes=TRAIN,
         binds=True,
         choices=SCHEDULES,
     )
     schedule_steps: int | None = setting(
         None,
-        "Steps the schedule is laid out for. Default: the first --train_steps.",
+        "Steps that cosine, polynomial and one_cycle are laid out for. Default: the first "
+        "--train_steps.",
         modes=TRAIN,
         least=1,
         most=10**9,
     )
     warmup_steps: int = setting(
-        0, "Steps of linear warm-up (cosine).", modes=TRAIN, binds=True, least=0, most=10**9
+        0,
+        "Steps of linear warm-up; of one_cycle the steps of its rise, by default 3 tenths.",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=10**9,
+    )
+    final_rate: float = setting(
+        0.0,
+        "Learning rate that cosine, polynomial and one_cycle end with, and below which time, step "
+        "and exponential do not fall.",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=1e6,
     )
     decay_every_steps: int = setting(
         1000,
-        "Steps between two falls of the step schedule.",
+        "Steps between two falls of step; steps in which exponential falls by --decay_factor.",
         modes=TRAIN,
         binds=True,
         least=1,
         most=10**9,
     )
     decay_factor: float = setting(
-        0.1, "Factor of each fall of the step schedule.", modes=TRAIN, binds=True, least=0, most=1
+        0.1,
+        "Factor of each fall of step and exponential.",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=1,
+    )
+    decay_rate: float = setting(
+        1e-3,
+        "The k of time: the rate at step t is --learning_rate / (1 + k t).",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=1e6,
     )
     polynomial_power: float = setting(
         0.9, "Exponent of the polynomial schedule.", modes=TRAIN, binds=True, least=0, most=100
+    )
+    restarts: int = setting(
+        0,
+        "Warm restarts of cosine: how often it begins anew, in parts of one length.",
+        modes=TRAIN,
+        binds=True,
+        least=0,
+        most=10**6,
+    )
+    rate_from_step: tuple[str, ...] = setting(
+        (),
+        "The rates of piecewise as STEP:FACTOR,...: from each step on --learning_rate times that.",
+        modes=TRAIN,
+        binds=True,
     )
     weight_decay: float = setting(
         0.0, "Decoupled weight decay of kernels.", modes=TRAIN, binds=True, least=0, most=100

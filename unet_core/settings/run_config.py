@@ -11,6 +11,7 @@ import msgspec
 
 from unet_core.errors import UserError
 from unet_core.settings.augmentation import AugmentationSettings
+from unet_core.settings.controls import ControlSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.fields import PAIR_RULE, check_fields, kinds_of, setting
 from unet_core.settings.fine_tuning import FineTuningSettings
@@ -55,6 +56,7 @@ class RunConfig:
     optimization: OptimizationSettings = dataclasses.field(default_factory=OptimizationSettings)
     fine_tuning: FineTuningSettings = dataclasses.field(default_factory=FineTuningSettings)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    controls: ControlSettings = dataclasses.field(default_factory=ControlSettings)
     prediction: PredictionSettings = dataclasses.field(default_factory=PredictionSettings)
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     from_file: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
@@ -146,6 +148,7 @@ ROOMS: dict[str, type] = {
     "optimization": OptimizationSettings,
     "fine_tuning": FineTuningSettings,
     "training": TrainingSettings,
+    "controls": ControlSettings,
     "prediction": PredictionSettings,
 }
 """The settings of each room, in the order in which a person needs them."""

@@ -13,6 +13,14 @@ class TrainingSettings:
     """Steps, batch size, intervals, reproducibility, devices."""
 
     train_steps: int = setting(1000, "Step to train up to.", modes=TRAIN, least=1, most=10**9)
+    epochs: float | None = setting(
+        None,
+        "Epochs to train for, in place of --train_steps: passes over the training images, of each "
+        "of which an epoch draws one crop.",
+        modes=TRAIN,
+        least=1e-3,
+        most=1e6,
+    )
     global_batch_size: int = setting(
         4,
         "Batch size: examples per update, over all devices.",

@@ -13,8 +13,10 @@ for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
     checkpoints.save()
 """
 
-from unet_core.training import schedules
-from unet_core.training.checkpoints import Checkpoints, load_weights
+from unet_core.training import controls, schedules
+from unet_core.training.checkpoints import Checkpoints
+from unet_core.training.controls import Controls
+from unet_core.training.loading import load_weights
 from unet_core.training.loop import Loop
 from unet_core.training.means import Mean
 from unet_core.training.parts import Part
@@ -24,6 +26,7 @@ from unet_core.training.workers import Workers
 
 __all__ = [
     "Checkpoints",
+    "Controls",
     "Loop",
     "Mean",
     "NonFiniteError",
@@ -31,6 +34,7 @@ __all__ = [
     "Report",
     "SummaryWriter",
     "Workers",
+    "controls",
     "load_weights",
     "schedules",
 ]

@@ -9,8 +9,8 @@ flushed to disk, and renamed: a folder of that name is whole. Nothing in it is e
 read.
 
 Each owner has its own part of the checkpoint: of every part of the loop the variables of the model
-by place, the optimizer's, the averages by the place of their variable; the loop's own; and those of
-the host (`also`).
+by place, the optimizer's, the averages by the place of their variable; the loop's own; those of the
+host (`also`); and those of each control.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from unet_core.training.checkpoint_files import (
     folder_of,
     steps_in,
 )
+from unet_core.training.controls import Controls
 from unet_core.training.loop import Loop
 from unet_core.training.parts import Part
 from unet_core.training.variables import (
@@ -49,7 +50,9 @@ from unet_core.training.variables import (
     variables_of,
 )
 
-__all__ = ["Checkpoints", "folder_of", "load_weights", "steps_in"]
+_CONTROL = "control_"
+
+__all__ = ["Checkpoints", "folder_of", "steps_in"]
 
 
 class Checkpoints:
@@ -64,6 +67,8 @@ class Checkpoints:
         monitor: The name of the score. If a resumed run has another one, its best starts anew.
         metadata: JSON values stored in every checkpoint, such as a config and a class map.
         also: The host's own variables by name, saved and restored with the rest.
+        controls: The controls of the run, saved and restored with the rest. One that a checkpoint
+            does not hold begins anew.
 
     Attributes:
         best_step: The step with the best score so far, None if none has been given.
@@ -83,6 +88,7 @@ class Checkpoints:
         monitor: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         also: Mapping[str, Any] | None = None,
+        controls: Controls | None = None,
     ):
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise UserError(f"`keep` ({keep!r}) must be a whole number of at least 1.")
@@ -91,6 +97,7 @@ class Checkpoints:
         self._keep = keep
         self._monitor = Monitor(monitor, bool(higher_is_better))
         self._metadata = _as_json(metadata)
+        self._controls = controls.state if controls else {}
         self._also = dict(also or {})
         for name, variable in self._also.items():
             if not isinstance(variable, (tf.Variable, keras.Variable)):
@@ -193,8 +200,8 @@ class Checkpoints:
         self._check_fits(folder, manifest)
         asked = {name: _rate(part.optimizer) for name, part in self._loop.parts.items()}
         with checkpoint_files.reading(folder):
-            self._check_owners(folder)
-            self._state().read(str(folder / PREFIX)).assert_existing_objects_matched()
+            there = self._check_owners(folder)
+            self._state(there).read(str(folder / PREFIX)).assert_existing_objects_matched()
         for name, part in self._loop.parts.items():
             finalise(part.model)
             _say_rate(name, part, asked[name])
@@ -210,6 +217,30 @@ class Checkpoints:
         self._lineage = {earlier for earlier in steps if earlier <= step}
         self._loop.note_restore()
         return step
+
+    def restore_best_weights(self) -> int:
+        """Takes back weights, optimizer slots and averages of the best checkpoint.
+
+        The loop goes on at its present step: the data, the schedule, the loss scale, the host's
+        variables and the controls are not changed.
+
+        Returns the step of that checkpoint; it is the latest one if none has a score.
+
+        Raises:
+            UserError: As `restore`, and if there is none.
+        """
+        self._loop.check_may_save()
+        folder, manifest = checkpoint_files.find(self._directory, step=None, best=True)
+        self._check_fits(folder, manifest)
+        loop = self._loop.state
+        averages = {name: loop[name] for name in loop if "average_" in name}
+        state = tf.train.Checkpoint(**self._parts(), loop=tf.train.Checkpoint(**averages))
+        with checkpoint_files.reading(folder):
+            self._check_owners(folder)
+            state.read(str(folder / PREFIX)).assert_existing_objects_matched().expect_partial()
+        for part in self._loop.parts.values():
+            finalise(part.model)
+        return manifest.step
 
     def _write(self, final: pathlib.Path, step: int, score: float | None) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -299,14 +330,17 @@ class Checkpoints:
                     "was when it was saved."
                 )
 
-    def _check_owners(self, folder: pathlib.Path) -> None:
-        """Checks that the checkpoint holds exactly the variables of the loop.
+    def _check_owners(self, folder: pathlib.Path) -> set[str]:
+        """Checks that the checkpoint holds exactly the variables of the loop; returns its owners.
 
-        Of the owners that the loop has, no variable may be missing and none may be left over. It
-        warns of owners that the loop has not, such as those of a later version.
+        Of the owners that the loop has, no variable may be missing and none may be left over, but
+        for controls that were not there. It warns of owners that the loop has not, such as those of
+        a later version.
         """
         saved = checkpoint_files.owners_in(folder)
         own = self._owners()
+        new = {name for name in own if name.startswith(_CONTROL) and not saved[name]}
+        own = {name: variables for name, variables in own.items() if name not in new}
         lacking = [name for name, variables in own.items() if variables and not saved[name]]
         if lacking:
             raise UserError(
@@ -324,9 +358,11 @@ class Checkpoints:
         if unknown:
             warnings.warn(
                 f"{folder.name} holds the state of {', '.join(unknown)}, which this loop has not: "
-                "it is left out. Perhaps a later version has saved it.",
+                "it is left out. Perhaps a later version has saved it, or a control that is not "
+                "used any more.",
                 stacklevel=3,
             )
+        return set(saved)
 
     def _owners(self) -> dict[str, list[tf.Variable]]:
         """Returns the variables of each part of a checkpoint."""
@@ -337,10 +373,25 @@ class Checkpoints:
             "teachers": [v for teacher in teachers for v in variables_of(teacher)],
             "loop": self._loop.state.values(),
             "also": self._also.values(),
+            **{f"{_CONTROL}{name}": v.values() for name, v in self._controls.items()},
         }
         return {name: list(map(of_tensorflow, variables)) for name, variables in found.items()}
 
-    def _state(self) -> tf.train.Checkpoint:
+    def _state(self, there: set[str] | None = None) -> tf.train.Checkpoint:
+        """Returns what is saved, or what of it is restored where the owners `there` were saved."""
+        group = tf.train.Checkpoint
+        controls = {
+            f"{_CONTROL}{name}": group(**variables)
+            for name, variables in self._controls.items()
+            if variables and (there is None or f"{_CONTROL}{name}" in there)
+        }
+        also = {name: of_tensorflow(variable) for name, variable in self._also.items()}
+        return group(
+            **self._parts(), loop=group(**self._loop.state), also=group(**also), **controls
+        )
+
+    def _parts(self) -> dict[str, tf.train.Checkpoint]:
+        """Returns weights and slots of the parts, and the weights of their teachers."""
         group = tf.train.Checkpoint
         parts = {
             name: group(
@@ -354,13 +405,7 @@ class Checkpoints:
             for name, part in self._loop.parts.items()
             if part.average_into is not None
         }
-        also = {name: of_tensorflow(variable) for name, variable in self._also.items()}
-        return group(
-            parts=group(**parts),
-            teachers=group(**teachers),
-            loop=group(**self._loop.state),
-            also=group(**also),
-        )
+        return {"parts": group(**parts), "teachers": group(**teachers)}
 
     def _is_better(self, score: float, step: int) -> bool:
         if score != score:
@@ -382,50 +427,6 @@ class Checkpoints:
             # What is not of the lineage lies beyond a step that was restored, and is trained anew.
             if step not in kept:
                 checkpoint_files.remove(folder_of(self._directory, step))
-
-
-def load_weights(
-    directory: str | os.PathLike,
-    model: Any,
-    *,
-    best: bool = False,
-    step: int | None = None,
-    part: str | None = None,
-) -> int:
-    """Loads a checkpoint's weights into `model` and returns its step.
-
-    If the loop kept a moving average of the weights, it is that which is loaded. Whether layers of
-    `model` are frozen makes no difference.
-
-    Args:
-        directory: The folder of the checkpoints.
-        model: A model of the same variables.
-        best: Whether to load the one with the best score instead of the latest.
-        step: The step to load.
-        part: The part of the loop, if it has several.
-
-    Raises:
-        UserError: If there is none, it does not pass its verification, or it is of another network.
-    """
-    if not steps_in(directory):
-        raise UserError(f"{directory}: holds no checkpoint; train first.")
-    folder, manifest = checkpoint_files.find(files.local_path(directory), step=step, best=best)
-    names = list(manifest.parts)
-    if part is None and len(names) == 1:
-        part = names[0]
-    if part not in names:
-        raise UserError(f"{folder}: `part` ({part!r}) must be one of {', '.join(names)}.")
-    checkpoint_files.check_network(folder, manifest.parts[part].variables, model)
-    variables = variables_of(model)
-    prefix = "" if len(names) == 1 else f"{part}_"
-    with checkpoint_files.reading(folder):
-        reader = tf.train.load_checkpoint(str(folder / PREFIX))
-        for place, variable in enumerate(variables):
-            key = f"parts/{part}/model/{place}/.ATTRIBUTES/VARIABLE_VALUE"
-            average = f"loop/{prefix}average_{place}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(reader.get_tensor(average if reader.has_tensor(average) else key))
-    finalise(model)
-    return manifest.step
 
 
 def _slots(part: Part) -> list[Slot]:

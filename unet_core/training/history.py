@@ -1,5 +1,7 @@
 """The history of a run as CSV: one row per report, the same whether or not the run was interrupted.
 
+All cells are numbers, except those of a column "note", which are text.
+
 history = History(run_dir / "history.csv", columns, resumed_at=step)
 history.append({"step": 20, "train/loss": 0.7})
 """
@@ -16,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from unet_core.errors import UserError
 from unet_core.files import open_to_append, os_errors, read_bytes, write_whole
 
+NOTE = "note"
 _STEP = "step"
 _MOST_BYTES = 2**30
 _WAY = "Put back the history of the run, or move the file away."
@@ -47,7 +50,7 @@ class History:
         cells = [[row.get(name, "") for name in self._columns] for row in kept]
         write_whole(self._path, _as_csv([self._columns, *cells]).encode())
 
-    def append(self, row: Mapping[str, float]) -> None:
+    def append(self, row: Mapping[str, float | str]) -> None:
         """Appends one row and flushes it to disk; a column that `row` lacks stays empty.
 
         Raises:
@@ -109,7 +112,7 @@ def _problem_of(cells: Sequence[str], columns: Sequence[str]) -> str | None:
         return f"must begin with a step, a whole number from 0. Here it is {cells[0]:.40}"
     for name, cell in zip(columns[1:], cells[1:], strict=True):
         try:
-            float(cell or "nan")
+            float("nan" if name == NOTE else cell or "nan")
         except ValueError:
             return f"must hold a number in the column {name:.40}. Here it is {cell:.40}"
     return None
@@ -122,8 +125,8 @@ def _foreign(path: pathlib.Path, line: int, problem: str) -> UserError:
     )
 
 
-def _cell(value: float) -> str:
-    return str(value) if isinstance(value, int) else format(float(value), ".9g")
+def _cell(value: float | str) -> str:
+    return str(value) if isinstance(value, (int, str)) else format(float(value), ".9g")
 
 
 def _as_csv(rows: Sequence[Sequence[str]]) -> str:
