@@ -175,11 +175,11 @@ class TestThreshold:
 
     def test_of_a_run_it_is_chosen_on_training_images_and_scored_with(self, slices, door, tmp_path):
         run = tmp_path / "run"
-        args = [f"--data_dir={slices}", f"--run_dir={run}", *TINY, "--fold=1"]
+        args = [f"--data_dir={slices}", f"--run_dir={run}", *TINY, "--folds=3", "--fold=1"]
         code, out, err = door(*args, "--threshold=auto", "--drop_smaller=membrane:4")
         assert code == 0, err
-        # Three of six slices are trained on.
-        assert "chosen on training images (3 of them, dice/membrane" in out
+        # Four of six slices are trained on, two are held out.
+        assert "chosen on training images (4 of them, dice/membrane" in out
         scored = json.loads((run / "scores.json").read_text())
         kept = json.loads((run / "threshold.json").read_text())["thresholds"][0]
         assert scored["threshold"] == {"class": "membrane", "value": kept["threshold"]}
