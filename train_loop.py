@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = _config(argv)
         process.import_libraries()
-        if config.network.network:
+        if config.names_own_code():
             process.find_modules_here()
         with process.stop_signals(stop):
             MODES[config.task.mode](config, stop)

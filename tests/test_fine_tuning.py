@@ -77,6 +77,21 @@ class TestFineTuning:
         longer = [f"--train_steps={LAST + 1}", "--unfreeze_at_step=1"]
         check_refused(start(tmp_path / "run", *TINY, *STAGES, *longer), "unfreeze_at_step (2 there")
 
+    def test_batch_size_changes_with_the_stage_and_a_resumed_run_ends_alike(self, start, tmp_path):
+        args = [*TINY, *STAGES, "--unfrozen_batch_size=4"]
+        code, _, err = start(tmp_path / "whole", *args)
+        assert code == 0, err
+        folder = tmp_path / "parts" / "checkpoints"
+        shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+        for step in (AT + 1, LAST):
+            shutil.rmtree(folder_of(folder, step))
+        code, _, err = start(tmp_path / "parts", *args)
+        assert code == 0, err
+        one, other = (saved(tmp_path / name, LAST) for name in ("whole", "parts"))
+        for name, value in one.items():
+            np.testing.assert_array_equal(other[name], value, err_msg=name)
+        check_refused(start(tmp_path / "x", *TINY, "--unfrozen_batch_size=4"), "unfreeze_at_step")
+
     @pytest.mark.slow
     def test_runs_resumed_around_the_step_end_like_the_undisturbed_one(self, start, tmp_path):
         whole = tmp_path / "whole"

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
+from unet_core.own_code import is_name
 from unet_core.registry import LazyModule
 
 if TYPE_CHECKING:
@@ -275,31 +276,41 @@ LOSSES: Mapping[str, Loss] = {
 """Name -> function of (masks, logits, pixel_weights, options), with `options` a `LossOptions`."""
 
 
-def parse(text: str, **options: Any) -> Loss:
+def parse(text: str, *, own: Callable[[str], Loss] | None = None, **options: Any) -> Loss:
     """Returns the loss written as `name:weight,name:weight`, a bare name having the weight 1.
 
     Args:
-        text: A sum of the names of `LOSSES`. Pixel weights act on cross_entropy and focal.
+        text: A sum of the names of `LOSSES`, and of losses of one's own as module:function. Pixel
+            weights act on cross_entropy and focal.
+        own: Returns the loss that module:function names; by default there are none.
         **options: Those of `LossOptions`.
 
     Raises:
         UserError: If a name is not one of these, or a weight not a finite number.
     """
     chosen = LossOptions(**options)
-    terms = []
-    for entry in text.split(","):
-        name, _, weight = entry.strip().partition(":")
-        try:
-            factor = float(weight or 1)
-        except ValueError:
-            factor = math.nan
-        if name not in LOSSES or not math.isfinite(factor):
+    terms: list[tuple[float, Loss]] = []
+    for entry in map(str.strip, text.split(",")):
+        name, factor = _weighted(entry)
+        if name in LOSSES and math.isfinite(factor):
+            terms.append((factor, functools.partial(LOSSES[name], options=chosen)))
+        elif own is not None and is_name(name) and math.isfinite(factor):
+            terms.append((factor, own(name)))
+        else:
             raise UserError(
                 f"`loss`: {entry!r} is not of the form name or name:weight with a name out of "
-                f"{', '.join(LOSSES)}."
+                f"{', '.join(LOSSES)}, or a function of your own as my_module:my_loss."
             )
-        terms.append((factor, functools.partial(LOSSES[name], options=chosen)))
     return weighted_sum(terms)
+
+
+def _weighted(entry: str) -> tuple[str, float]:
+    """Returns name and weight of an entry; the weight is NaN if it is no number."""
+    name, _, weight = entry.rpartition(":")
+    try:
+        return (name, float(weight)) if name else (entry, 1.0)
+    except ValueError:
+        return (entry, 1.0) if is_name(entry) else (name, math.nan)
 
 
 def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor]:

@@ -126,6 +126,13 @@ class TestTrainBatches:
     def test_run_from_a_step_within_a_long_chunk_sees_the_same(self):
         assert_equal_batches(elements(3, start_step=31), elements(34)[31:])
 
+    def test_batches_of_another_size_go_on_where_the_others_have_ended(self):
+        # Two steps of 4 are the samples 0 to 7. Of steps of 2, batch 0 would begin at 2 x 4 - 2 x 2.
+        before = joined(elements(4))
+        after = joined(elements(3, start_step=2, global_batch_size=2, first_sample=4))
+        for one, other in zip(before, after, strict=True):
+            np.testing.assert_array_equal(one[8:14], other)
+
     @pytest.mark.parametrize("generators", [1, 3, 0])
     def test_number_of_generators_does_not_matter(self, short_chunks, generators):
         assert_equal_batches(elements(13, generators=generators), elements(13))

@@ -32,7 +32,9 @@ def pair_at(stream, index):
 
 def names_of_epoch(epoch, count, seed=0, samples=None, **kwargs):
     samples = samples or list(random_reader([(24, 24)] * count).arrays)
-    return names_of_batch(samples, make_sampling(seed, **kwargs), step=epoch, size=len(samples))
+    return names_of_batch(
+        samples, make_sampling(seed, **kwargs), first=epoch * len(samples), size=len(samples)
+    )
 
 
 class TestSampleStream:

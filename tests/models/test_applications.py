@@ -89,10 +89,10 @@ class TestFeatures:
         before = output_of(ours, name, images)
         assert np.abs(before - expected).max() > 0.01 * np.abs(expected).max()
         with open_weights(path) as source:
-            taken = fit(source, ours, path.name)
+            taken = fit(source, ours, path.name, part="encoder")
         taken.apply(ours)
         check_equal(output_of(ours, name, images), expected)
-        assert [row for row in taken.rows if row.of_encoder and not row.loaded] == []
+        assert [row for row in taken.rows if row.wanted and not row.loaded] == []
 
     def test_nothing_deeper_than_needed_is_built(self):
         names = {layer.name for layer in make_ours("vgg16", depth=2, base_filters=1).layers}
@@ -146,8 +146,10 @@ class TestChannels:
     )
     def test_grey_image_feeds_the_first_kernel_summed_over_channels(self, encoder):
         grey, colour = make_ours(encoder, channels=1, depth=2), make_ours(encoder, depth=2)
-        assert fit(layers_of(colour), grey, "colour").arrays.keys() == {
-            row.layer for row in fit(layers_of(grey), grey, "grey").rows if row.of_encoder
+        assert fit(layers_of(colour), grey, "colour", part="encoder").arrays.keys() == {
+            row.layer
+            for row in fit(layers_of(grey), grey, "grey", part="encoder").rows
+            if row.wanted
         }
         images = picture(1)
         name = next(layer.name for layer in grey.layers if "_grow" in layer.name)
@@ -180,8 +182,8 @@ class TestChannels:
         np.testing.assert_allclose(output_of(model, "scale", images), 2, rtol=1e-6)
         kinds = (keras.layers.Normalization, keras.layers.Rescaling)
         assert [x.name for x in model.layers if isinstance(x, kinds)] == ["scale"]
-        taken = fit(layers_of(make_ours(encoder, depth=2)), model, "colour")
-        (left,) = [row for row in taken.rows if row.of_encoder and not row.loaded]
+        taken = fit(layers_of(make_ours(encoder, depth=2)), model, "colour", part="encoder")
+        (left,) = [row for row in taken.rows if row.wanted and not row.loaded]
         assert re.match(r"\(\d, \d, 3, \d+\).* in the file, \(\d, \d, 4, \d+\).*", left.reason)
 
 
@@ -200,7 +202,7 @@ class TestEfficientNetStatistics:
         source = layers_of(model)
         mean, _, count = source["normalization"]
         source["normalization"] = [mean, np.array(IMAGENET_DEVIATION, np.float32), count]
-        taken = fit(source, model, "efficientnetb0_notop.h5")
+        taken = fit(source, model, "efficientnetb0_notop.h5", part="encoder")
         (row,) = [row for row in taken.rows if row.layer == "normalization"]
         assert row.loaded
         assert "squared" in row.reason

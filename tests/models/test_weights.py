@@ -203,7 +203,7 @@ class TestFit:
         model = make_small()
         before = {layer.name: layer.get_weights() for layer in model.layers}
         with open_weights(path) as source:
-            taken = fit(source, model, "w.h5")
+            taken = fit(source, model, "w.h5", part="encoder")
         taken.apply(model)
         for array, expected in zip(
             model.get_layer("down0_conv2").get_weights(),
@@ -216,7 +216,7 @@ class TestFit:
                 model.get_layer(name).get_weights(), before[name], strict=True
             ):
                 np.testing.assert_array_equal(array, expected)
-        rows = {row.layer: (row.loaded, row.reason, row.of_encoder) for row in taken.rows}
+        rows = {row.layer: (row.loaded, row.reason, row.wanted) for row in taken.rows}
         assert rows == {
             "down0_conv1": (
                 False,
@@ -238,7 +238,7 @@ class TestFit:
                 UserError, match=r"w\.h5: no weights of it fit the encoder 'unet'\."
             ) as e,
         ):
-            fit(source, make_small(), "w.h5")
+            fit(source, make_small(), "w.h5", part="encoder")
         for word in ("fc1", "down0_conv2", "(3, 3, 3, 2) (2,) in the file"):
             assert word in str(e.value)
 
@@ -248,7 +248,7 @@ class TestFit:
         with pytest.raises(
             UserError, match=r"other\.h5: the weights of the layer 'bottom_conv1' are"
         ):
-            fit(source, make_small(), "other.h5")
+            fit(source, make_small(), "other.h5", part="encoder")
 
     def test_large_array_of_another_shape_is_not_read(self, tmp_path):
         path = write_keras_2(
@@ -259,13 +259,13 @@ class TestFit:
             # 4 TiB of zeros that take no room in the file.
             file["down0_conv1"].create_dataset("kernel", (2**40,), "f4", chunks=(2**20,))
         with open_weights(path) as source:
-            taken = fit(source, make_small(), "w.h5")
+            taken = fit(source, make_small(), "w.h5", part="encoder")
         assert taken.arrays.keys() == {"down0_conv2"}
 
     def test_digest_tells_weights_apart(self):
         source = layers_of(make_small())
-        one, same = (fit(source, make_small(), "x").digest for _ in range(2))
-        other = fit(layers_of(make_small(seed=1)), make_small(), "x").digest
+        one, same = (fit(source, make_small(), "x", part="encoder").digest for _ in range(2))
+        other = fit(layers_of(make_small(seed=1)), make_small(), "x", part="encoder").digest
         assert one == same != other
 
 
@@ -273,7 +273,7 @@ class TestLayersOf:
     def test_dropout_has_no_weights_to_take(self):
         model = make_small(dropout=0.5)
         assert "bottom_dropout" not in layers_of(model)
-        assert fit(layers_of(model), model, "itself").rows[-1].layer == "head"
+        assert fit(layers_of(model), model, "itself", part="encoder").rows[-1].layer == "head"
 
     def test_layers_of_models_inside_are_there(self):
         assert layers_of(make_nested()).keys() >= {"stem_conv", "norm", "conv"}

@@ -266,3 +266,34 @@ class TestChecks:
         model = build_network(small)
         with pytest.raises(UserError, match=message):
             fine_tuning.Stages(model, small)
+
+
+class TestBatchesAt:
+    @pytest.mark.parametrize(
+        ("step", "expected"), [(0, (4, 0)), (AT - 1, (4, 0)), (AT, (6, -6)), (AT + 1, (6, -6))]
+    )
+    def test_sample_after_sample_is_drawn_once(self, step, expected):
+        # Steps 0 to 2 of 4 draw 0 to 11; step 3 begins at -6 + 3 x 6 = 12.
+        config = CONFIG.replace(global_batch_size=4, unfrozen_batch_size=6)
+        assert fine_tuning.batches_at(config, step) == expected
+
+    def test_another_dataset_follows_the_step(self, tmp_path):
+        run, seen = Run(tmp_path), []
+
+        def noted(name):
+            def dataset(start_step, context):
+                seen.append((name, start_step))
+                return batches(start_step, context)
+
+            return dataset
+
+        for _ in run.stages.train(
+            run.loop,
+            noted("frozen"),
+            until_step=LAST,
+            unfrozen=noted("all"),
+            report_every_steps=1,
+            show=lambda _: None,
+        ):
+            pass
+        assert seen == [("frozen", 0), ("all", AT)]

@@ -66,6 +66,7 @@ def make_train_dataset(
     *,
     global_batch_size: int,
     micro_batches: int = 1,
+    first_sample: int = 0,
     generators: int = 0,
     failures: list[UserError] | None = None,
 ) -> tf.data.Dataset:
@@ -73,9 +74,10 @@ def make_train_dataset(
 
     It begins at `start_step`; its elements are of `Batch`.
 
-    Row r of global batch k is position k * global_batch_size + r of the stream, whatever the number
-    of replicas and micro-batches: an element is the micro-batch of one replica, successive elements
-    go to successive replicas, and a pipeline makes only the rows of its own replicas.
+    Row r of global batch k is position first_sample + k * global_batch_size + r of the stream,
+    whatever the number of replicas and micro-batches: an element is the micro-batch of one replica,
+    successive elements go to successive replicas, and a pipeline makes only the rows of its own
+    replicas.
 
     Args:
         samples: The training samples.
@@ -85,6 +87,7 @@ def make_train_dataset(
         context: Which pipeline of how many this is, and the number of replicas.
         global_batch_size: Examples per step over all replicas and micro-batches.
         micro_batches: Parts of a global batch that come one after another.
+        first_sample: Where in the stream batch 0 begins, or would begin; it may be negative.
         generators: Python generators at work at once; 0 is one more than there are cores.
         failures: Takes what a generator raised, which TensorFlow hands on only as text.
 
@@ -113,7 +116,7 @@ def make_train_dataset(
         steps_per_chunk=steps_per_chunk,
         generators=generators,
         global_batch_size=global_batch_size,
-        first_row=context.input_pipeline_id * replicas * rows,
+        first_row=first_sample + context.input_pipeline_id * replicas * rows,
         replicas=replicas,
         rows=rows,
         parts=parts,

@@ -7,7 +7,7 @@ where it is, so a run may start at any step and see exactly the batches it would
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class SamplingConfig:
         foreground_share: Share of the crops that must contain a pixel of `foreground_classes`, if
             their image has one.
         foreground_classes: Class ids.
+        then: What is done after the recipe: (image, mask, generator) -> (image, mask), all that is
+            random out of the generator.
     """
 
     seed: int
@@ -41,6 +43,9 @@ class SamplingConfig:
     equal_groups: bool = False
     foreground_share: float = 0.0
     foreground_classes: tuple[int, ...] = ()
+    then: Callable[[np.ndarray, np.ndarray, np.random.Generator], Sequence[np.ndarray]] | None = (
+        None
+    )
 
 
 class SampleStream:
@@ -95,17 +100,16 @@ class SampleStream:
             weights_out=weights_out,
             contain=contain,
         )
+        if sampling.then is not None:
+            image_out[...], mask_out[...] = sampling.then(image_out, mask_out, rng)
 
 
 def names_of_batch(
-    samples: Sequence[Sample], sampling: SamplingConfig, *, step: int, size: int
+    samples: Sequence[Sample], sampling: SamplingConfig, *, first: int, size: int
 ) -> list[str]:
-    """Returns the names of the samples that global batch `step` of `size` examples is drawn from.
-
-    There is one name per row.
-    """
+    """Returns the names of the samples at `size` positions of the stream, from `first` on."""
     order = _Order(samples, sampling)
-    return [order.sample_at(index).name for index in range(step * size, (step + 1) * size)]
+    return [order.sample_at(index).name for index in range(first, first + size)]
 
 
 def draw_pairs(

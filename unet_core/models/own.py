@@ -25,11 +25,6 @@ Nothing here looks for the function in a file: only who has been asked for it by
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pathlib
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,11 +33,11 @@ import numpy as np
 from unet_core.errors import UserError
 from unet_core.models.geometry import tile_geometry
 from unet_core.models.walk import calls
+from unet_core.own_code import OwnFunction, described
 
 _SIGNATURE = "make_network(*, classes, channels, precision, seed)"
 # No multiples of anything: a network that takes this size takes others too.
 _ODD_SIZE = (97, 131)
-_PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 
 def make_own_network(
@@ -54,67 +49,14 @@ def make_own_network(
         UserError: If it cannot be imported or called, raises an error, or returns something that is
             no network as the contract above asks for.
     """
-    function = _import(name)
     arguments = dict(classes=classes, channels=channels, precision=precision, seed=seed)
-    try:
-        inspect.signature(function).bind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"`network` ({name}) cannot be called as {_SIGNATURE}: {error}. Give it these keyword "
-            "arguments."
-        ) from error
-    try:
-        model = function(**arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"`network` ({name}) raised {_described(error)}, when it was called with "
-            f"{', '.join(f'{key}={value!r}' for key, value in arguments.items())}."
-        ) from error
+    function = OwnFunction.load("network", name, _SIGNATURE, **arguments)
+    model = function(**arguments)
     try:
         _check(model, channels, 1 if classes == 2 else classes)
     except ValueError as error:
         raise UserError(f"`network` ({name}): {error}") from error
     return model
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"`network` ({name}): {module_name} cannot be imported ({_described(error)}). Modules "
-            "are looked for in the current folder, on PYTHONPATH and among installed packages."
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        found = "is no function" if hasattr(module, attribute) else "is not there"
-        raise UserError(
-            f"`network` ({name}): {attribute} {found} in {getattr(module, '__file__', module_name)}"
-            f". Define {_SIGNATURE} there."
-        )
-    return function
-
-
-def _described(error: BaseException) -> str:
-    """Returns an error in one line, with the place in the code of its author."""
-    text = " ".join(str(error).split()) or "no message"
-    others = (
-        "site-packages",
-        "dist-packages",
-        _PACKAGE,
-        str(pathlib.Path(inspect.__file__).parent),
-    )
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<")
-        and not any(other in frame.filename for other in others)
-    ]
-    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}: {text}"
 
 
 def _check(model: Any, channels: int, logits: int) -> None:
@@ -163,7 +105,7 @@ def _check_sizes(model: keras.Model, channels: int) -> None:
     except Exception as error:
         raise ValueError(
             f"Expected a network for images of every size. It does not take one of "
-            f"{_ODD_SIZE[0]}x{_ODD_SIZE[1]} ({_described(error)}). {way}"
+            f"{_ODD_SIZE[0]}x{_ODD_SIZE[1]} ({described(error)}). {way}"
         ) from error
     if tuple(shape[1:3]) != _ODD_SIZE:
         raise ValueError(
@@ -180,5 +122,5 @@ def _check_copies(layer: keras.Operation) -> None:
     except Exception as error:
         raise ValueError(
             f"Expected layers that can be copied. {layer.name!r} ({type(layer).__name__}) cannot "
-            f"be made again of its get_config() ({_described(error)})."
+            f"be made again of its get_config() ({described(error)})."
         ) from error

@@ -1,7 +1,7 @@
-"""Weights from elsewhere, taken over into the encoder of a network by the names of layers.
+"""Weights from elsewhere, taken over into a network or its encoder by the names of layers.
 
 with open_weights("resnet50_notop.h5") as source:        # `unet_core.models.weights_file`
-    taken = fit(source, model, "resnet50_notop.h5")
+    taken = fit(source, model, "resnet50_notop.h5", part="encoder")
 taken.apply(model)
 taken.rows                  # which layers were loaded, which were left out, and why
 
@@ -30,6 +30,7 @@ Source = Mapping[str, Sequence[Any]]
 """The arrays of each layer; each has `shape` and `dtype`, and `array[...]` reads it."""
 
 _MOST_NAMED = 4
+_NEW_CLASSES = "its classes are new"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +41,13 @@ class Row:
         layer: Its name.
         loaded: Whether its weights were taken over.
         reason: Why not, or what was changed.
-        of_encoder: Whether the encoder has this layer; or else only the source has it.
+        wanted: Whether it is a layer that was to be loaded; or else only the source has it.
     """
 
     layer: str
     loaded: bool
     reason: str = ""
-    of_encoder: bool = True
+    wanted: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Taken:
 
     Attributes:
         arrays: Those of each layer, in the order of its variables.
-        rows: A row for each layer of the encoder and for each of the source.
+        rows: A row for each layer that was to be loaded and for each other one of the source.
     """
 
     arrays: Mapping[str, Sequence[np.ndarray]]
@@ -93,46 +94,104 @@ def layers_of(model: keras.Model) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def fit(source: Source, model: keras.Model, where: str) -> Taken:
-    """Returns the weights of `source` that fit the layers of the encoder of `model`.
+def fit(
+    source: Source,
+    model: keras.Model,
+    where: str,
+    *,
+    part: str | None = None,
+    classes: Sequence[int | None] | None = None,
+) -> Taken:
+    """Returns the weights of `source` that fit the layers of `model`.
 
     Args:
         source: The arrays of each layer.
         model: A network of `unet_core.models.build.make_network`; it is not changed.
         where: What to call the source.
+        part: "encoder" for its layers alone; None is the whole network.
+        classes: For each class of the network the class of the source that it is, None for a new
+            one. Heads are then taken over class by class; new classes keep what they begin with.
 
     Raises:
         UserError: If no layer fits, or values are not finite.
     """
     ours = {layer.name: layer for layer in model.layers if _has_weights(layer)}
-    encoders = {x.name: x for x in layers_matching(model, "encoder") if _has_weights(x)}
+    wanted = {x.name: x for x in layers_matching(model, part or "*") if _has_weights(x)}
+    what = f"the {part} {model.name!r}" if part else "the network"
     arrays: dict[str, list[np.ndarray]] = {}
     rows, used = [], set()
-    for name, layer in encoders.items():
+    for name, layer in wanted.items():
         theirs = _name_in(source, layer)
         if theirs is None:
             rows.append(Row(name, False, "not in the file"))
             continue
         used.add(theirs)
-        reason = _misfit(source[theirs], layer)
-        if not reason:
-            arrays[name] = [_read(array, name, where) for array in source[theirs]]
+        found = source[theirs]
+        reason = ""
+        if classes is not None and _is_head(layer) and _may_be_heads(found, layer):
+            found, reason = _of_classes(found, layer, classes)
+        problem = _misfit(found, layer)
+        if not problem:
+            arrays[name] = [_read(array, name, where) for array in found]
             if isinstance(layer, keras.layers.Normalization):
                 reason = _correct(arrays[name])
-        rows.append(Row(name, name in arrays, reason))
-    if not arrays:
+        rows.append(Row(name, name in arrays, problem or reason))
+    # Without the encoder the rest would be that of other features.
+    if not arrays.keys() & {layer.name for layer in layers_matching(model, "encoder")}:
         raise UserError(
-            f"{where}: no weights of it fit the encoder {model.name!r}. It holds the layers "
-            f"{_listed(source)}; the encoder has {_listed(encoders)}"
-            f"{_first_reason(rows)}. Give the weights of this encoder, or choose the `encoder` "
-            "that they are of."
+            f"{where}: no weights of it fit {what}. It holds the layers {_listed(source)}; {what} "
+            f"has {_listed(wanted)}{_first_reason(rows)}. Give weights of this kind of network, or "
+            "choose the `encoder` and `decoder` that they are of."
         )
     silent = {layer.name for layer in model.layers if not _has_weights(layer)}
     for name in source:
         if name not in used and name not in silent:
-            reason = "not of the encoder" if name in ours else "not in the network"
-            rows.append(Row(name, False, reason, of_encoder=False))
+            reason = f"not of the {part}" if name in ours else "not in the network"
+            rows.append(Row(name, False, reason, wanted=False))
     return Taken(arrays, rows)
+
+
+def _is_head(layer: keras.Layer) -> bool:
+    """Whether a layer makes the logits of the classes; see `Blocks.head`."""
+    return layer.name == "head" or layer.name.startswith("head_")
+
+
+def _may_be_heads(arrays: Sequence[Any], layer: keras.Layer) -> bool:
+    """Whether two heads differ at most in their last axis, that of the classes."""
+    there, here = ([tuple(a.shape)[:-1] for a in each] for each in (arrays, layer.variables))
+    return there == here
+
+
+def _of_classes(
+    arrays: Sequence[Any], layer: keras.Layer, classes: Sequence[int | None]
+) -> tuple[Sequence[Any], str]:
+    """Returns the arrays of a head with the classes of the network, and what was done.
+
+    One logit for two classes is that of the second, the first having 0: the sigmoid of z is the
+    softmax of (0, z).
+    """
+    found = []
+    for array, variable in zip(arrays, layer.variables, strict=True):
+        there, here = np.asarray(array[...]), keras.ops.convert_to_numpy(variable.value).copy()
+        if there.shape[-1] == 1:
+            there = np.concatenate([np.zeros_like(there), there], -1)
+        if max((old for old in classes if old is not None), default=0) >= there.shape[-1]:
+            return arrays, ""
+        if here.shape[-1] == 1 and None not in classes:
+            here[..., 0] = there[..., classes[1]] - there[..., classes[0]]
+        elif here.shape[-1] == len(classes):
+            for new, old in enumerate(classes):
+                if old is not None:
+                    here[..., new] = there[..., old]
+        else:
+            return [keras.ops.convert_to_numpy(v.value) for v in layer.variables], _NEW_CLASSES
+        found.append(here)
+    loaded = sum(old is not None for old in classes)
+    if not loaded:
+        return found, _NEW_CLASSES
+    return found, "" if loaded == len(
+        classes
+    ) else f"{loaded} of {len(classes)} classes; the others are new"
 
 
 def _has_weights(layer: keras.Layer) -> bool:

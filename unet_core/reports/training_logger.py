@@ -45,6 +45,7 @@ class TrainingLogger:
         classes: Its classes.
         settings: Those of training: the step it is trained up to, the monitor.
         held_out: Whether images are held out.
+        more_scores: Names of scores beside those of `score_names`.
         resumed_at: The step the run goes on from, 0 for a new one.
     """
 
@@ -55,12 +56,13 @@ class TrainingLogger:
         settings: TrainingSettings,
         *,
         held_out: bool,
+        more_scores: Sequence[str] = (),
         resumed_at: int,
     ):
         self._batch_scores = ["accuracy", *(f"dice/{name}" for name in classes.names)]
         columns = ["step", *(f"train/{name}" for name in (*_IN_HISTORY, *self._batch_scores))]
         if held_out:
-            columns += [f"held_out/{name}" for name in score_names(classes)]
+            columns += [f"held_out/{name}" for name in (*score_names(classes), *more_scores)]
         self._classes = classes
         self._picture = run.network
         columns.append(NOTE)

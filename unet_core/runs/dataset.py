@@ -26,6 +26,7 @@ from unet_core.data.stream import SamplingConfig, draw_pairs
 from unet_core.drawing import preview
 from unet_core.errors import UserError
 from unet_core.inference.trained import make_classes
+from unet_core.runs import hooks
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.data import DataSettings
 from unet_core.settings.loss import LossSettings
@@ -227,9 +228,10 @@ def make_sampling(
     """Returns how training crops are drawn.
 
     Raises:
-        UserError: If a foreground class is unknown.
+        UserError: If a foreground class is unknown, or augmentation of one's own cannot be used.
     """
     classes = make_classes(settings)
+    own = augmentation.augmentation
     foreground = settings.foreground_classes or classes.names[1:]
     return SamplingConfig(
         seed=seed,
@@ -238,6 +240,7 @@ def make_sampling(
         equal_groups=settings.equal_groups,
         foreground_share=settings.foreground_share,
         foreground_classes=tuple(classes.index(name) for name in foreground),
+        then=hooks.make_own_augmentation(own, settings.channels) if own else None,
     )
 
 

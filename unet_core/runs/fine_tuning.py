@@ -42,6 +42,11 @@ def check_settings(config: RunConfig) -> None:
             f"`unfrozen_learning_rate` ({rate:g}) needs `unfreeze_at_step`, the step from which on "
             "it holds; give both or neither."
         )
+    if settings.unfrozen_batch_size is not None and step is None:
+        raise UserError(
+            f"`unfrozen_batch_size` ({settings.unfrozen_batch_size}) needs `unfreeze_at_step`, the "
+            "step from which on it holds; give both or neither."
+        )
     if rate is not None and not config.optimization.learning_rate:
         raise UserError(
             f"`unfrozen_learning_rate` ({rate:g}) needs a `learning_rate` greater than 0, whose "
@@ -68,6 +73,15 @@ def frozen_layers(model: keras.Model, patterns: tuple[str, ...]) -> list[keras.l
             )
         found += layers
     return found
+
+
+def batches_at(config: RunConfig, step: int) -> tuple[int, int]:
+    """Returns the global batch size at a step, and where in the stream its batch 0 would begin."""
+    size, until = config.training.global_batch_size, config.fine_tuning.unfreeze_at_step
+    later = config.fine_tuning.unfrozen_batch_size
+    if until is None or later is None or step < until:
+        return size, 0
+    return later, until * (size - later)
 
 
 def make_schedule(config: RunConfig) -> training.schedules.Schedule:
@@ -136,10 +150,20 @@ class Stages:
         dataset: DatasetFn,
         *,
         until_step: int,
+        unfrozen: DatasetFn | None = None,
         show: Callable[[str], None] = print,
         **options: Any,
     ) -> Generator[Report, None, None]:
-        """As `loop.train`, unfreezing when the step has come; `options` are those of `train`."""
+        """As `loop.train`, unfreezing when the step has come.
+
+        Args:
+            loop: The loop.
+            dataset: As for `loop.train`.
+            until_step: The step to end at.
+            unfrozen: The dataset from then on, if it is another.
+            show: Shows a line.
+            options: Those of `loop.train`.
+        """
         step = self._until
         feed = loop.feed(dataset)
         try:
@@ -151,6 +175,9 @@ class Stages:
                 _set_trainable(self._layers, True)
                 restart(loop.optimizer)
                 show(f"Step {step}: unfrozen, all {self._parameters:,} parameters are trained.")
+            if step is not None and unfrozen is not None:
+                feed.close()
+                feed = loop.feed(unfrozen)
             yield from loop.train(feed, until_step=until_step, **options)
         finally:
             feed.close()

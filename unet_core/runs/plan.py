@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 
@@ -19,8 +20,9 @@ from unet_core.models.encoders import ENCODERS
 from unet_core.models.weights import Taken
 from unet_core.reports.training_logger import score_names
 from unet_core.run_directory import RunDirectory
-from unet_core.runs import dataset, encoder_weights, fine_tuning, process
+from unet_core.runs import dataset, fine_tuning, initial_weights, process
 from unet_core.runs.finished_run import required
+from unet_core.runs.hooks import OwnMetric, make_own_loss
 from unet_core.runs.masks import check_masks
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
@@ -40,12 +42,13 @@ class Plan:
         training_samples: Those to train on.
         held_out: Those held out for validation.
         sampling: How training crops are drawn.
+        metric: The metric of one's own, if there is one.
         loss: (masks, logits, pixel weights) -> the loss of each example.
         schedule: The learning rate by step.
         fingerprint: What tells the data from others.
         strategy: Over which devices the loop is distributed.
         workers: This process among the workers.
-        encoder_weights: What the encoder begins with; None is what is drawn, or a checkpoint.
+        initial_weights: What the network begins with; None is what is drawn, or a checkpoint.
     """
 
     config: RunConfig
@@ -55,12 +58,13 @@ class Plan:
     training_samples: list[Sample]
     held_out: list[Sample]
     sampling: SamplingConfig
+    metric: OwnMetric | None
     loss: losses.Loss
     schedule: training.schedules.Schedule
     fingerprint: str
     strategy: tf.distribute.Strategy
     workers: training.Workers
-    encoder_weights: Taken | None
+    initial_weights: Taken | None
 
 
 def prepare(config: RunConfig, stop: StopRequest) -> Plan:
@@ -111,12 +115,13 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
         training_samples=training_samples,
         held_out=held_out,
         sampling=sampling,
+        metric=_make_metric(config, classes),
         loss=_make_loss(config, classes),
         schedule=fine_tuning.make_schedule(config),
         fingerprint=fingerprint,
         strategy=strategy,
         workers=workers,
-        encoder_weights=encoder_weights.prepare(config, run),
+        initial_weights=initial_weights.prepare(config, run),
     )
 
 
@@ -137,7 +142,8 @@ def check_settings(config: RunConfig) -> None:
             "leave one of them out."
         )
     _make_loss(config, classes)
-    names = score_names(classes)
+    metric = _make_metric(config, classes)
+    names = [*score_names(classes), *(metric.names if metric else ())]
     if config.training.monitor not in names:
         raise UserError(
             f"`monitor` ({config.training.monitor!r}) must be one of {', '.join(names)}."
@@ -172,7 +178,9 @@ def _count_epochs(config: RunConfig, images: int) -> RunConfig:
 def _check_replicas(config: RunConfig, replicas: int) -> None:
     """Checks what depends on the number of replicas."""
     settings = config.training
-    pipeline.check_global_batch_size(settings.global_batch_size, replicas, settings.micro_batches)
+    for size in (settings.global_batch_size, config.fine_tuning.unfrozen_batch_size):
+        if size is not None:
+            pipeline.check_global_batch_size(size, replicas, settings.micro_batches)
     network = config.network
     has_batch_norm = network.normalization == "batch" or ENCODERS[network.encoder].batch_norm
     if settings.jit_compile and has_batch_norm and replicas > 1:
@@ -235,6 +243,23 @@ def _check_schedule_lasts(config: RunConfig) -> None:
         )
 
 
+def _make_metric(config: RunConfig, classes: ClassMap) -> OwnMetric | None:
+    """Returns the metric of one's own, if one is asked for.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
+    name = config.training.metric
+    metric = OwnMetric(name, len(classes)) if name else None
+    taken = sorted(set(metric.names) & set(score_names(classes))) if metric else []
+    if taken:
+        raise UserError(
+            f"`metric` ({name}) has a score {taken[0]!r}, as the package has one; give it another "
+            "name."
+        )
+    return metric
+
+
 def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
     """Returns the loss of (masks, logits, pixel weights).
 
@@ -249,6 +274,7 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
         )
     loss = losses.parse(
         settings.loss,
+        own=functools.partial(make_own_loss, classes=len(classes)),
         # Weight maps hold them already.
         class_weights=None if settings.border_weight else settings.class_weights or None,
         overlap_classes=[classes.index(name) for name in settings.overlap_classes] or None,

@@ -17,17 +17,18 @@ class Steering:
     """The controls of a run.
 
     They are asked in this order: a score that is not a number, early stopping, plateau, dwell,
-    time, a person.
+    that of one's own, time, a person.
 
     Args:
         config: The settings.
         workers: Of several, the first decides what depends on the time or a person.
+        own: A control of one's own.
 
     Attributes:
         controls: All of them.
     """
 
-    def __init__(self, config: RunConfig, workers: training.Workers):
+    def __init__(self, config: RunConfig, workers: training.Workers, own: Control | None = None):
         settings, monitor = config.controls, config.training.monitor
         found: list[Control] = [controls.StopOnNan(*dict.fromkeys(("loss", monitor)))]
         if settings.early_stopping_patience:
@@ -48,6 +49,8 @@ class Steering:
             )
         if settings.dwell_factor:
             found.append(controls.Dwell(monitor, factor=settings.dwell_factor))
+        if own is not None:
+            found.append(own)
         self._budget = None
         if settings.max_minutes:
             self._budget = controls.TimeBudget(settings.max_minutes, workers=workers)
@@ -95,7 +98,7 @@ class Steering:
             "early_stopping": "To train on, raise --early_stopping_patience.",
             "time_budget": "To train on, raise --max_minutes.",
             "ask": "To train on, leave --ask_every_steps out.",
-        }[self.controls.stopped_by or ""]
+        }.get(self.controls.stopped_by or "", "To train on, leave --control out.")
 
 
 def text_of(decision: Decision) -> str:

@@ -29,7 +29,7 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, scores_of
-from unet_core.runs import dataset, encoder_weights, fine_tuning, folds, steering
+from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
 from unet_core.runs.plan import Plan, prepare
@@ -101,7 +101,7 @@ def build(plan: Plan) -> Session:
     workers.check_same(
         settings=json.dumps(settings),
         data=plan.fingerprint,
-        encoder_weights=plan.encoder_weights.digest if plan.encoder_weights else "",
+        initial_weights=plan.initial_weights.digest if plan.initial_weights else "",
     )
     workers.check_folder(plan.run.path)
     with plan.strategy.scope():
@@ -114,10 +114,10 @@ def build(plan: Plan) -> Session:
         claim_pictures(plan.run, plan.held_out)
         plan.run.claim(plan.run.network)
         plan.data.memory.store()
-    if plan.encoder_weights:
+    if plan.initial_weights:
         table = plan.run if workers.is_chief else None
-        encoder_weights.take_over(plan.encoder_weights, model, config.network, table)
-    steered = steering.Steering(config, workers)
+        initial_weights.take_over(plan.initial_weights, model, config, table)
+    steered = steering.Steering(config, workers, hooks.make_own_control(config))
     loop = _make_loop(plan, model, optimizer, steered.controls.scaled(plan.schedule))
     checkpoints = training.Checkpoints(
         plan.run.checkpoints,
@@ -154,7 +154,8 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
     steered.begin()
     reports = session.stages.train(
         session.loop,
-        _train_data(plan, session),
+        _train_data(plan, session, at_step=0),
+        unfrozen=_unfrozen_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
         pause_every_steps=[settings.eval_every_steps, settings.checkpoint_every_steps],
@@ -171,6 +172,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                     plan.classes,
                     plan.config.training,
                     held_out=bool(plan.held_out),
+                    more_scores=plan.metric.names if plan.metric else (),
                     resumed_at=session.start,
                 )
             )
@@ -248,6 +250,11 @@ def _make_loop(
 ) -> training.Loop:
     settings, optimization = plan.config.training, plan.config.optimization
 
+    def sums(logits, batch):
+        full = tf.nest.flatten(logits)[0]
+        own = plan.metric.sums(batch.mask, full) if plan.metric else {}
+        return {"confusion": metrics.confusion_matrix(batch.mask, full), **own}
+
     def loss(logits, batch):
         scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], plan.classes.names)
         named = {name: training.Mean(*pair) for name, pair in scores.items()}
@@ -257,9 +264,7 @@ def _make_loop(
         model,
         optimizer,
         loss=loss,
-        metrics=lambda logits, batch: {
-            "confusion": metrics.confusion_matrix(batch.mask, tf.nest.flatten(logits)[0])
-        },
+        metrics=sums,
         strategy=plan.strategy,
         schedule=schedule,
         clip_norm=optimization.clip_norm or None,
@@ -271,17 +276,26 @@ def _make_loop(
     )
 
 
-def _train_data(plan: Plan, session: Session) -> functools.partial:
+def _train_data(plan: Plan, session: Session, *, at_step: int) -> functools.partial:
+    size, first = fine_tuning.batches_at(plan.config, at_step)
     return functools.partial(
         pipeline.make_train_dataset,
         plan.training_samples,
         plan.data.read,
         plan.sampling,
-        global_batch_size=plan.config.training.global_batch_size,
+        global_batch_size=size,
         micro_batches=plan.config.training.micro_batches,
+        first_sample=first,
         generators=plan.config.data.generators,
         failures=session.failures,
     )
+
+
+def _unfrozen_data(plan: Plan, session: Session) -> functools.partial | None:
+    settings = plan.config.fine_tuning
+    if settings.unfrozen_batch_size is None or settings.unfreeze_at_step is None:
+        return None
+    return _train_data(plan, session, at_step=settings.unfreeze_at_step)
 
 
 def _held_out_data(plan: Plan, session: Session) -> functools.partial:
@@ -345,7 +359,10 @@ def _evaluate(
 ) -> dict[str, float]:
     """Returns the scores of the held-out images; pictures of some go to the log."""
     with session.loop.averaged_weights():
-        scores = scores_of(session.loop.evaluate(_held_out_data(plan, session)), plan.classes)
+        sums = session.loop.evaluate(_held_out_data(plan, session))
+        scores = scores_of(sums, plan.classes)
+        if plan.metric:
+            scores |= plan.metric.scores(sums)
         if logger:
             session.network.refresh()
             window = SlidingWindow(session.network)
@@ -357,14 +374,12 @@ def _evaluate(
 def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
     """Says of the loop's errors what a user can do about them."""
     config = plan.config
-    size = config.training.global_batch_size
     try:
         yield
     except training.NonFiniteError as error:
-        names = stream.names_of_batch(
-            plan.training_samples, plan.sampling, step=error.step, size=size
-        )
-        first = error.step * size
+        size, first = fine_tuning.batches_at(config, error.step)
+        first += error.step * size
+        names = stream.names_of_batch(plan.training_samples, plan.sampling, first=first, size=size)
         raise UserError(
             f"{error} Its samples {first} to {first + len(names) - 1} were drawn from "
             f"{', '.join(names)}. Lower `learning_rate`, set `clip_norm`, or try `precision` "
@@ -378,7 +393,7 @@ def _explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             raise
         raise UserError(
             f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
-            f"`global_batch_size` ({size}), `crop_size` ({config.data.crop_size}) or "
-            f"`base_filters` ({config.network.base_filters}), or raise `micro_batches` "
-            f"({config.training.micro_batches})."
+            f"`global_batch_size` ({config.training.global_batch_size}), `crop_size` "
+            f"({config.data.crop_size}) or `base_filters` ({config.network.base_filters}), or "
+            f"raise `micro_batches` ({config.training.micro_batches})."
         ) from error

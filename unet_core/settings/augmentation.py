@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.fields import check_fields, check_own, setting
 from unet_core.settings.modes import SAMPLES
 
 
@@ -208,11 +208,19 @@ class AugmentationSettings:
         None, "Pixels a side of such a square.", modes=SAMPLES, binds=True, least=0, most=16384
     )
 
+    augmentation: str = setting(
+        "",
+        "Augmentation of your own, after the recipe: my_module:my_augmentation (docs/hooks.md).",
+        modes=SAMPLES,
+        binds=True,
+    )
+
     def __post_init__(self):
         check_fields(self)
+        check_own("augmentation", self.augmentation)
 
     def overrides(self) -> dict[str, Any]:
         """Returns the values given, by name, that override those of the recipe `augment`."""
         values = {n: v for n, v in vars(self).items() if v is not None}
-        del values["augment"]
+        del values["augment"], values["augmentation"]
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.fields import check_fields, check_own, setting
 from unet_core.settings.modes import TRAIN
 
 
@@ -79,6 +79,12 @@ class ControlSettings:
         least=0,
         most=1e7,
     )
+    control: str = setting(
+        "",
+        "A control of your own: my_module:make_my_control (docs/hooks.md).",
+        modes=TRAIN,
+        binds=True,
+    )
     ask_every_steps: int = setting(
         0,
         "Ask on the terminal whether and how to go on, at the first evaluation after so many "
@@ -91,3 +97,4 @@ class ControlSettings:
 
     def __post_init__(self):
         check_fields(self)
+        check_own("control", self.control)

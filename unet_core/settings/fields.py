@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from unet_core.errors import UserError
+from unet_core.own_code import is_name
 
 # Smaller ones are 0 in float32, or make a division by 0 of what follows.
 _SMALLEST = 1e-12
@@ -103,6 +104,19 @@ def check_fields(room: Any) -> None:
             raise UserError(PAIR_RULE.format(name=field.name, value=value))
         for item in value if kind.is_list else (value,):
             _check_item(field, item, kind.item)
+
+
+def check_own(name: str, value: str) -> None:
+    """Checks that the value of a setting is empty or names a function of one's own.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if value and not is_name(value):
+        raise UserError(
+            f"`{name}` ({value!r}) must name a module and a function in it, such as "
+            "my_module:my_function."
+        )
 
 
 def _check_item(field: dataclasses.Field, item: Any, kind: type) -> None:

@@ -12,6 +12,14 @@ from unet_core.settings.modes import BUILD, TRAIN
 class FineTuningSettings:
     """Frozen layers, when they are unfrozen, the learning rate of parts."""
 
+    init_from: str | None = setting(
+        None,
+        "Begin a new run with the weights of another: the folder of a run or export, or a file "
+        "(.weights.h5, .keras, Keras 2's .h5), by the names of layers. What does not fit begins "
+        "anew; of the head, the classes of one name are taken over.",
+        modes=TRAIN,
+        binds=True,
+    )
     freeze: tuple[str, ...] = setting(
         (),
         "Layers that are not trained: encoder, decoder, or names and patterns such as down0_*.",
@@ -35,6 +43,14 @@ class FineTuningSettings:
         binds=True,
         least=0,
         most=1e6,
+    )
+    unfrozen_batch_size: int | None = setting(
+        None,
+        "Batch size from --unfreeze_at_step on. Default: --global_batch_size.",
+        modes=TRAIN,
+        binds=True,
+        least=1,
+        most=65536,
     )
     encoder_learning_rate_factor: float = setting(
         1.0,

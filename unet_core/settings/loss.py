@@ -15,7 +15,8 @@ class LossSettings:
 
     loss: str = setting(
         "cross_entropy",
-        f"Sum of name:weight out of {', '.join(LOSSES)}.",
+        f"Sum of name:weight out of {', '.join(LOSSES)}, or of your own as my_module:my_loss "
+        "(docs/hooks.md).",
         modes=TRAIN,
         binds=True,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 from unet_core.errors import UserError
 from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
+from unet_core.own_code import is_name
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import BUILD, RUN, TRAIN
 
@@ -126,7 +126,7 @@ class NetworkSettings:
 
     def __post_init__(self):
         check_fields(self)
-        if self.network and not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", self.network):
+        if self.network and not is_name(self.network):
             raise UserError(
                 f"`network` ({self.network!r}) must name a module and a function in it, such as "
                 "my_package.my_module:make_network."

@@ -97,6 +97,11 @@ class RunConfig:
         """Returns one setting by its name."""
         return getattr(getattr(self, ROOM_OF[name]), name)
 
+    def names_own_code(self) -> bool:
+        """Returns whether a setting names a function of one's own, as my_module:my_function."""
+        own = ("network", "loss", "metric", "augmentation", "control")
+        return any(":" in self[name] for name in own)
+
     def differences(self, other: RunConfig) -> list[str]:
         """Returns the names of the binding settings in which two configs differ."""
         return [name for name in binding_settings() if self[name] != other[name]]

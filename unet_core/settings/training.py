@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from unet_core.settings.fields import check_fields, setting
+from unet_core.settings.fields import check_fields, check_own, setting
 from unet_core.settings.modes import BUILD, EVERY, RUN, SPLIT, TRAIN
 
 
@@ -67,6 +67,11 @@ class TrainingSettings:
         "Held-out score that chooses the best checkpoint, such as dice/membrane.",
         modes=TRAIN,
     )
+    metric: str = setting(
+        "",
+        "A metric of your own for the held-out images: my_module:my_metric (docs/hooks.md).",
+        modes=TRAIN,
+    )
     checkpoint_every_steps: int = setting(
         250, "Steps between two checkpoints.", modes=TRAIN, least=1, most=10**9
     )
@@ -118,3 +123,4 @@ class TrainingSettings:
 
     def __post_init__(self):
         check_fields(self)
+        check_own("metric", self.metric)

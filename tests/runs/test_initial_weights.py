@@ -1,7 +1,9 @@
-"""`--encoder_weights`: what the encoder of a new run begins with."""
+"""`--encoder_weights` and `--init_from`: what a new run begins with."""
 
 import csv
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 from helpers.program import SMALL, check_refused, write_slices
@@ -132,3 +134,94 @@ class TestRefusals:
         run = tmp_path / "run"
         check_refused(door(f"--data_dir={slices}", f"--run_dir={run}", *SMALL, *args), *words)
         assert not run.exists()
+
+
+@pytest.fixture(scope="module")
+def other_run(slices, tmp_path_factory):
+    """A run of one checkpoint, whose weights are none of the initial ones."""
+    run = tmp_path_factory.mktemp("other") / "run"
+    session = begin(slices, run, seed=3, ema_decay=0.0)
+    rng = np.random.default_rng(0)
+    for variable in session.model.variables:
+        if variable.dtype == "float32":
+            variable.assign(variable.numpy() + rng.uniform(0, 0.1, variable.shape))
+    session.checkpoints.save()
+    return run, {v.path: v.numpy() for v in session.model.variables}
+
+
+def outcomes_in(run):
+    with open(run / "init_from.csv") as file:
+        return {row["layer"]: (row["outcome"], row["reason"]) for row in csv.DictReader(file)}
+
+
+class TestInitFrom:
+    def test_network_of_one_kind_is_taken_over_bit_for_bit(self, slices, other_run, tmp_path):
+        run, theirs = other_run
+        session = begin(slices, tmp_path / "run", init_from=str(run), ema_decay=0.9)
+        for variable in session.model.variables:
+            if "calls" not in variable.path:  # Of dropout, which counts.
+                np.testing.assert_array_equal(variable, theirs[variable.path], variable.path)
+        assert session.loop.step == 0
+        assert {outcome for outcome, _ in outcomes_in(tmp_path / "run").values()} == {"loaded"}
+
+    def test_classes_of_one_name_keep_their_logits_and_new_ones_begin_anew(
+        self, slices, other_run, tmp_path
+    ):
+        run, theirs = other_run
+        data = shutil.copytree(slices, tmp_path / "data")
+        first = min((data / "train" / "label").iterdir())
+        mask = cv2.imread(str(first), cv2.IMREAD_UNCHANGED)
+        mask[:8] = 7
+        cv2.imwrite(str(first), mask)
+        classes = "255:cell,7:vesicle,0:membrane"
+        session = begin(data, tmp_path / "run", init_from=str(run), classes=classes, seed=5)
+        fresh = begin(data, tmp_path / "fresh", classes=classes, seed=5)
+        for name in ("kernel", "bias"):
+            found, new = (
+                getattr(s.model.get_layer("head"), name).numpy() for s in (session, fresh)
+            )
+            # Two classes have one logit, that of the cell where the membrane's is 0.
+            np.testing.assert_array_equal(found[..., 0], theirs[f"head/{name}"][..., 0])
+            np.testing.assert_array_equal(found[..., 1], new[..., 1])
+            np.testing.assert_array_equal(found[..., 2], 0)
+        assert outcomes_in(tmp_path / "run")["head"] == (
+            "loaded",
+            "2 of 3 classes; the others are new",
+        )
+
+    @pytest.mark.parametrize(
+        ("settings", "left_out"),
+        [
+            (dict(channels=3), {"down0_conv1": "(3, 3, 1, 4) in the file, (3, 3, 3, 4)"}),
+            # A deeper network has one level more; what was the bottom is not its bottom.
+            (dict(depth=3), {"bottom_conv1": "(3, 3, 8, 16)", "up2_conv1": "not in the file"}),
+        ],
+    )
+    def test_what_does_not_fit_is_named_and_the_rest_is_equal(
+        self, slices, other_run, tmp_path, settings, left_out
+    ):
+        run, theirs = other_run
+        session = begin(slices, tmp_path / "run", init_from=str(run), **settings)
+        outcomes = outcomes_in(tmp_path / "run")
+        for layer, reason in left_out.items():
+            assert outcomes[layer][0] == "left out"
+            assert reason in outcomes[layer][1]
+        loaded = {layer for layer, (outcome, _) in outcomes.items() if outcome == "loaded"}
+        assert {"down1_conv1", "up0_conv2", "head"} <= loaded
+        for variable in session.model.variables:
+            if variable.path.split("/")[0] in loaded:
+                np.testing.assert_array_equal(variable, theirs[variable.path], variable.path)
+
+    def test_wrong_sources_are_refused_by_name(self, door, slices, other_run, tmp_path):
+        args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *SMALL]
+        nothing = tmp_path / "nothing"
+        for value, words in (
+            (nothing, [f"--init_from ('{nothing}')", "is there"]),
+            (tmp_path, [tmp_path, "holds no run"]),
+        ):
+            check_refused(door(*args, f"--init_from={value}"), *words)
+        both = ["--encoder_weights=imagenet", f"--init_from={other_run[0]}"]
+        check_refused(door(*args, *both), "--init_from", "--encoder_weights (imagenet)")
+        other = ["--encoder=mobilenet_v2", "--decoder=fpn", f"--init_from={other_run[0]}"]
+        check_refused(door(*args, *other), "no weights of it fit the network", "down0_conv1")
+        assert not (tmp_path / "run").exists()
