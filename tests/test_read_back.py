@@ -21,6 +21,7 @@ from unet_core.errors import UserError
 from unet_core.inference.trained import open_trained
 from unet_core.reports import folds
 from unet_core.run_directory import RunDirectory
+from unet_core.runs.masks import read_thresholds
 from unet_core.settings import RunConfig
 from unet_core.training.checkpoints import folder_of
 from unet_core.training.history import History
@@ -132,11 +133,19 @@ def read_checkpoint(folder):
     training.load_weights(folder, make_loop().model)
 
 
+def make_thresholds(folder):
+    chosen = {"class": "b", "score_by": "dice/b", "tta": "none", "steps": [5], "threshold": 0.4}
+    path = folder / "threshold.json"
+    files.write_json(path, {"format": 1, "thresholds": [{**chosen, "score": None, "images": 3}]})
+    return path
+
+
 KINDS = {
     "config": Kind(make_config, lambda folder: RunDirectory(folder).read()),
     "written": Kind(make_written, lambda folder: RunDirectory(folder).claim(folder / "new")),
     "finished": Kind(make_finished, lambda folder: RunDirectory(folder).is_finished(5)),
     "scores": Kind(make_scores, read_scores),
+    "thresholds": Kind(make_thresholds, lambda f: read_thresholds(f / "threshold.json")),
     "known_masks": Kind(
         make_memory, lambda folder: Memory(folder / "known_masks.json", ClassMap.parse("0:a,1:b"))
     ),

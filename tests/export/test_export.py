@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import keras
 import numpy as np
@@ -13,10 +14,12 @@ from unet_core.errors import UserError
 from unet_core.export import onnx_file
 from unet_core.export.export import default_margin, export
 from unet_core.export.saved_model import scaled
-from unet_core.inference.masks import predicted_ids
+from unet_core.inference.masks import Threshold, predicted_ids
 from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.predictor import Predictor
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
+from unet_core.models.ensemble import make_ensemble
 from unet_core.models.layers import FusedBatchNorm, LayerScale
 from unet_core.settings import RunConfig
 
@@ -275,6 +278,50 @@ class TestOnnx:
         with pytest.raises(UserError, match=r"unet_core\[onnx\]"):
             write(make_model(config), config, tmp_path / "e", formats=["onnx"])
         assert list(tmp_path.iterdir()) == []
+
+
+class TestThreshold:
+    """Masks are those of the probability of one class, and probabilities are as they are."""
+
+    @pytest.mark.parametrize("class_id", [0, 1])
+    def test_masks_are_those_of_the_package(self, tmp_path, class_id):
+        config, threshold = make_config(), Threshold(class_id, 0.55)
+        model = make_model(config)
+        formats = ["saved_model", *(["onnx"] if find_spec("onnx") else [])]
+        write(model, config, tmp_path / "e", formats=formats, threshold=threshold)
+        image = make_image(config, "uint8")
+        loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
+        found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
+        probabilities = found["probabilities"].numpy()
+        expected = predicted_ids(probabilities[0], threshold)
+        assert (expected != predicted_ids(probabilities[0])).any()
+        np.testing.assert_array_equal(found["masks"][0], expected)
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        session = runtime.InferenceSession(tmp_path / "e" / "model.onnx")
+        probabilities, masks = session.run(None, {"images": image[None]})
+        np.testing.assert_array_equal(masks, predicted_ids(probabilities, threshold))
+
+
+class TestSeveralNetworks:
+    @pytest.mark.parametrize("name", ["uint8", "colour_norm_three", "residual_instance_leaky"])
+    def test_every_format_gives_the_mean_of_their_probabilities(self, tmp_path, name):
+        config = make_config(**CASES[name][0])
+        models = [make_model(config), build_network(config.replace(seed=5))]
+        formats = ["saved_model", "keras", *(["onnx"] if find_spec("onnx") else [])]
+        write(make_ensemble(models), config, tmp_path / "e", formats=formats, networks=2)
+        image = make_image(config, "uint8")
+        expected = np.mean([expected_probabilities(each, config, image) for each in models], 0)
+        loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
+        found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
+        np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-4)
+        # The package reads it again: a file of several networks has a format of its own.
+        stored = json.loads((tmp_path / "e" / "unet_core.json").read_text())
+        assert (stored["format"], stored["networks"]) == (2, 2)
+        np.testing.assert_allclose(Predictor(tmp_path / "e")(image), expected, atol=1e-5)
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        session = runtime.InferenceSession(tmp_path / "e" / "model.onnx")
+        probabilities, _ = session.run(None, {"images": image[None]})
+        np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)
 
 
 class TestMargin:

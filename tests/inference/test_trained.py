@@ -53,8 +53,10 @@ class TestOpenTrained:
 
     def test_export_of_a_later_format_is_named(self, export):
         stored = json.loads((export / "unet_core.json").read_text())
-        (export / "unet_core.json").write_text(json.dumps({**stored, "format": 2}))
-        with pytest.raises(UserError, match="has format 2, and this version reads format 0 and 1"):
+        (export / "unet_core.json").write_text(json.dumps({**stored, "format": 3}))
+        with pytest.raises(
+            UserError, match="has format 3, and this version reads format 0 and 1 and 2"
+        ):
             open_trained(export)
 
     @pytest.mark.parametrize("name", ["model.keras", "unet_core.json"])

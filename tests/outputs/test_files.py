@@ -15,7 +15,8 @@ from unet_core.conventions import IGNORED
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-from unet_core.inference.masks import predicted_ids
+from unet_core.inference.masks import MaskRule, Threshold, predicted_ids
+from unet_core.inference.post_processing import Step
 from unet_core.inference.predictor import Predictor
 from unet_core.outputs import files
 from unet_core.outputs.files import PredictionOutputs, output_paths, predict_files
@@ -214,6 +215,89 @@ class TestPredictFiles:
         assert list((tmp_path / "out").iterdir()) == []
 
 
+def make_pair():
+    """Networks with the logits (grey - 100.5) / 20 and, the second, 2 more."""
+    networks = [make_brightness(), make_brightness()]
+    bias = networks[1].model.get_layer("head").bias
+    bias.assign(np.asarray(bias) + 2)
+    return Predictor(networks, window_px=32)
+
+
+def of_pair(image):
+    """The probabilities of cell by each network of `make_pair`, [2, H, W]."""
+    logits = (image.astype(float) - 100.5) / 20
+    return 1 / (1 + np.exp(-np.stack([logits, logits + 2])))
+
+
+class TestUncertainty:
+    @pytest.mark.parametrize(("most_pixels", "kind"), [(2**26, "png"), (100, "tif")])
+    def test_entropy_of_the_mean_and_deviation_of_the_networks_in_16_bits(
+        self, folder, tmp_path, monkeypatch, most_pixels, kind
+    ):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most_pixels)
+        wanted = PredictionOutputs(("probabilities", "uncertainty", "disagreement"))
+        sources, out = find_images(folder), tmp_path / "out"
+        predict_files(make_pair(), sources, out, wanted)
+        first, second = of_pair(read(folder / "9.png"))
+        mean = (first + second) / 2
+        expected = {
+            "probability": mean,
+            "uncertainty": -(mean * np.log2(mean) + (1 - mean) * np.log2(1 - mean)),
+            # The deviation of two numbers is half of their difference.
+            "disagreement": abs(first - second) / 2,
+        }
+        for name, share in expected.items():
+            levels = read(out / f"9_{name}.{kind}")
+            assert levels.dtype == np.uint16
+            np.testing.assert_allclose(levels, 65535 * share, atol=2)
+        paths = output_paths(sources, out, wanted, make_pair().classes)
+        assert sorted(paths) == sorted(out.iterdir())
+
+    def test_disagreement_of_one_network_is_refused(self, predictor, folder, tmp_path):
+        wanted = PredictionOutputs(("uncertainty", "disagreement"))
+        with pytest.raises(UserError, match=r"`outputs` disagreement.*folder of folds"):
+            predict_files(predictor, find_images(folder), tmp_path / "out", wanted)
+        assert not (tmp_path / "out").exists()
+
+
+class TestMakeMask:
+    def test_masks_follow_threshold_and_steps_and_probabilities_do_not(self, predictor, tmp_path):
+        image = np.zeros((20, 20), np.uint8)
+        image[2:8, 2:8] = 200
+        image[4:6, 4:6] = 120
+        image[15, 15] = 200
+        cv2.imwrite(str(tmp_path / "a.png"), image)
+        # Grey 120 has the probability 1 / (1 + exp(-0.975)) = 0.73.
+        expected = np.zeros((20, 20), np.uint8)
+        expected[2:8, 2:8] = 255
+        expected[4:6, 4:6] = 0
+        expected[15, 15] = 255
+        for steps in ([], [Step("drop_smaller", 1, 2)]):
+            rule = MaskRule(Threshold(1, 0.8), steps)
+            wanted = PredictionOutputs(("mask", "probabilities"), make_mask=rule)
+            out = tmp_path / f"out{len(steps)}"
+            predict_files(predictor, [Source(tmp_path / "a.png")], out, wanted)
+            if steps:
+                expected[15, 15] = 0
+            np.testing.assert_array_equal(read(out / "a_predict.png"), expected)
+            assert read(out / "a_probability.png")[15, 15] > 60000
+
+    def test_steps_need_the_whole_picture(self, predictor, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        rule = MaskRule(None, [Step("keep_largest", 1)])
+        sources = [Source(folder / "9.png")]
+        done = predict_files(
+            predictor, sources, tmp_path / "out", PredictionOutputs(make_mask=rule)
+        )
+        assert "leave `keep_largest` out" in done.failures[0]
+        # A threshold does not.
+        rule = MaskRule(Threshold(1, 0.9))
+        done = predict_files(
+            predictor, sources, tmp_path / "out2", PredictionOutputs(make_mask=rule)
+        )
+        assert done.failures == ()
+
+
 class TestOutputPaths:
     @pytest.mark.parametrize("classes", ["0:a,1:b", "0:a,1:left/right,2:c"])
     @pytest.mark.parametrize("most_pixels", [2**26, 100])
@@ -225,7 +309,7 @@ class TestOutputPaths:
         sources, out = find_images(folder), tmp_path / "out"
         whole = most_pixels > 100
         wanted = PredictionOutputs(
-            ("mask", "overlay", "outlines", "probabilities"),
+            ("mask", "overlay", "outlines", "probabilities", "uncertainty"),
             instances="components" if whole else "none",
             object_class="a",
         )
@@ -359,7 +443,7 @@ class TestBands:
         _, sources = large
         wanted = PredictionOutputs(instances="components", object_class="cell")
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
-        assert "objects are numbered in pictures of up to" in done.failures[0]
+        assert "objects are looked for in pictures of up to" in done.failures[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk and become another user")

@@ -11,6 +11,7 @@ import pytest
 
 from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
+from unet_core.inference.masks import MaskRule, Threshold
 from unet_core.outputs import video
 from unet_core.outputs.video import (
     camera_number,
@@ -221,6 +222,20 @@ class TestPredictVideo:
         # Class 1 is (178, 114, 0) in BGR; half of it and half of 200 are (189, 157, 100).
         np.testing.assert_allclose(frames[3][30, 15 + 12], (189, 157, 100), atol=12)
         np.testing.assert_allclose(frames[3][5, 80], (40, 40, 40), atol=12)
+
+    def test_masks_are_made_as_asked(self, tmp_path):
+        # The probability of cell is 1 in the disc; above 1 there is none.
+        source = write_cells(tmp_path / "cells.avi", frames=2)
+        none = MaskRule(Threshold(1, 1.0))
+        result = run(source, tmp_path / "o", outputs={"mask"}, make_mask=none)
+        (masks,) = result.outputs
+        found = (
+            [cv2.imread(str(path)) for path in masks.iterdir()]
+            if masks.is_dir()
+            else frames_of(masks)[0]
+        )
+        assert len(found) == 2
+        assert not np.any(found)
 
     def test_network_of_three_channels_gets_rgb(self, tmp_path):
         seen = []

@@ -10,16 +10,15 @@ from unet_core import training
 from unet_core.errors import UserError
 from unet_core.training import schedules
 from unet_core.training.controls import (
-    Ask,
     Controls,
     Decision,
     Dwell,
     EarlyStopping,
     ReduceOnPlateau,
     StopOnNan,
-    TimeBudget,
     higher_is_better,
 )
+from unet_core.training.host_controls import Ask, TimeBudget
 
 NAN = math.nan
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from unet_core.data.classes import ClassMap
     from unet_core.data.intensities import Scaling
+    from unet_core.inference.masks import Threshold
 
 CLASSES_FILE = "classes.json"
 
@@ -43,12 +44,15 @@ class Serving:
         margin: Pixels mirrored around the image, and cut off from the result.
         precision: What is computed in, "float32", "bfloat16" or "float16"; None is as the model.
             A format that has only one ignores it.
+        threshold: How masks are made of two classes' probabilities; None is the most probable
+            class. A format without masks ignores it.
     """
 
     classes: ClassMap
     scaling: Scaling
     margin: int
     precision: str | None
+    threshold: Threshold | None = None
 
 
 def _needs_nothing() -> None:

@@ -28,7 +28,12 @@ from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import CLASSES_FILE, Serving
 from unet_core.files import new_folder, os_errors, write_json
-from unet_core.inference.trained import EXPORT_FORMAT, EXPORT_SETTINGS
+from unet_core.inference.masks import Threshold
+from unet_core.inference.trained import (
+    EXPORT_FORMAT,
+    EXPORT_FORMAT_OF_SEVERAL,
+    EXPORT_SETTINGS,
+)
 from unet_core.models.geometry import tile_geometry
 from unet_core.settings.prediction import FORMATS
 
@@ -44,6 +49,8 @@ def export(
     formats: Sequence[str] = ("saved_model", "keras"),
     precision: str | None = None,
     margin: int | None = None,
+    threshold: Threshold | None = None,
+    networks: int = 1,
 ) -> None:
     """Writes `model` to the new folder `output_dir`, whole or not at all.
 
@@ -58,6 +65,9 @@ def export(
         precision: What the SavedModel computes in: "float32", "bfloat16" or "float16"; as `model`
             if None. The ONNX file is float32.
         margin: Pixels mirrored around the image; `default_margin(model)` if None.
+        threshold: How masks are made of two classes' probabilities; None is the most probable
+            class.
+        networks: Of how many networks `make_ensemble` has made `model`.
 
     Raises:
         UserError: If `output_dir` exists or cannot be written, a format or `precision` is unknown,
@@ -87,7 +97,7 @@ def export(
             f"{found}."
         )
     margin = default_margin(model) if margin is None else margin
-    serving = Serving(classes, scaling, margin, precision)
+    serving = Serving(classes, scaling, margin, precision, threshold)
     # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(
         output_dir,
@@ -98,6 +108,9 @@ def export(
     with errors, new_folder(output_dir) as folder:
         write_json(folder / CLASSES_FILE, _described(classes))
         stored = {"format": EXPORT_FORMAT, "step": step, "settings": dict(settings)}
+        if networks > 1:
+            # Programs of before cannot build it.
+            stored |= {"format": EXPORT_FORMAT_OF_SEVERAL, "networks": networks}
         write_json(folder / EXPORT_SETTINGS, stored)
         for writer in writers:
             writer.write(model, folder, serving)

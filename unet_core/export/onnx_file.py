@@ -21,6 +21,7 @@ from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import Format, Serving
+from unet_core.inference.masks import Threshold
 from unet_core.inference.network import InferenceNetwork
 from unet_core.models.geometry import TileGeometry
 from unet_core.models.layer_rules import rule_of
@@ -41,14 +42,21 @@ def check_installed() -> None:
 
 def write(model: keras.Model, folder: pathlib.Path, serving: Serving) -> None:
     """Writes model.onnx, in float32 whatever the precision."""
-    proto = make_onnx(model, serving.scaling, serving.margin, serving.classes.names)
+    names, threshold = serving.classes.names, serving.threshold
+    proto = make_onnx(model, serving.scaling, serving.margin, names, threshold)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
 
 
 ONNX = Format(write, check_installed)
 
 
-def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence[str]):
+def make_onnx(
+    model: keras.Model,
+    scaling: Scaling,
+    margin: int,
+    names: Sequence[str],
+    threshold: Threshold | None = None,
+):
     """Returns an `onnx.ModelProto` from pixel values to probabilities and masks, in float32.
 
     Args:
@@ -57,6 +65,8 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
             it is float32, in the units of the files.
         margin: Pixels mirrored around the image, and cut off from the result.
         names: The names of the classes, stored as metadata `class_names`, one a line.
+        threshold: How masks are made of two classes' probabilities; None is the most probable
+            class.
 
     Input `images` [B, H, W, C]; outputs `probabilities` [B, H, W, classes] float32 and `masks`
     [B, H, W] uint8, the class ids.
@@ -88,7 +98,7 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
         graph.add("Concat", *halves, axis=3, output="probabilities")
     else:
         graph.add("Softmax", x, axis=3, output="probabilities")
-    ids = graph.add("ArgMax", "probabilities", axis=3, keepdims=0)
+    ids = _ids(graph, threshold)
     graph.add("Cast", ids, to=onnx.TensorProto.UINT8, output="masks")
     kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
@@ -111,6 +121,15 @@ def make_onnx(model: keras.Model, scaling: Scaling, margin: int, names: Sequence
     onnx.helper.set_model_props(proto, {"class_names": "\n".join(names)})
     onnx.checker.check_model(proto)
     return proto
+
+
+def _ids(graph: _Graph, threshold: Threshold | None) -> str:
+    """Adds the classes of "probabilities", in some type that can be cast."""
+    if threshold is None:
+        return graph.add("ArgMax", "probabilities", axis=3, keepdims=0)
+    own = graph.add("Gather", "probabilities", graph.constant(threshold.class_id), axis=3)
+    above = graph.add("Greater", own, graph.constant(threshold.value, np.float32))
+    return above if threshold.class_id == 1 else graph.add("Not", above)
 
 
 class _Graph:

@@ -78,8 +78,14 @@ class _Server(tf.Module):
         logits = self._network.layers(pixels, training=False)
         logits = logits[:, margin : margin + shape[1], margin : margin + shape[2]]
         probabilities = losses.probabilities(logits)
-        masks = tf.cast(tf.argmax(probabilities, -1), tf.uint8)
-        return {"probabilities": probabilities, "masks": masks}
+        return {"probabilities": probabilities, "masks": self._masks(probabilities)}
+
+    def _masks(self, probabilities: tf.Tensor) -> tf.Tensor:
+        threshold = self._serving.threshold
+        if threshold is None:
+            return tf.cast(tf.argmax(probabilities, -1), tf.uint8)
+        own = tf.constant(threshold.class_id, tf.uint8)
+        return tf.where(probabilities[..., threshold.class_id] > threshold.value, own, 1 - own)
 
     def _describe(self) -> dict[str, tf.Tensor]:
         return {

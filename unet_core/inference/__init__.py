@@ -6,7 +6,8 @@ predictor = Predictor("runs/membrane")
 probabilities = predictor(image)
 """
 
+from unet_core.inference.ensemble import open_networks
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import open_trained
 
-__all__ = ["Predictor", "open_trained"]
+__all__ = ["Predictor", "open_networks", "open_trained"]

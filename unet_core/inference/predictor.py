@@ -1,13 +1,13 @@
 """From a trained network and an image, as files hold it, to class probabilities.
 
-predictor = Predictor("runs/membrane", tta="dihedral")     # a run folder or an export
+predictor = Predictor("runs/membrane", tta="dihedral")     # a run, an export, a folder of folds
 probabilities = predictor(image)        # [H, W] or [H, W, channels] -> [H, W, C] float32
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,9 +16,13 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
+from unet_core.inference.ensemble import Ensemble, open_networks
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import Trained, open_trained
+from unet_core.inference.trained import Trained
+
+Window = SlidingWindow | Ensemble
+"""Scaled pixels -> probabilities, by one network or several."""
 
 
 class Predictor:
@@ -27,7 +31,8 @@ class Predictor:
     They are converted and scaled as in training.
 
     Args:
-        source: Folder of a run or of an export, or what `open_trained` has made of one.
+        source: Folder of a run, of an export or of folds, whose probabilities are averaged; or what
+            `open_trained` or `open_networks` has made of one.
         weights: "last" or "best", which checkpoint of a run.
         tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
             ones.
@@ -47,7 +52,7 @@ class Predictor:
 
     def __init__(
         self,
-        source: str | os.PathLike | Trained,
+        source: str | os.PathLike | Trained | Sequence[Trained],
         *,
         weights: str = "last",
         tta: str = "none",
@@ -55,16 +60,21 @@ class Predictor:
         precision: str | None = None,
         network: str = "",
     ):
-        if isinstance(source, Trained):
-            trained = source
-        else:
-            trained = open_trained(source, weights=weights, network=network)
-        copied = InferenceNetwork(trained.model, precision=precision)
-        window = SlidingWindow(copied, tta=tta, window_px=window_px)
-        self._set(window, trained.classes, Scaling.parse(trained.config.data.intensities))
+        if isinstance(source, str | os.PathLike):
+            source = open_networks(source, weights=weights, network=network)
+        networks = [source] if isinstance(source, Trained) else source
+        windows = [
+            SlidingWindow(
+                InferenceNetwork(each.model, precision=precision), tta=tta, window_px=window_px
+            )
+            for each in networks
+        ]
+        window = windows[0] if len(windows) == 1 else Ensemble(windows)
+        first = networks[0]
+        self._set(window, first.classes, Scaling.parse(first.config.data.intensities))
 
     @classmethod
-    def of_window(cls, window: SlidingWindow, *, classes: ClassMap, scaling: Scaling) -> Predictor:
+    def of_window(cls, window: Window, *, classes: ClassMap, scaling: Scaling) -> Predictor:
         """Returns a predictor by a sliding window that is there already, with the weights it has.
 
         Args:
@@ -76,7 +86,7 @@ class Predictor:
         predictor._set(window, classes, scaling)
         return predictor
 
-    def _set(self, window: SlidingWindow, classes: ClassMap, scaling: Scaling) -> None:
+    def _set(self, window: Window, classes: ClassMap, scaling: Scaling) -> None:
         self.window, self.classes, self._scaling = window, classes, scaling
         self.channels = window.network.channels
 

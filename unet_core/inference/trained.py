@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import msgspec
@@ -19,6 +19,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
+from unet_core.models.ensemble import make_ensemble
 from unet_core.models.own import make_own_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
@@ -28,12 +29,15 @@ from unet_core.settings.network import check_same_network
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
 EXPORT_FORMAT = 1
+EXPORT_FORMAT_OF_SEVERAL = 2
+"""That of exports of several networks as one."""
 
 
 class _Settings(msgspec.Struct, kw_only=True):
     format: int = 0
     settings: dict[str, Any]
     step: int
+    networks: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +107,7 @@ def open_trained(
     config, step = stored_config(path)
     check_same_network(path, config.network.network, network)
     if step is not None:
-        return _open_export(path, config, step)
+        return _open_export(path)
     run = RunDirectory(path)
     model = build_network(config)
     best = (weights or config.prediction.weights) == "best"
@@ -117,15 +121,21 @@ def stored_config(path: pathlib.Path) -> tuple[RunConfig, int | None]:
     Raises:
         UserError: If there is none, or it is damaged.
     """
-    settings, what, way = path / EXPORT_SETTINGS, "the settings of an export", "Export again."
-    if not settings.is_file():
+    if not (path / EXPORT_SETTINGS).is_file():
         return RunDirectory(path).read()[0], None
-    formats = (0, EXPORT_FORMAT)
+    config, stored = _read_export(path)
+    return config, stored.step
+
+
+def _read_export(path: pathlib.Path) -> tuple[RunConfig, _Settings]:
+    settings, what, way = path / EXPORT_SETTINGS, "the settings of an export", "Export again."
+    formats = (0, EXPORT_FORMAT, EXPORT_FORMAT_OF_SEVERAL)
     stored = read_json(settings, _Settings, what=what, way=way, formats=formats)
-    return checked_config(settings, stored.settings, what=what, way=way), stored.step
+    return checked_config(settings, stored.settings, what=what, way=way), stored
 
 
-def _open_export(path: pathlib.Path, config: RunConfig, step: int) -> Trained:
+def _open_export(path: pathlib.Path) -> Trained:
+    config, stored = _read_export(path)
     try:
         weights = path / EXPORT_WEIGHTS
         if not weights.is_file():
@@ -133,7 +143,8 @@ def _open_export(path: pathlib.Path, config: RunConfig, step: int) -> Trained:
                 f"{path}: holds no {EXPORT_WEIGHTS}, which this package reads; export the format "
                 "keras (`formats`) beside what else you need."
             )
-        model = full_size(build_network(config))
+        models = [full_size(build_network(config)) for _ in range(stored.networks)]
+        model = make_ensemble(models)
         model.load_weights(weights)
     except UserError:
         raise
@@ -141,4 +152,4 @@ def _open_export(path: pathlib.Path, config: RunConfig, step: int) -> Trained:
         raise UserError(
             f"{path}: cannot be read as an export ({reason_of(error)}). Export again."
         ) from error
-    return Trained(model, config, step)
+    return Trained(model, config, stored.step)

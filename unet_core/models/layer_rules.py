@@ -24,6 +24,7 @@ from unet_core.models.layers import (
     CropLike,
     FusedBatchNorm,
     LayerScale,
+    MeanOfNetworks,
     MirrorPad,
     PickChannels,
     RowDropout,
@@ -176,6 +177,7 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     DepthToSpace: LayerRule(_depth_to_space_reach, onnx_nodes.of_depth_to_space),
     Interpolate: LayerRule(_interpolate_reach, onnx_nodes.of_interpolation),
     BroadcastLike: LayerRule(reach.of_pointwise, onnx_nodes.of_broadcast_like),
+    MeanOfNetworks: LayerRule(reach.of_pointwise, onnx_nodes.of_mean_of_networks, computes=False),
     # Those of the networks of `keras.applications`.
     PickChannels: LayerRule(reach.of_pointwise, onnx_nodes.of_picked_channels, computes=False),
     _layers.Normalization: LayerRule(

@@ -264,6 +264,27 @@ class CropLike(keras.layers.Layer):
         return {**super().get_config(), "stride": self.stride}
 
 
+@keras.saving.register_keras_serializable(package="unet_core")
+class MeanOfNetworks(keras.layers.Layer):
+    """Gives the logits whose probabilities are the mean of those of several networks' logits.
+
+    With one logit, log(sum p / sum (1 - p)) over the networks; with more, log(sum p) of each class.
+    Sums are of logarithms, so that nothing overflows.
+    """
+
+    def call(self, inputs):
+        """Returns [B, H, W, K] of a list of such, the logits of one network each."""
+        logits = tf.stack([tf.cast(x, self.compute_dtype) for x in inputs])
+        if logits.shape[-1] == 1:
+            second, first = (tf.math.log_sigmoid(x) for x in (logits, -logits))
+            return tf.reduce_logsumexp(second, 0) - tf.reduce_logsumexp(first, 0)
+        return tf.reduce_logsumexp(tf.nn.log_softmax(logits), 0)
+
+    def compute_output_spec(self, inputs):
+        """Returns the shape and dtype of the output: the shape of each, compute dtype."""
+        return keras.KerasTensor(inputs[0].shape, dtype=self.compute_dtype)
+
+
 def padding_for(size, depth: int, valid: bool):
     """Returns the pixels to add before and after an axis of `size` pixels.
 

@@ -198,6 +198,15 @@ def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
     return functools.reduce(lambda x, y: graph.add("Add", x, y), inputs)
 
 
+def of_mean_of_networks(graph: Graph, layer: keras.layers.Layer, *logits: str) -> str:
+    """Adds the logits whose probabilities are the mean over the networks of `logits`."""
+    if layer.output.shape[-1] == 1:
+        second = graph.add("Mean", *(graph.add("Sigmoid", x) for x in logits))
+        first = graph.add("Mean", *(graph.add("Sigmoid", graph.add("Neg", x)) for x in logits))
+        return graph.add("Sub", graph.add("Log", second), graph.add("Log", first))
+    return graph.add("Log", graph.add("Mean", *(graph.add("Softmax", x, axis=1) for x in logits)))
+
+
 def of_interpolation(graph: Graph, layer: keras.layers.Layer, x: str) -> str:
     """Adds `unet_core.models.resampling.Interpolate`."""
     scales = graph.constant([1, 1, layer.times, layer.times], np.float32)

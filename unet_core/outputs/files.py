@@ -1,6 +1,6 @@
 """Predictions as files named after their images.
 
-Masks, overlays, outlines, probabilities and numbered objects.
+Masks, overlays, outlines, probabilities, uncertainty and numbered objects.
 
 Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
 bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
@@ -14,8 +14,8 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,12 +28,16 @@ from unet_core.data.tiff_bands import Rows, TiffWriter, open_rows
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import os_errors
-from unet_core.inference import instances
-from unet_core.inference.masks import predicted_ids, write_mask
+from unet_core.inference import instances, uncertainty
+from unet_core.inference.ensemble import Ensemble
+from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
+from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
+from unet_core.outputs.figures import Figures
 
 MOST_PIXELS_WHOLE = 2**26
 _LARGEST_OVERLAY = 4096
+_UNCERTAIN = ("uncertainty", "disagreement")
 _SILENT = functools.partial(tqdm.tqdm, disable=True)
 
 
@@ -42,14 +46,16 @@ class PredictionOutputs:
     """What to write of each prediction.
 
     Attributes:
-        outputs: Out of "mask", "overlay", "outlines" and "probabilities" (16 bit, 65535 being 1:
-            for two classes the second's, for more one file per class with its name, "/" being
-            "_").
+        outputs: Out of "mask", "overlay", "outlines", "probabilities" (for two classes the
+            second's, for more one file per class with its name, "/" being "_"), "uncertainty" and,
+            of several networks, "disagreement", see `unet_core.inference.uncertainty`. The last
+            three have 16 bits, 65535 being 1.
         mask_format: "values" writes the mask values of the class map, "index" the class numbers,
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
         instances: "none", "components" or "watershed": how touching objects are separated.
         object_class: The class they are of.
+        make_mask: From probabilities to the mask, which all but the 16-bit files show.
     """
 
     outputs: Collection[str] = ("mask", "overlay")
@@ -57,6 +63,7 @@ class PredictionOutputs:
     alpha: float = 0.45
     instances: str = "none"
     object_class: str = ""
+    make_mask: MaskRule = MOST_PROBABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +111,18 @@ def predict_files(
         should_stop: Asked before every image and band.
 
     Raises:
-        UserError: If `output_dir` cannot be written, a file is there already, or the class of
-            objects is unknown.
+        UserError: If `output_dir` cannot be written, a file is there already, the class of objects
+            is unknown, or disagreement is wanted of one network.
     """
     output_dir = pathlib.Path(output_dir)
     classes = predictor.classes
     _check_instances(wanted, classes)
+    check_installed(wanted.make_mask.steps)
+    if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
+        raise UserError(
+            "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
+            "folds, or leave it out. uncertainty is there for one network too."
+        )
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
@@ -141,7 +154,7 @@ def predict_files(
                 rows.append([stem + source.path.suffix, *figures.cells()])
                 warnings += figures.warnings(source)
     seconds = time.perf_counter() - start
-    table = tables.table(_Figures(classes).header(), rows)
+    table = tables.table(Figures(classes).header(), rows)
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
 
 
@@ -157,12 +170,13 @@ def output_paths(
         UserError: If two images would write one file.
     """
     suffixes = {"mask": ["predict"], "probabilities": list(_class_of_level(classes))}
+    suffixes |= {name: [name] for name in _UNCERTAIN}
     whole = {
         path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
     }
     paths = []
     for source, stem in zip(sources, _stems(sources), strict=True):
-        for output in ("mask", "overlay", "outlines", "probabilities"):
+        for output in ("mask", "overlay", "outlines", "probabilities", *_UNCERTAIN):
             if output in wanted.outputs:
                 is_tiff = output in suffixes and not whole[source.path]
                 kind = ".tif" if is_tiff else ".png"
@@ -195,7 +209,7 @@ def _predict_one(
     wanted: PredictionOutputs,
     update: Callable[[int], object],
     should_stop: Callable[[], bool],
-) -> _Figures | None:
+) -> Figures | None:
     """Predicts an image and writes its files; returns None, leaving none, if stopped before.
 
     Args:
@@ -215,13 +229,21 @@ def _predict_one(
         return image.figures if image.write_in_bands(update, should_stop) else None
 
 
+class _Band(NamedTuple):
+    """The prediction of some rows: the first, probabilities [h, W, C], 16-bit files by suffix."""
+
+    first: int
+    probabilities: np.ndarray
+    levels: dict[str, np.ndarray]
+
+
 class _Image:
     """One picture on its way to its files."""
 
     def __init__(
         self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: PredictionOutputs
     ):
-        self.figures = _Figures(predictor.classes)
+        self.figures = Figures(predictor.classes)
         self._predictor = predictor
         self._classes = predictor.classes
         self._rows = rows
@@ -231,18 +253,18 @@ class _Image:
 
     def write_whole(self) -> None:
         """Writes PNG files."""
-        image = self._read(0, self._rows.height)
-        probabilities = self._predictor.window(image)
-        check_finite(probabilities)
-        ids = predicted_ids(probabilities)
+        height, width, wanted = self._rows.height, self._rows.width, self._wanted
+        image = self._read(0, height)
+        bands = list(self._bands(lambda first, last: image[first:last], height, width))
+        probabilities = np.concatenate([band.probabilities for band in bands])
+        ids = wanted.make_mask(probabilities)
         self.figures.add(probabilities, ids)
-        wanted = self._wanted
         if "mask" in wanted.outputs:
             write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
         self._write_pictures(image, ids, int(self.figures.counts.argmax()))
-        if "probabilities" in wanted.outputs:
-            for suffix, levels in self._levels(probabilities).items():
-                images.write_png(self._path(suffix), levels)
+        for suffix in bands[0].levels:
+            levels = np.concatenate([band.levels[suffix] for band in bands])
+            images.write_png(self._path(suffix), levels)
         if wanted.instances != "none":
             self._write_instances(image, ids)
 
@@ -252,30 +274,30 @@ class _Image:
         """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
-        if self._wanted.instances != "none":
+        steps = dict.fromkeys(step.kind for step in self._wanted.make_mask.steps)
+        for setting in [*(["instances"] if self._wanted.instances != "none" else []), *steps]:
             raise UserError(
-                f"has {width}x{height} pixels; objects are numbered in pictures of up to "
-                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `instances` out."
+                f"has {width}x{height} pixels; objects are looked for in pictures of up to "
+                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
             )
         reduced = _Reduced(height, width)
         draws = bool({"overlay", "outlines"} & set(outputs))
         with contextlib.ExitStack() as stack:
             tiffs = self._open_tiffs(stack)
-            for first, probabilities in self._predictor.window.bands(self._read, height, width):
+            for band in self._bands(self._read, height, width):
                 if should_stop():
                     for tiff in tiffs.values():
                         tiff.abandon()
                     return False
-                check_finite(probabilities)
-                ids = predicted_ids(probabilities)
-                self.figures.add(probabilities, ids)
+                ids = self._wanted.make_mask(band.probabilities)
+                self.figures.add(band.probabilities, ids)
                 if "mask" in outputs:
                     tiffs["predict"].write(self._mask_pixels(ids))
-                if "probabilities" in outputs:
-                    for suffix, levels in self._levels(probabilities).items():
-                        tiffs[suffix].write(levels)
+                for suffix, levels in band.levels.items():
+                    tiffs[suffix].write(levels)
                 if draws:
-                    reduced.add(first, self._read(first, first + len(ids)), ids)
+                    rows = self._read(band.first, band.first + len(ids))
+                    reduced.add(band.first, rows, ids)
                 update(ids.size)
         if draws:
             image, ids = reduced.pictures()
@@ -295,6 +317,8 @@ class _Image:
             }
         if "probabilities" in self._wanted.outputs:
             kinds |= {suffix: {"dtype": np.uint16} for suffix in _class_of_level(self._classes)}
+        uncertain = set(_UNCERTAIN) & set(self._wanted.outputs)
+        kinds |= {suffix: {"dtype": np.uint16} for suffix in uncertain}
         size = self._rows.height, self._rows.width
         return {
             suffix: stack.enter_context(TiffWriter(self._path(suffix, ".tif"), *size, **kind))
@@ -318,12 +342,28 @@ class _Image:
                 self._path("outlines"), pictures.outlines(image, ids, colours, clear=clear)
             )
 
-    def _levels(self, probabilities: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the 16-bit levels [H, W] of the classes' probabilities, by suffix."""
-        return {
-            suffix: np.rint(probabilities[..., number] * 65535).astype(np.uint16)
-            for suffix, number in _class_of_level(self._classes).items()
-        }
+    def _bands(
+        self, read: Callable[[int, int], np.ndarray], height: int, width: int
+    ) -> Iterator[_Band]:
+        """Gives the prediction band by band, of the rows that `read` gives."""
+        window, outputs = self._predictor.window, self._wanted.outputs
+        if "disagreement" in outputs:
+            assert isinstance(window, Ensemble)  # `predict_files` has made sure.
+            for first, of_networks in window.bands_of_networks(read, height, width):
+                found = {"disagreement": _levels(uncertainty.disagreement(of_networks))}
+                yield self._band(first, of_networks.mean(0), found)
+        else:
+            for first, probabilities in window.bands(read, height, width):
+                yield self._band(first, probabilities, {})
+
+    def _band(self, first: int, probabilities: np.ndarray, levels: dict[str, np.ndarray]) -> _Band:
+        check_finite(probabilities)
+        if "uncertainty" in self._wanted.outputs:
+            levels["uncertainty"] = _levels(uncertainty.entropy(probabilities))
+        if "probabilities" in self._wanted.outputs:
+            for suffix, number in _class_of_level(self._classes).items():
+                levels[suffix] = _levels(probabilities[..., number])
+        return _Band(first, probabilities, levels)
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> None:
         number_objects = getattr(instances, self._wanted.instances)
@@ -337,47 +377,6 @@ class _Image:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
         images.write_png(self._path("instances_overlay"), coloured)
-
-
-class _Figures:
-    """Figures of one prediction, added up over its bands."""
-
-    def __init__(self, classes: ClassMap):
-        self.counts = np.zeros(len(classes), np.int64)
-        self._names = classes.names
-        self._least, self._sum, self._most = 1.0, 0.0, 0.0
-
-    def add(self, probabilities: np.ndarray, ids: np.ndarray) -> None:
-        # Of two classes the probability of the second says all; of more, that of the class
-        # predicted.
-        shown = probabilities[..., 1] if len(self._names) == 2 else probabilities.max(-1)
-        self._least = min(self._least, float(shown.min()))
-        self._most = max(self._most, float(shown.max()))
-        self._sum += float(shown.sum(dtype=np.float64))
-        self.counts += np.bincount(ids.ravel(), minlength=len(self._names))
-
-    def header(self) -> list[str]:
-        shown = f"p({self._names[1]})" if len(self._names) == 2 else "p(predicted)"
-        return ["image", f"min {shown}", "mean", "max", *(f"share {name}" for name in self._names)]
-
-    def cells(self) -> list[str]:
-        pixels = self.counts.sum()
-        figures = (self._least, self._sum / pixels, self._most, *(self.counts / pixels))
-        return [f"{value:.3f}" for value in figures]
-
-    def pixels(self) -> int:
-        return int(self.counts.sum())
-
-    def warnings(self, source: Source) -> list[str]:
-        """Returns a warning if one class is everywhere."""
-        found = np.flatnonzero(self.counts)
-        if len(found) != 1:
-            return []
-        return [
-            f"{source}: the prediction is constant, {self._names[found[0]]} everywhere. The "
-            "network has not learned this kind of image: train longer, or check that images and "
-            "masks belong together."
-        ]
 
 
 class _Reduced:
@@ -397,6 +396,11 @@ class _Reduced:
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate(self._images), np.concatenate(self._ids)
+
+
+def _levels(shares: np.ndarray) -> np.ndarray:
+    """Returns numbers from 0 to 1 as 16-bit levels, 65535 being 1."""
+    return np.rint(shares * 65535).astype(np.uint16)
 
 
 def _stems(sources: Sequence[Source]) -> list[str]:
@@ -445,7 +449,7 @@ def _class_of_level(classes: ClassMap) -> dict[str, int]:
 
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
-    suffixes = ["predict", "overlay", "outlines", "instances", "instances_overlay"]
+    suffixes = ["predict", "overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
     suffixes += _class_of_level(classes)
     taken = [
         path

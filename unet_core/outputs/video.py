@@ -258,6 +258,7 @@ def predict_video(
     channels: int,
     alpha: float,
     outputs: Collection[str] = OUTPUTS,
+    make_mask: Callable[[np.ndarray], np.ndarray] = predicted_ids,
     show: Callable[[np.ndarray], bool] | None = None,
     most_frames: int | None = None,
     overwrite: bool = False,
@@ -281,6 +282,7 @@ def predict_video(
         channels: 1 or 3, as the network expects.
         alpha: Opacity of the classes in the overlay, from 0 to 1.
         outputs: Any of "mask" and "overlay".
+        make_mask: [H, W, C] probabilities to [H, W] class ids, a `MaskRule` for example.
         show: Takes each overlay, [H, W, 3] uint8 in BGR order, and returns whether to go on.
         most_frames: Frames after which to end; None for all.
         overwrite: Whether finished outputs of that name may be replaced.
@@ -301,6 +303,7 @@ def predict_video(
         rate = video.frames_per_sec or _ASSUMED_FRAMES_PER_SEC
         targets = _open_targets(stack, stem, video, classes, rate, outputs, overwrite)
         run = _Run(predict, video, targets, stem.parent, classes, channels, alpha, show, clock)
+        run.make_mask = make_mask
         for _ in progress(_Steps(video.frames, most_frames)):
             if should_stop():
                 warnings.append(
@@ -366,6 +369,7 @@ class _Run:
     """Predicts and writes one frame after another.
 
     Attributes:
+        make_mask: From probabilities to class ids.
         done: Frames so far.
         begun: When the first frame was done; NaN before.
         seconds: Of decoding, predicting and writing, all frames but the first.
@@ -384,6 +388,7 @@ class _Run:
         show: Callable[[np.ndarray], bool] | None,
         clock: Callable[[], float],
     ):
+        self.make_mask: Callable[[np.ndarray], np.ndarray] = predicted_ids
         self.done = 0
         self.begun = math.nan
         self.seconds = np.zeros(3)
@@ -411,7 +416,7 @@ class _Run:
         image = images.to_channels(frame, self._channels)
         probabilities = self._predict(image[..., 0] if self._channels == 1 else image)
         check_finite(probabilities, f"{self._source}, frame {self.done + 1}")
-        ids = predicted_ids(probabilities)
+        ids = self.make_mask(probabilities)
         times.append(self._clock())
         overlay = self._write(frame, ids)
         times.append(self._clock())

@@ -25,7 +25,7 @@ from unet_core.data.samples import Sample
 from unet_core.drawing import pictures, plots, tables
 from unet_core.files import os_errors
 from unet_core.inference import instances
-from unet_core.inference.masks import predicted_ids, write_mask
+from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
 from unet_core.inference.predictor import check_finite
 
 _WORST = 6
@@ -41,10 +41,13 @@ class Evaluation:
         boundary_px: Tolerance of the boundary F1.
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
+        make_mask: From probabilities to the mask that is scored. Calibration, precision and recall
+            at every threshold, V_Rand and V_Info are those of the probabilities.
 
     Attributes:
         scores_segments: Whether V_Rand and V_Info are scored: of two classes, one of them objects,
             if scikit-image is installed.
+        make_mask: As given.
 
     Raises:
         UserError: If there is no such class.
@@ -57,6 +60,7 @@ class Evaluation:
         object_class: str = "",
         boundary_px: float = 2.0,
         baseline: bool = False,
+        make_mask: MaskRule = MOST_PROBABLE,
     ):
         number = len(classes)
         self._classes = classes
@@ -65,6 +69,7 @@ class Evaluation:
         self._has_segments = self._object is not None and number == 2
         self.scores_segments = self._has_segments and scores.can_score_segments()
         self._boundary_px = boundary_px
+        self.make_mask = make_mask
         self._confusion = np.zeros((number, number), np.int64)
         self._per_image: dict[str, dict[str, float]] = {}
         self._curves: dict[str, dict[str, list[float]]] = {}
@@ -80,7 +85,7 @@ class Evaluation:
             pair: Image and truth.
             probabilities: [H, W, C].
         """
-        truth, ids = pair.mask, predicted_ids(probabilities)
+        truth, ids = pair.mask, self.make_mask(probabilities)
         kept = truth != IGNORED
         number = len(self._classes)
         confusion = np.bincount(
@@ -206,6 +211,7 @@ def score_samples(
     boundary_px: float = 2.0,
     training_samples: Sequence[Sample] = (),
     mask_format: str = "values",
+    make_mask: MaskRule = MOST_PROBABLE,
     progress: Callable[[str], Callable] = lambda _: iter,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
@@ -224,6 +230,7 @@ def score_samples(
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
             30, every n-th.
         mask_format: As for `predict_files`.
+        make_mask: See `Evaluation`.
         progress: Title -> wrapper of a list that takes long to work through.
         should_stop: Asked before every image.
 
@@ -239,6 +246,7 @@ def score_samples(
         object_class=object_class,
         boundary_px=boundary_px,
         baseline=read.channels == 1 and read.dtype == np.uint8,
+        make_mask=make_mask,
     )
     picture_dir = output_dir / "held_out"
     worst: list[_Row] = []
@@ -289,7 +297,7 @@ def _score_one(
     probabilities = window(pair.image)
     check_finite(probabilities, str(sample.image))
     dice = evaluation.add(pair, probabilities)["dice/mean"]
-    ids, classes = predicted_ids(probabilities), read.classes
+    ids, classes = evaluation.make_mask(probabilities), read.classes
     write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
     shares = np.bincount(pair.mask[pair.mask != IGNORED], minlength=len(classes))
     rarest = int(shares.argmin()) if len(classes) == 2 else None

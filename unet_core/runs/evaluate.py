@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Sequence
 
 from unet_core.data.samples import Sample
 from unet_core.errors import UserError
+from unet_core.inference.ensemble import fold_folders
+from unet_core.run_directory import RunDirectory
 from unet_core.runs import folds, progress
 from unet_core.runs.dataset import DataSet
-from unet_core.runs.finished_run import open_run, output_folder
+from unet_core.runs.finished_run import open_runs, output_folder, required
+from unet_core.runs.masks import check_masks, rule_of_finished_run, rule_of_training
 from unet_core.runs.process import StopRequest
 from unet_core.runs.score import make_predictor, score
 from unet_core.settings import RunConfig
@@ -17,24 +23,28 @@ from unet_core.settings import RunConfig
 def evaluate(config: RunConfig, stop: StopRequest) -> None:
     """Scores the network of a run, or of each fold, on the images it held out.
 
-    With another data folder, scores that of a run on all images of it.
+    With another data folder, scores that of a run, or the mean of all folds, on all images of it.
     """
     folds.for_each(config, stop, _evaluate)
 
 
 def _evaluate(config: RunConfig, stop: StopRequest) -> None:
-    config, run, trained = open_run(config, stop)
+    folders = fold_folders(required(config, "run_dir"))
+    config, run, trained = open_runs(config, stop)
+    check_masks(config, trained[0].classes)
     data = DataSet.open(
         config.data,
         seed=config.training.seed,
         progress=progress.progress_bar,
-        memory_path=run.known_masks,
+        memory_path=None if folders else run.known_masks,
     )
     data.check()
     elsewhere = config.prediction.output_dir
     training_samples: list[Sample] = []
     samples = list(data.samples)
-    if data.fingerprint() == run.read()[1]:
+    fingerprints = {RunDirectory(folder).read()[1] for folder in folders or [run.path]}
+    if data.fingerprint() in fingerprints:
+        _check_one_run(run, folders)
         training_samples, samples = data.split()
         if not samples:
             raise UserError(
@@ -46,15 +56,34 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             f"{config.data.data_dir}: is not what the run was trained and scored on; give "
             "`output_dir`, so that the run's own scores stay."
         )
+    predictor = make_predictor(config, trained)
     with contextlib.nullcontext() if elsewhere else run.locked():
+        if training_samples:
+            step, read = trained[0].step, data.read
+            rule = rule_of_training(config, run, predictor, step, training_samples, read, stop)
+        else:
+            # A threshold is never chosen on what is scored, but on what the run was trained on.
+            own = dataclasses.replace(config, data=trained[0].config.data)
+            rule = rule_of_finished_run(own, run, trained, lambda: predictor, stop)
         score(
             run,
             config.prediction,
-            make_predictor(config, trained),
+            predictor,
             samples,
             data.read,
             output_folder(config, run.path),
-            step=trained.step,
+            step=trained[0].step,
             training_samples=training_samples,
+            make_mask=rule,
             stop=stop,
+        )
+
+
+def _check_one_run(run: RunDirectory, folders: Sequence[pathlib.Path]) -> None:
+    """Raises UserError if all folds together were to be scored on what they were trained on."""
+    if folders:
+        raise UserError(
+            f"{run.path}: a folder of {len(folders)} folds, which together have trained on all of "
+            "these images. Give `fold` all and their number (`folds`) to score each on what it "
+            f"held out, the `run_dir` of one, such as {folders[0]}, or another `data_dir`."
         )

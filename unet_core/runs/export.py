@@ -1,28 +1,51 @@
-"""`--mode=export`: the network of a run in forms that other programs read."""
+"""`--mode=export`: the network of a run, or the mean of folds, in forms other programs read."""
 
 from __future__ import annotations
 
 from unet_core.data.intensities import Scaling
 from unet_core.export.export import export as write_export
-from unet_core.runs.finished_run import open_run, output_folder
+from unet_core.inference.post_processing import KINDS
+from unet_core.models.ensemble import make_ensemble
+from unet_core.runs.finished_run import open_runs, output_folder
+from unet_core.runs.masks import check_masks, describe_post_processing, rule_of_finished_run
 from unet_core.runs.process import StopRequest
+from unet_core.runs.score import make_predictor
 from unet_core.settings import RunConfig
 
 
 def export(config: RunConfig, stop: StopRequest) -> None:
-    """Writes the network in forms that other programs read."""
-    config, run, trained = open_run(config, stop)
+    """Writes the network in forms that other programs read; of folds, one that is their mean."""
+    config, run, trained = open_runs(config, stop)
+    first = trained[0]
+    check_masks(config, first.classes)
     output_dir = output_folder(config, run.path / "export")
     precision = None if config.network.precision == "auto" else config.network.precision
+    # What is exported averages over no mirrored copies, so the threshold is chosen without them.
+    left_out = describe_post_processing(config.prediction)
+    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(KINDS, ())
+    plain = config.replace(tta="none", **nothing)
+    rule = rule_of_finished_run(plain, run, trained, lambda: make_predictor(plain, trained), stop)
+    settings = first.config.stored()
+    if rule.threshold is None:
+        settings["threshold"] = "0.5"
+    else:
+        name = first.classes.names[rule.threshold.class_id]
+        settings["threshold"] = f"{name}:{rule.threshold.value:g}"
     write_export(
-        trained.model,
+        make_ensemble([each.model for each in trained]),
         output_dir,
-        classes=trained.classes,
-        scaling=Scaling.parse(trained.config.data.intensities),
-        settings=trained.config.stored(),
-        step=trained.step,
+        classes=first.classes,
+        scaling=Scaling.parse(first.config.data.intensities),
+        settings=settings,
+        step=first.step,
         formats=config.prediction.formats,
         precision=precision,
+        threshold=rule.threshold,
+        networks=len(trained),
     )
     formats = ", ".join(config.prediction.formats)
-    print(f"Exported step {trained.step} as {formats} to {output_dir}.")
+    steps = ", ".join(str(each.step) for each in trained)
+    what = f"step {steps}" if len(trained) == 1 else f"{len(trained)} networks (steps {steps})"
+    if left_out:
+        print(f"The run's post-processing ({left_out}) is no part of these files.")
+    print(f"Exported {what} as {formats} to {output_dir}.")

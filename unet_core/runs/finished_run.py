@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 from typing import Any
 
 from unet_core.errors import UserError
-from unet_core.inference.trained import Trained, open_trained
+from unet_core.inference.ensemble import fold_folders, open_networks
+from unet_core.inference.trained import Trained
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import process
 from unet_core.settings import FIELDS, ROOM_OF, RunConfig
 from unet_core.settings.network import OF_EVERY_NETWORK
 
 
-def open_run(
+def open_runs(
     config: RunConfig, stop: process.StopRequest
-) -> tuple[RunConfig, RunDirectory, Trained]:
-    """Returns the settings to go by, the run's folder and its network.
+) -> tuple[RunConfig, RunDirectory, list[Trained]]:
+    """Returns the settings to go by, the folder, and the networks of a run or of all folds.
+
+    The settings of folds are those of the first.
 
     Raises:
-        UserError: If there is no run, it is damaged, or a setting was given that the mode does not
-            use.
+        UserError: If there is no run, it is damaged, a setting was given that the mode does not
+            use, or folds cannot be averaged.
     """
     run = RunDirectory(required(config, "run_dir"))
     process.prepare_devices(config.training, stop, strategy="none")
     weights = config.prediction.weights if "weights" in config.given else None
-    network = config.network.network
-    trained = open_trained(run.path, weights=weights, network=network)
-    return settings_of_run(config, trained.config), run, trained
+    trained = open_networks(run.path, weights=weights, network=config.network.network)
+    of_run = trained[0].config
+    if len(trained) > 1:
+        # All folds take part, whichever was named where they were trained.
+        config = config.replace(fold=of_run.data.fold, folds=of_run.data.folds)
+        for folder, each in zip(fold_folders(run.path), trained, strict=True):
+            if each.step < each.config.training.train_steps and not _is_finished(folder):
+                print(f"WARNING: {folder.name} is not trained to its end.", file=sys.stderr)
+    return settings_of_run(config, of_run), run, trained
+
+
+def _is_finished(folder: pathlib.Path) -> bool:
+    return os.path.lexists(folder / "finished")
 
 
 def settings_of_run(config: RunConfig, of_run: RunConfig) -> RunConfig:

@@ -23,6 +23,7 @@ from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, fine_tuning, initial_weights, process
 from unet_core.runs.finished_run import required
 from unet_core.runs.hooks import OwnMetric, make_own_loss
+from unet_core.runs.masks import check_masks
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
@@ -75,6 +76,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     run = RunDirectory(required(config, "run_dir"))
     classes = make_classes(config.data)
     check_settings(config)
+    check_masks(config, classes)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
     dataset.write_synthetic(config.data, progress_bar)

@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
+from unet_core.inference.masks import MaskRule
 from unet_core.inference.predictor import Predictor
+from unet_core.inference.trained import Trained
 from unet_core.outputs import video
 from unet_core.outputs.files import PredictionOutputs, predict_files
 from unet_core.runs.dataset import test_folder
-from unet_core.runs.finished_run import open_run, output_folder
+from unet_core.runs.finished_run import open_runs, output_folder
+from unet_core.runs.masks import check_masks, rule_of_finished_run
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import pixel_bar, progress_bar
 from unet_core.runs.score import make_predictor
@@ -24,22 +27,25 @@ from unet_core.settings.prediction import PredictionSettings
 
 def predict(config: RunConfig, stop: StopRequest) -> None:
     """Writes masks for images without truth, for a video or for what a camera sees."""
-    config, run, trained = open_run(config, stop)
+    config, run, trained = open_runs(config, stop)
+    check_masks(config, trained[0].classes)
     source = config.prediction.input or test_folder(config.data)
     if source is None:
         raise UserError("`input` is missing: the data folder holds no test images.")
     output_dir = output_folder(config, run.predictions)
-    how = f"with the {config.prediction.weights} weights (step {trained.step})"
+    how = f"with the {config.prediction.weights} weights ({_steps(trained)})"
+    predictor = make_predictor(config, trained)
     if video.is_video(source) or video.camera_number(str(source)) is not None:
         print(f"Predicting {source} {how}.")
-        predictor = make_predictor(config, trained)
-        _predict_video(config.prediction, predictor, str(source), output_dir, stop)
+        rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
+        _predict_video(config.prediction, predictor, rule, str(source), output_dir, stop)
         return
     sources = find_images(source)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
     failures = predict_images(
         config.prediction,
-        make_predictor(config, trained),
+        predictor,
+        rule_of_finished_run(config, run, trained, lambda: predictor, stop),
         sources,
         output_dir,
         stop,
@@ -52,9 +58,17 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         )
 
 
+def _steps(trained: Sequence[Trained]) -> str:
+    steps = ", ".join(str(each.step) for each in trained)
+    if len(trained) == 1:
+        return f"step {steps}"
+    return f"the mean of {len(trained)} folds, steps {steps}"
+
+
 def predict_images(
     settings: PredictionSettings,
     predictor: Predictor,
+    make_mask: MaskRule,
     sources: Sequence[Source],
     output_dir: pathlib.Path,
     stop: StopRequest,
@@ -67,6 +81,7 @@ def predict_images(
     Args:
         settings: What to write.
         predictor: The network.
+        make_mask: How masks are made of its probabilities.
         sources: The images.
         output_dir: The folder to write to.
         stop: Asked before every image.
@@ -83,6 +98,7 @@ def predict_images(
             alpha=settings.alpha,
             instances=settings.instances,
             object_class=settings.object_class,
+            make_mask=make_mask,
         ),
         overwrite=settings.overwrite if overwrite is None else overwrite,
         claim=claim,
@@ -102,6 +118,7 @@ def predict_images(
 def _predict_video(
     settings: PredictionSettings,
     predictor: Predictor,
+    make_mask: MaskRule,
     source: str,
     output_dir: pathlib.Path,
     stop: StopRequest,
@@ -118,6 +135,7 @@ def _predict_video(
         channels=predictor.channels,
         alpha=settings.alpha,
         outputs=settings.outputs,
+        make_mask=make_mask,
         show=video.make_window(source) if settings.show else None,
         overwrite=settings.overwrite,
         progress=progress_bar("Predicting frames"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
+from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
+from unet_core.inference.masks import MaskRule
 from unet_core.inference.network import InferenceNetwork
+from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained, make_classes
@@ -20,10 +24,14 @@ from unet_core.settings import RunConfig
 from unet_core.settings.prediction import PredictionSettings
 
 
-def make_predictor(config: RunConfig, trained: Trained) -> Predictor:
-    """Returns the predictor that the settings ask for."""
-    precision = None if config.network.precision == "auto" else config.network.precision
-    return predictor_of(config, InferenceNetwork(trained.model, precision=precision))
+def make_predictor(config: RunConfig, trained: Trained | Sequence[Trained]) -> Predictor:
+    """Returns the predictor that the settings ask for; of several networks, of their mean."""
+    return Predictor(
+        trained,
+        tta=config.prediction.tta,
+        window_px=config.prediction.window_px,
+        precision=None if config.network.precision == "auto" else config.network.precision,
+    )
 
 
 def predictor_of(config: RunConfig, network: InferenceNetwork) -> Predictor:
@@ -56,6 +64,7 @@ def score(
     *,
     step: int,
     training_samples: Sequence[Sample],
+    make_mask: MaskRule,
     stop: StopRequest,
 ) -> None:
     """Scores `samples`, writes scores and pictures to `output_dir` and shows a table.
@@ -73,10 +82,26 @@ def score(
         boundary_px=settings.boundary_px,
         training_samples=training_samples,
         mask_format=settings.mask_format,
+        make_mask=make_mask,
         progress=progress_bar,
         should_stop=stop,
     )
     if result is not None:
         how = {"step": step, "weights": settings.weights, "tta": settings.tta}
+        how |= _described(make_mask, settings, read.classes)
         run.write_scores({**how, **result}, output_dir)
         print(f"\n{describe_scores(result, read.classes)}\n")
+
+
+def _described(
+    make_mask: MaskRule, settings: PredictionSettings, classes: ClassMap
+) -> dict[str, Any]:
+    """Returns how masks were made, for `scores.json`; nothing if in the usual way."""
+    found: dict[str, Any] = {}
+    if make_mask.threshold is not None:
+        name = classes.names[make_mask.threshold.class_id]
+        found["threshold"] = {"class": name, "value": make_mask.threshold.value}
+    for name in KINDS:
+        if settings_of_step := getattr(settings, name):
+            found[name] = list(settings_of_step)
+    return found

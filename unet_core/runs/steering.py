@@ -9,7 +9,7 @@ import tqdm
 
 from unet_core import training
 from unet_core.settings import RunConfig
-from unet_core.training import controls
+from unet_core.training import controls, host_controls
 from unet_core.training.controls import Control, Decision
 
 
@@ -52,11 +52,11 @@ class Steering:
         found += [control for control in others if control is not None]
         self._budget = None
         if settings.max_minutes:
-            self._budget = controls.TimeBudget(settings.max_minutes, workers=workers)
+            self._budget = host_controls.TimeBudget(settings.max_minutes, workers=workers)
             found.append(self._budget)
         if settings.ask_every_steps:
             found.append(
-                controls.Ask(
+                host_controls.Ask(
                     settings.ask_every_steps,
                     ask=_terminal(),
                     show=tqdm.tqdm.write,

@@ -31,6 +31,7 @@ from unet_core.models.build import full_size
 from unet_core.reports.training_logger import TrainingLogger, scores_of
 from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
 from unet_core.runs.finished_run import check_used, output_folder
+from unet_core.runs.masks import rule_of_training
 from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -218,6 +219,9 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             stack.enter_context(loop.averaged_weights())
         session.network.refresh()
         predictor = predictor_of(config, session.network)
+        make_mask = rule_of_training(
+            config, run, predictor, step, plan.training_samples, plan.data.read, stop
+        )
         if plan.held_out:
             score(
                 run,
@@ -228,6 +232,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
                 run.path,
                 step=step,
                 training_samples=plan.training_samples,
+                make_mask=make_mask,
                 stop=stop,
             )
         test = dataset.test_folder(config.data)
@@ -236,6 +241,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             failures = predict_images(
                 config.prediction,
                 predictor,
+                make_mask,
                 find_images(test),
                 output_folder(config, run.predictions),
                 stop,

@@ -7,7 +7,7 @@ import dataclasses
 from unet_core.data.layouts import LAYOUTS
 from unet_core.errors import UserError
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import SAMPLES, SCORE, SPLIT, TRAIN
+from unet_core.settings.modes import NETWORK, SAMPLES, SCORE, SPLIT, TRAIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DataSettings:
     data_dir: str | None = setting(
         None,
         "Folder (or CSV file) of the images and masks; see --layout.",
-        modes=(*TRAIN, "evaluate", "predict", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
     )
     synthetic_data: bool = setting(
         False,
@@ -29,29 +29,29 @@ class DataSettings:
         "folders",
         "How --data_dir is laid out: train/image and train/label (or image and label), a VOC "
         "folder, a samples.csv, or TIFF stacks.",
-        modes=(*TRAIN, "evaluate", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
         choices=LAYOUTS,
     )
     image_folder: str = setting(
         "image",
         "Name of the folders (or stack) of images.",
-        modes=(*TRAIN, "evaluate", "predict", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
     )
     mask_folder: str = setting(
         "label",
         "Name of the folders (or stack) of masks, the ground truth; several, one per class, with "
         "commas.",
-        modes=(*TRAIN, "evaluate", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
     )
     mask_suffix: str = setting(
         "",
         "What a mask's name adds to its image's, such as _mask.",
-        modes=(*TRAIN, "evaluate", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
     )
     group_pattern: str = setting(
         "",
         "Regular expression that finds the group (patient, animal) in a sample's name.",
-        modes=(*TRAIN, "evaluate", "check_data"),
+        modes=(*NETWORK, "choose", "check_data"),
     )
     classes: str = setting(
         "0:membrane,255:cell",

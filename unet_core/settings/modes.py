@@ -12,6 +12,7 @@ MODES = Registry(
         "evaluate": "unet_core.runs.evaluate:evaluate",
         "predict": "unet_core.runs.predict:predict",
         "export": "unet_core.runs.export:export",
+        "choose": "unet_core.runs.choose:choose",
         "summary": "unet_core.runs.summary:summary",
         "check_data": "unet_core.runs.check_data:check_data",
         "convert_labelme": "unet_core.runs.convert_labelme:convert_labelme",
@@ -22,8 +23,8 @@ EVERY = tuple(MODES)
 TRAIN = ("train", "find_rate", "sweep")
 NETWORK = (*TRAIN, "evaluate", "predict", "export")
 BUILD = (*TRAIN, "summary")
-RUN = (*NETWORK, "summary")
-SCORE = (*TRAIN, "evaluate")
+RUN = (*NETWORK, "choose", "summary")
+SCORE = (*TRAIN, "evaluate", "choose")
 IMAGES = (*TRAIN, "evaluate", "predict")
 SAMPLES = (*TRAIN, "check_data")
 SPLIT = (*TRAIN, "check_data", "convert_labelme")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+from unet_core.errors import UserError
 from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import IMAGES, NETWORK, RUN, SCORE, TRAIN
+from unet_core.settings.modes import IMAGES, NETWORK, TRAIN
 
 FORMATS = Registry(
     {
@@ -35,7 +37,7 @@ class PredictionSettings:
         None,
         "Where predictions, scores, exports, converted data or the picture of a network go. "
         "Default: a place in the run folder.",
-        modes=(*RUN, "convert_labelme"),
+        modes=(*NETWORK, "summary", "convert_labelme"),
         of_run=False,
     )
     overwrite: bool = setting(
@@ -54,23 +56,47 @@ class PredictionSettings:
         "none",
         "Test-time augmentation: predictions averaged over mirrored (flips) or mirrored and "
         "turned (dihedral) copies.",
-        modes=IMAGES,
+        modes=(*IMAGES, "choose"),
         choices=("none", "flips", "dihedral"),
     )
     window_px: int = setting(
         0,
         "Sliding window: pixels a side of the windows an image is predicted in. 0 predicts images "
         "of up to 2 megapixels in one pass and larger ones by windows of 1024.",
-        modes=IMAGES,
+        modes=(*IMAGES, "choose"),
         least=0,
         most=65536,
     )
     outputs: tuple[str, ...] = setting(
         ("mask", "overlay"),
-        "What to write of a prediction: mask, overlay, outlines, probabilities (16 bit, 65535 "
-        "being 1).",
+        "What to write of a prediction: mask, overlay, outlines, probabilities; uncertainty "
+        "(entropy of the probabilities; 1 is even odds), and of several folds their disagreement "
+        "(standard deviation of the probability). The last three have 16 bits, 65535 being 1.",
         modes=_WRITES,
-        choices=("mask", "overlay", "outlines", "probabilities"),
+        choices=("mask", "overlay", "outlines", "probabilities", "uncertainty", "disagreement"),
+    )
+    threshold: str = setting(
+        "0.5",
+        "Of two classes: the probability above which a pixel is of one of them, which is the class "
+        "in --monitor, or else the second, or the one named before it (cell:0.4). auto: that with "
+        "the best score --monitor on the training images (of folds: out of fold), kept in the run.",
+        modes=NETWORK,
+    )
+    fill_holes: tuple[str, ...] = setting(
+        (),
+        "Post-processing of masks: classes whose holes are filled, whatever is in them.",
+        modes=IMAGES,
+    )
+    drop_smaller: tuple[str, ...] = setting(
+        (),
+        "Post-processing, after that: CLASS:PIXELS drops the objects of a class that have fewer "
+        "pixels; they become of the most probable other class.",
+        modes=IMAGES,
+    )
+    keep_largest: tuple[str, ...] = setting(
+        (),
+        "Post-processing, after that: classes of which only the largest object of an image stays.",
+        modes=IMAGES,
     )
     mask_format: str = setting(
         "values",
@@ -90,7 +116,7 @@ class PredictionSettings:
         "",
         "Class whose connected regions are objects, such as cells between membranes; they are "
         "scored as objects, with two classes also by V_Rand and V_Info.",
-        modes=IMAGES,
+        modes=(*IMAGES, "choose"),
     )
     instances: str = setting(
         "none",
@@ -102,7 +128,7 @@ class PredictionSettings:
     boundary_px: float = setting(
         2.0,
         "How far a boundary may be off to count as right in boundary F1, in pixels.",
-        modes=SCORE,
+        modes=("train", "evaluate"),
         least=0,
         most=1000,
     )
@@ -122,3 +148,44 @@ class PredictionSettings:
 
     def __post_init__(self):
         check_fields(self)
+        parse_threshold(self.threshold)
+        for text in self.drop_smaller:
+            parse_size(text)
+
+
+def parse_threshold(text: str) -> tuple[str, float | None]:
+    """Returns the class and the probability of `threshold`.
+
+    The class is empty if none is named; the probability is None if it is to be chosen.
+
+    Raises:
+        UserError: If it is none.
+    """
+    name, _, number = text.rpartition(":")
+    if number == "auto":
+        return name, None
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UserError(
+            f"`threshold` ({text!r}) must be auto or a probability from 0 to 1, such as 0.4 or "
+            "cell:0.4."
+        )
+    return name, value
+
+
+def parse_size(text: str) -> tuple[str, int]:
+    """Returns the class and the pixels of one of `drop_smaller`.
+
+    Raises:
+        UserError: If it is none.
+    """
+    name, _, number = text.rpartition(":")
+    if not name or not number.isascii() or not number.isdecimal() or not 0 < int(number) < 2**31:
+        raise UserError(
+            f"`drop_smaller` ({text!r}) must be CLASS:PIXELS with a number of pixels from 1 on, "
+            "such as cell:50."
+        )
+    return name, int(number)

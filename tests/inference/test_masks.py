@@ -1,0 +1,38 @@
+import numpy as np
+
+from unet_core.conventions import IGNORED
+from unet_core.inference.masks import MaskRule, Threshold, predicted_ids
+from unet_core.inference.post_processing import Step
+
+SECOND = np.array([[0.2, 0.5, 0.51, 0.9]], np.float32)
+TWO = np.stack([1 - SECOND, SECOND], -1)
+
+
+class TestPredictedIds:
+    def test_of_two_classes_the_second_needs_more_than_a_half(self):
+        assert predicted_ids(TWO).tolist() == [[0, 0, 1, 1]]
+
+    def test_threshold_of_the_second_class(self):
+        assert predicted_ids(TWO, Threshold(1, 0.6)).tolist() == [[0, 0, 0, 1]]
+        assert predicted_ids(TWO, Threshold(1, 0.1)).tolist() == [[1, 1, 1, 1]]
+
+    def test_threshold_of_the_first_class(self):
+        # Its probabilities are 0.8, 0.5, 0.49, 0.1.
+        assert predicted_ids(TWO, Threshold(0, 0.3)).tolist() == [[0, 0, 0, 1]]
+
+    def test_probability_at_the_threshold_is_not_above_it(self):
+        # 0.9 in float32 is not the 0.9 of float64: both are compared in float32.
+        assert predicted_ids(TWO, Threshold(1, 0.9)).tolist() == [[0, 0, 0, 0]]
+
+    def test_pixel_with_nan_is_of_no_class(self):
+        broken = TWO.copy()
+        broken[0, 0] = np.nan
+        assert predicted_ids(broken, Threshold(1, 0.6)).tolist() == [[IGNORED, 0, 0, 1]]
+
+
+class TestMaskRule:
+    def test_steps_follow_the_threshold(self):
+        # Above 0.1 all four pixels are one object; above 0.6 it is a single pixel.
+        steps = [Step("drop_smaller", 1, 2)]
+        assert MaskRule(Threshold(1, 0.1), steps)(TWO).tolist() == [[1, 1, 1, 1]]
+        assert MaskRule(Threshold(1, 0.6), steps)(TWO).tolist() == [[0, 0, 0, 0]]

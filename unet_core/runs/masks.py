@@ -1,0 +1,313 @@
+"""How masks are made of probabilities: the threshold, chosen if it is to be, and post-processing.
+
+rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
+ids = rule(probabilities)
+
+A threshold that was chosen is kept in `threshold.json` of the run, by what it was chosen for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+
+from unet_core.data.classes import ClassMap
+from unet_core.data.reader import Reader
+from unet_core.data.samples import Sample
+from unet_core.errors import UserError
+from unet_core.files import read_json, write_json
+from unet_core.inference.ensemble import Ensemble, fold_folders
+from unet_core.inference.masks import MaskRule, Threshold
+from unet_core.inference.post_processing import KINDS, Step, check_installed
+from unet_core.inference.predictor import Predictor, Window, check_finite
+from unet_core.inference.trained import EXPORT_SETTINGS, Trained
+from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_by
+from unet_core.run_directory import RunDirectory
+from unet_core.runs.dataset import DataSet
+from unet_core.runs.process import StopRequest
+from unet_core.runs.progress import progress_bar
+from unet_core.settings import RunConfig
+from unet_core.settings.prediction import PredictionSettings, parse_size, parse_threshold
+
+_FORMAT = 1
+_MOST_TO_CHOOSE_ON = 30
+_Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Choose = Callable[[int], tuple[BestThreshold, int]]
+
+
+class _Chosen(msgspec.Struct, kw_only=True):
+    """One threshold, and what it was chosen for."""
+
+    class_name: str = msgspec.field(name="class")
+    score_by: str
+    tta: str
+    steps: list[int]
+    threshold: _Probability
+    score: float | None
+    images: int
+
+
+class _Stored(msgspec.Struct, kw_only=True):
+    format: int = 0
+    thresholds: list[_Chosen]
+
+
+def check_masks(config: RunConfig, classes: ClassMap) -> None:
+    """Checks what the settings say of masks, before anything is read or trained.
+
+    Raises:
+        UserError: If there is no such class, a package is missing, or a threshold is given for
+            more than two classes.
+    """
+    check_installed(post_processing(config.prediction, classes))
+    _threshold_class(config, classes)
+
+
+def post_processing(settings: PredictionSettings, classes: ClassMap) -> list[Step]:
+    """Returns the steps that the settings ask for: holes first, then small objects, then others.
+
+    Raises:
+        UserError: If there is no such class.
+    """
+    sizes = [parse_size(text) for text in settings.drop_smaller]
+    return [
+        *(Step("fill_holes", classes.index(name)) for name in settings.fill_holes),
+        *(Step("drop_smaller", classes.index(name), pixels) for name, pixels in sizes),
+        *(Step("keep_largest", classes.index(name)) for name in settings.keep_largest),
+    ]
+
+
+def describe_post_processing(settings: PredictionSettings) -> str:
+    """Returns the flags of post-processing that are set, as text."""
+    found = {name: getattr(settings, name) for name in KINDS}
+    return " ".join(f"{name}={','.join(values)}" for name, values in found.items() if values)
+
+
+def foreground(monitor: str, classes: ClassMap) -> int:
+    """Returns the class that a threshold is of: that of the monitor, or else the second."""
+    name = monitor.partition("/")[2]
+    return classes.names.index(name) if name in classes.names else 1
+
+
+def _threshold_class(config: RunConfig, classes: ClassMap) -> tuple[int, float | None] | None:
+    """Returns the class and the value of the threshold; None is the most probable class."""
+    text = config.prediction.threshold
+    name, value = parse_threshold(text)
+    if name:
+        classes.index(name)
+    if value == 0.5:
+        return None
+    if len(classes) != 2:
+        raise UserError(
+            f"`threshold` ({text}) is for two classes, and there are {len(classes)}: "
+            f"{', '.join(classes.names)}. Leave it out; each pixel has its most probable class."
+        )
+    class_id = classes.index(name) if name else foreground(config.training.monitor, classes)
+    return class_id, value
+
+
+def mask_rule(
+    config: RunConfig,
+    run: RunDirectory,
+    classes: ClassMap,
+    *,
+    steps: Sequence[int],
+    choose: Choose,
+) -> MaskRule:
+    """Returns how masks are made, and says it if it is not the usual way.
+
+    Args:
+        config: All settings.
+        run: Where a threshold that was chosen is kept.
+        classes: The classes.
+        steps: The step of each network's weights.
+        choose: Class -> its best threshold and the number of images that it was chosen on; called
+            if none is kept.
+
+    Raises:
+        UserError: As `check_masks`; if what is kept cannot be read.
+    """
+    made_by = post_processing(config.prediction, classes)
+    wanted = _threshold_class(config, classes)
+    if made_by:
+        print(f"Post-processing: {describe_post_processing(config.prediction)}.")
+    if wanted is None:
+        return MaskRule(None, made_by)
+    class_id, value = wanted
+    name = classes.names[class_id]
+    how = "as given"
+    if value is None:
+        chosen = _kept_or_chosen(config, run, classes, class_id, steps, choose)
+        value = chosen.threshold
+        score = "not defined" if chosen.score is None else f"{chosen.score:.4f}"
+        where = "out of fold" if len(steps) > 1 else "on training images"
+        how = f"chosen {where} ({chosen.images} of them, {chosen.score_by} {score})"
+    print(f"Threshold: {name} where its probability is above {value:g}, {how}.")
+    return MaskRule(Threshold(class_id, value), made_by)
+
+
+def _kept_or_chosen(
+    config: RunConfig,
+    run: RunDirectory,
+    classes: ClassMap,
+    class_id: int,
+    steps: Sequence[int],
+    choose: Choose,
+) -> _Chosen:
+    path = run.path / "threshold.json"
+    key: dict[str, Any] = {
+        "class_name": classes.names[class_id],
+        "score_by": score_by(config.training.monitor, classes.names),
+        "tta": config.prediction.tta,
+        "steps": list(steps),
+    }
+    kept = read_thresholds(path)
+    for each in kept:
+        if all(getattr(each, name) == value for name, value in key.items()):
+            return each
+    best, images = choose(class_id)
+    score = best.score if best.score == best.score else None
+    chosen = _Chosen(**key, threshold=best.value, score=score, images=images)
+    run.claim(path)
+    stored = {"format": _FORMAT, "thresholds": msgspec.to_builtins([*kept, chosen])}
+    write_json(path, stored)
+    return chosen
+
+
+def read_thresholds(path: os.PathLike) -> list[_Chosen]:
+    """Returns the thresholds that were chosen and are kept in a file; none if it is not there.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    if not os.path.lexists(path):
+        return []
+    what, way = "the chosen thresholds of a run", "Move it away; they are chosen again then."
+    return read_json(path, _Stored, what=what, way=way, formats=(_FORMAT,)).thresholds
+
+
+def rule_of_finished_run(
+    config: RunConfig,
+    run: RunDirectory,
+    trained: Sequence[Trained],
+    make_predictor: Callable[[], Predictor],
+    stop: StopRequest,
+) -> MaskRule:
+    """Returns how masks are made with the networks of a finished run or of folds.
+
+    `make_predictor` is called if a threshold must be chosen.
+
+    A threshold is chosen on the images that the run was trained on; of folds, on the images that
+    each held out, predicted by its network.
+
+    Raises:
+        UserError: As `mask_rule`; if a threshold is to be chosen and the training images are not
+            there.
+    """
+
+    def choose(class_id: int) -> tuple[BestThreshold, int]:
+        total, images, predictor = ThresholdCounts(class_id), 0, make_predictor()
+        for window, samples, read in _images_to_choose_on(config, run, trained, predictor):
+            counts = count_thresholds(window, samples, read, class_id, stop)
+            total, images = total + counts, images + len(samples)
+        return total.best(config.training.monitor, trained[0].classes.names), images
+
+    steps = [each.step for each in trained]
+    return mask_rule(config, run, trained[0].classes, steps=steps, choose=choose)
+
+
+def rule_of_training(
+    config: RunConfig,
+    run: RunDirectory,
+    predictor: Predictor,
+    step: int,
+    samples: Sequence[Sample],
+    read: Reader,
+    stop: StopRequest,
+) -> MaskRule:
+    """Returns how masks are made at the end of training; a threshold is chosen on `samples`.
+
+    Raises:
+        UserError: As `mask_rule`.
+    """
+
+    def choose(class_id: int) -> tuple[BestThreshold, int]:
+        few = few_of(samples)
+        counts = count_thresholds(predictor.window, few, read, class_id, stop)
+        return counts.best(config.training.monitor, predictor.classes.names), len(few)
+
+    return mask_rule(config, run, predictor.classes, steps=[step], choose=choose)
+
+
+def few_of(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Returns the training images to choose on: of more than 30, every n-th."""
+    return samples[:: max(1, -(-len(samples) // _MOST_TO_CHOOSE_ON))]
+
+
+def count_thresholds(
+    window: Window, samples: Sequence[Sample], read: Reader, class_id: int, stop: StopRequest
+) -> ThresholdCounts:
+    """Predicts `samples` and counts their pixels by probability.
+
+    Raises:
+        UserError: If one cannot be read, or the output is not finite.
+        KeyboardInterrupt: If it was stopped.
+    """
+    counts = ThresholdCounts(class_id)
+    for sample in progress_bar("Choosing a threshold")(samples):
+        if stop():
+            # Nothing is written yet, and nothing can be without the threshold.
+            raise KeyboardInterrupt
+        pair = read(sample)
+        probabilities = window(pair.image)
+        check_finite(probabilities, str(sample.image))
+        counts.add(probabilities, pair.mask)
+    return counts
+
+
+def _images_to_choose_on(
+    config: RunConfig, run: RunDirectory, trained: Sequence[Trained], predictor: Predictor
+) -> Iterator[tuple[Window, Sequence[Sample], Reader]]:
+    """Gives networks and the images that a threshold is chosen on with them."""
+    if (run.path / EXPORT_SETTINGS).is_file():
+        raise UserError(
+            f"`threshold` (auto) is chosen on training images, and {run.path} is an export. Give a "
+            "probability, or the `run_dir` of the run."
+        )
+    folders, window = fold_folders(run.path), predictor.window
+    data = open_data_of(config, [RunDirectory(each) for each in folders] or [run])
+    if not folders:
+        yield window, few_of(data.split()[0]), data.read
+        return
+    windows = window.windows if isinstance(window, Ensemble) else [window]
+    for window, each in zip(windows, trained, strict=True):
+        yield window, held_out_of(data, each), data.read
+
+
+def open_data_of(config: RunConfig, runs: Sequence[RunDirectory]) -> DataSet:
+    """Returns the data that all of `runs` were trained on.
+
+    Raises:
+        UserError: If they are not there, something is wrong with them, or they are others.
+    """
+    data = DataSet.open(config.data, seed=config.training.seed, progress=progress_bar)
+    data.check()
+    for run in runs:
+        if data.fingerprint() != run.read()[1]:
+            raise UserError(
+                f"{config.data.data_dir}: is not what {run.path} was trained on, and on that must "
+                "be chosen. Give its `data_dir`, or a number in place of auto (`threshold`)."
+            )
+    return data
+
+
+def held_out_of(data: DataSet, trained: Trained) -> list[Sample]:
+    """Returns the samples that the run of one fold has held out."""
+    settings: Any = dataclasses.replace(
+        data.settings, fold=trained.config.data.fold, folds=trained.config.data.folds
+    )
+    return dataclasses.replace(data, settings=settings).split()[1]
