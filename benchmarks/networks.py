@@ -94,7 +94,7 @@ def main() -> None:
                 for key in ("dice/membrane", "v_rand", "seconds")
             )
             rows.append(
-                [name, f"{tflop:g}", steps, f"{dice:.4f}", f"{v_rand:.4f}", f"{seconds:.0f}"]
+                [name, f"{tflop:g}", str(steps), f"{dice:.4f}", f"{v_rand:.4f}", f"{seconds:.0f}"]
             )
             print(" ".join(map(str, rows[-1])), flush=True)
     header = ["candidate", "TFLOP", "steps", "membrane Dice", "V_Rand", "training s"]
