@@ -220,7 +220,8 @@ def _resolve(
         data_dir=os.path.abspath(required(config, "data_dir")),
     )
     resolved = run.resolve_for_resume(resolved, fingerprint)
-    _check_schedule_lasts(resolved)
+    if config.task.mode != "find_rate":  # It has a schedule of its own.
+        _check_schedule_lasts(resolved)
     return resolved, reason
 
 
