@@ -3,11 +3,12 @@
     python benchmarks/networks.py --data_dir=data/membrane --tflop=10,40 --folds=0
     python benchmarks/networks.py --data_dir=data/membrane --rows=base,stem --folds=0,1,2,3
 
-Every candidate differs from `membrane.flags` in the settings of its row in `CANDIDATES`. It trains
-for as many steps as its compute allows: floating-point operations of all training steps, counted by
-formula (`unet_core.models.flops`), so that the figure does not depend on the machine. Each run is a
-process of its own, in a folder of its own under `--runs`; one that is finished there is not done
-again. Scores are those of the held-out slices, one pass, thresholds as `scores.json` has them.
+Every candidate is `membrane.flags` with the settings of `PLAIN`, a plain U-Net in a plain recipe,
+and those of its row in `CANDIDATES`. It trains for as many steps as its compute allows:
+floating-point operations of all training steps, counted by formula (`unet_core.models.flops`), so
+that the figure does not depend on the machine. Each run is a process of its own, in a folder of its
+own under `--runs`; one that is finished there is not done again. Scores are those of the held-out
+slices, one pass, thresholds as `scores.json` has them.
 
 Fold 4 is not for choosing: it confirms the choice.
 """
@@ -38,6 +39,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 SLOW_START = 0.1
 """Share of the steps in which the learning rate rises."""
 
+PLAIN: dict[str, Any] = {
+    "stem_stride": 1,
+    "normalization": "none",
+    "global_batch_size": 4,
+    "learning_rate": 1e-3,
+}
+"""Where all candidates start from."""
+
+_STEM = {"stem_stride": 2, "global_batch_size": 2}
+_BATCH_NORM = {**_STEM, "normalization": "batch"}
+
 CANDIDATES: dict[str, dict[str, Any]] = {
     "base": {},
     "width16": {"base_filters": 16},
@@ -52,7 +64,18 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "stem_deep": {"stem_stride": 2, "deep_supervision": True},
     "stem_residual": {"stem_stride": 2, "encoder": "residual", "normalization": "batch"},
     "stem_batch1": {"stem_stride": 2, "global_batch_size": 1},
-    "stem_batch2": {"stem_stride": 2, "global_batch_size": 2},
+    "stem_batch2": _STEM,
+    "stem_batch2_norm": _BATCH_NORM,
+    "stem_batch2_norm_rate3e-3": {**_BATCH_NORM, "learning_rate": 3e-3},
+    "stem_batch2_norm_rate1e-2": {**_BATCH_NORM, "learning_rate": 1e-2},
+    "stem_batch2_norm_average": {**_BATCH_NORM, "learning_rate": 3e-3, "ema_decay": 0.99},
+    "stem_batch2_residual": {**_BATCH_NORM, "learning_rate": 3e-3, "encoder": "residual"},
+    "width16_batch2_norm": {
+        "base_filters": 16,
+        "global_batch_size": 2,
+        "normalization": "batch",
+        "learning_rate": 3e-3,
+    },
     "stem_crop384": {"stem_stride": 2, "global_batch_size": 2, "crop_size": 384},
     "residual": {"encoder": "residual", "normalization": "batch"},
     "deep": {"deep_supervision": True},
@@ -68,7 +91,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "average": {"ema_decay": 0.99},
     "upsample": {"decoder": "upsample"},
 }
-"""What each candidate changes in `membrane.flags`."""
+"""What each candidate changes in that."""
 
 
 def main() -> None:
@@ -86,7 +109,7 @@ def main() -> None:
     rows = []
     for tflop in args.tflop:
         for name in args.rows:
-            settings = {**_settings_of_file(), **CANDIDATES[name]}
+            settings = {**_settings_of_file(), **PLAIN, **CANDIDATES[name]}
             steps = steps_within(settings, tflop * 1e12)
             found = [_scored(args, name, settings, steps, tflop, fold) for fold in args.folds]
             dice, v_rand, seconds = (
@@ -122,7 +145,8 @@ def _scored(
     took = run.with_suffix(".seconds")
     if not took.exists():
         flags = {
-            **{key: settings[key] for key in CANDIDATES[name]},
+            **PLAIN,
+            **CANDIDATES[name],
             "data_dir": _training_slices(args).resolve(),
             "run_dir": run.resolve(),
             "fold": fold,
@@ -160,7 +184,7 @@ def _settings_of_file() -> dict[str, Any]:
     """Returns the settings of `membrane.flags` that decide how much a step computes."""
     lines = (ROOT / "membrane.flags").read_text().splitlines()
     given = dict(line[2:].split("=", 1) for line in lines if "=" in line and line[:2] == "--")
-    numbers = ("depth", "base_filters", "crop_size", "global_batch_size")
+    numbers = ("depth", "base_filters", "crop_size")
     fixed = {"classes": given["classes"], "precision": "float32"}
     return {**fixed, **{key: int(given[key]) for key in numbers}}
 
