@@ -111,7 +111,7 @@ def main() -> None:
         for name in args.rows:
             settings = {**_settings_of_file(), **PLAIN, **CANDIDATES[name]}
             steps = steps_within(settings, tflop * 1e12)
-            found = [_scored(args, name, settings, steps, tflop, fold) for fold in args.folds]
+            found = [_scored(args, name, steps, tflop, fold) for fold in args.folds]
             dice, v_rand, seconds = (
                 statistics.mean(run[key] for run in found)
                 for key in ("dice/membrane", "v_rand", "seconds")
@@ -135,7 +135,6 @@ def steps_within(settings: dict[str, Any], operations: float) -> int:
 def _scored(
     args: argparse.Namespace,
     name: str,
-    settings: dict[str, Any],
     steps: int,
     tflop: float,
     fold: int,
