@@ -2,6 +2,7 @@
 together.
 """
 
+import csv
 import json
 import os
 import signal
@@ -255,3 +256,34 @@ class TestConfiguration:
         code, out = finish(process, timeout=120)
         assert code == 128 + number, out
         assert not (tmp_path / "run").exists()
+
+
+class TestControls:
+    @pytest.mark.slow
+    def test_two_workers_decide_as_one_process_does(self, data_dir, start_two, tmp_path):
+        args = ["--train_steps=40", "--eval_every_steps=4", "--warmup_steps=0"]
+        args += ["--schedule=constant", "--learning_rate=1e-9", "--min_delta=0.5"]
+        args += ["--plateau_patience=2", "--early_stopping_patience=4"]
+        one = finish(start(data_dir, tmp_path / "one", *args))
+        pair = [finish(process) for process in start_two(tmp_path / "two", *args)]
+        # The evaluation at 4 is the best; 12 and 20 reduce the rate, and 20 ends it.
+        assert [code for code, _ in (one, *pair)] == [0, 0, 0], (one, pair)
+        assert "Trained to step 20; worker 0" in pair[1][1]
+        for name in ("one", "two"):
+            with (tmp_path / name / "history.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            assert rows[-1]["step"] == "20"
+            notes = {row["step"]: row["note"] for row in rows if row["note"]}
+            assert list(notes) == ["12", "20"]
+            assert "learning rate times 0.5" in notes["12"]
+            assert "has not improved in 4 evaluations" in notes["20"]
+
+    @pytest.mark.slow
+    def test_time_that_is_up_ends_both_at_one_step(self, start_two, tmp_path):
+        run_dir = tmp_path / "run"
+        args = ["--train_steps=100000", "--schedule=constant", "--max_minutes=0.05"]
+        pair = [finish(process) for process in start_two(run_dir, *args)]
+        assert [code for code, _ in pair] == [0, 0], pair
+        step = max(steps_in(run_dir / "checkpoints"))
+        assert "minutes are used up" in pair[0][1]
+        assert f"Trained to step {step}; worker 0" in pair[1][1]
