@@ -26,6 +26,7 @@ from unet_core.drawing import tables
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
 from unet_core.training import controls, history, schedules
+from unet_core.training.checkpoints import steps_in
 from unet_core.training.host_controls import Ask
 
 TEXTS = {"data_dir": "class folders", "predict": "images to predict", "weights": "of the body"}
@@ -95,12 +96,12 @@ def train(args: argparse.Namespace, ask: Any, show: Callable[[str], None]) -> No
         settings = {name: getattr(args, name) for name in ("network", "balance", "flip", *FIXED)}
         settings |= {"classes": classes, "images": survey.fingerprint(samples)}
         stored, way = run.path / "settings.json", "Choose another --run_dir."
-        if not stored.exists():
-            files.write_json(stored, settings)
-        there = files.read_json(stored, dict, what="settings of a run", way=way)
-        if changed := [name for name in settings if there.get(name) != settings[name]]:
-            raise UserError(f"{stored}: the run has other {', '.join(changed)}. {way}")
         model = make_network(args, len(classes))
+        if steps_in(run.checkpoints):
+            there = files.read_json(stored, dict, what="settings of a run", way=way)
+            if changed := [name for name in settings if there.get(name) != settings[name]]:
+                raise UserError(f"{stored}: the run has other {', '.join(changed)}. {way}")
+        files.write_json(stored, settings)
         best_epoch = fit(model, run, chosen, valid, classes, args, ask, show)
         training.load_weights(run.checkpoints, model, best=True)
         finish(model, run.path, test, classes, best_epoch, args, show)

@@ -45,6 +45,7 @@ def load(body: keras.Model, path: str) -> None:
         body.load_weights(path)
     for layer in body.layers:
         # ImageNet files hold the deviation in place of the variance (tensorflow#49930).
-        if hasattr(layer, "adapt_variance") and np.allclose(layer.adapt_variance, DEVIATION):
+        is_first = isinstance(layer, layers.Normalization)
+        if is_first and np.allclose(layer.adapt_variance, DEVIATION, rtol=1e-3):
             layer.adapt_variance.assign(np.square(DEVIATION))
             layer.finalize_state()

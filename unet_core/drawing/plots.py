@@ -83,13 +83,13 @@ def panels(
     """
     first, length = x[0], (x[-1] - x[0]) or 1
     across = [(value - first) / length for value in x]
-    drawn = []
+    names, drawn = list(dict.fromkeys(name for lines in series.values() for name in lines)), []
     for title, lines in series.items():
         values = {name: np.asarray(line, np.float64) for name, line in lines.items()}
         finite = np.concatenate([line[np.isfinite(line)] for line in values.values()])
         top = max(1.0, finite.max(initial=0.0))
         shown = {name: (across, line / top) for name, line in values.items()}
-        colours = list(_COLOURS[: len(shown)])
+        colours = [_COLOURS[names.index(name) % len(_COLOURS)] for name in shown]
         if mark:
             shown[mark[0]] = ([(mark[1] - first) / length] * 2, [0, 1])
             colours.append(_GREY)
