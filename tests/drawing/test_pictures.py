@@ -152,3 +152,18 @@ class TestOutlines:
         # RGB became BGR.
         assert (found[0, 3] == (3, 2, 1)).all()
         assert (image == (1, 2, 3)).all()
+
+
+class TestContactSheet:
+    def test_last_row_is_filled_with_white(self):
+        tiles = [np.full((10, 20), 10 * number, np.uint8) for number in range(3)]
+        sheet = pictures.contact_sheet(tiles, ["", "", ""], columns=2)
+        # A tile has 4 px around it, and 22 above.
+        assert sheet.shape == (2 * 36, 2 * 28, 3)
+        assert sheet[25, 30].tolist() == [255] * 3
+        assert sheet[25, 35].tolist() == [10] * 3
+        assert (sheet[36:, 28:] == 255).all()
+
+    def test_none_are_refused(self):
+        with pytest.raises(ValueError, match="at least one"):
+            pictures.contact_sheet([], [])

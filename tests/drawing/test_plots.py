@@ -29,3 +29,30 @@ class TestCurves:
         nan = float("nan")
         picture = plots.curves({"a": ([nan, nan], [0.5, 0.5])}, COLOURS, x_title="x", y_title="y")
         assert (drawn(picture, 0)[:, 1] > 465).all()
+
+
+class TestPanels:
+    def test_marks_the_place_and_keeps_the_colour_of_a_name(self):
+        series = {"loss": {"train": [4, 2, 1], "valid": [3, 3, 3]}, "f1": {"valid": [0, 1, 1]}}
+        picture = plots.panels([1, 2, 3], series, x_title="epoch", mark=("best", 2))
+        # Each plot is 60 + 400 + 200 px wide; epoch 2 of 3 is at column 60 + 200 of it.
+        assert picture.shape == (474, 2 * 660, 3)
+        for first in (0, 660):
+            plot = picture[30:431, first + 55 : first + 465]
+            line = np.argwhere((plot == plots._GREY).all(-1))
+            assert abs(line[:, 1].mean() - 205) < 1.5
+            assert (plot == plots._COLOURS[1][::-1]).all(-1).any()
+        # The highest loss is 4, so that a valid loss of 3 is at 3/4: row 30 + 400 / 4.
+        valid = np.argwhere((picture[:, 60:250] == plots._COLOURS[1][::-1]).all(-1))
+        assert abs(valid[:, 0].mean() - 130) < 1.5
+
+    def test_one_value_and_none_that_is_finite_are_drawn(self):
+        assert plots.panels([1], {"f1": {"valid": [float("nan")]}}, x_title="x").size
+
+
+class TestConfusion:
+    def test_cells_are_as_dark_as_their_share_of_the_row(self):
+        picture = plots.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
+        # Cells of 64 px from row 50 and column 160; 255 - 130 * 3/4 = 157.5, 255 - 130 / 4 = 222.5.
+        corners = picture[52:180:64, 162:290:64, 0]
+        np.testing.assert_allclose(corners, [[157.5, 222.5], [255, 255]], atol=0.5)

@@ -178,5 +178,25 @@ def stacked(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     return np.vstack(wide)
 
 
+def contact_sheet(
+    tiles: Sequence[np.ndarray], titles: Sequence[str], *, columns: int = 6
+) -> np.ndarray:
+    """Returns small pictures of one size, [H, W] or [H, W, 3], in rows, each under its title.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not tiles:
+        raise ValueError("`tiles` must hold at least one picture.")
+    rows = [
+        side_by_side(tiles[first : first + columns], titles[first : first + columns])
+        for first in range(0, len(tiles), columns)
+    ]
+    width = rows[0].shape[1]
+    return np.vstack(
+        [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
+    )
+
+
 def _in_bgr(colours: Colours) -> np.ndarray:
     return np.array(colours, np.uint8)[:, ::-1]

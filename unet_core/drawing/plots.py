@@ -1,4 +1,4 @@
-"""Curves as pictures, drawn with OpenCV so that no plotting library is needed."""
+"""Curves and confusion matrices as pictures, drawn with OpenCV: no plotting library is needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import numpy as np
 from unet_core.drawing.pictures import Colours
 
 _SIZE, _LEFT, _BELOW, _ABOVE = 400, 60, 44, 30
+_CELL = 64
+# Blue, orange, green and purple that all people can tell apart: Okabe and Ito 2008.
+_COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167))
+_GREY = (120, 120, 120)
 
 
 def curves(
@@ -58,6 +62,63 @@ def curves(
             2,
         )
         _write(picture, name, (_LEFT + _SIZE + 38, top))
+    return picture
+
+
+def panels(
+    x: Sequence[float],
+    series: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    x_title: str,
+    mark: tuple[str, float] | None = None,
+) -> np.ndarray:
+    """Returns a picture [H, W, 3] uint8 of plots side by side over one horizontal axis.
+
+    Args:
+        x: The values of the axis, ascending.
+        series: Title of a plot -> name of a curve -> its values at `x`, >= 0; what is not finite is
+            left out. A plot whose values are all in 0..1 has that axis, others end at the highest.
+        x_title: Under the horizontal axis.
+        mark: Name and place of a vertical line in each plot, such as the best epoch.
+    """
+    first, length = x[0], (x[-1] - x[0]) or 1
+    across = [(value - first) / length for value in x]
+    names, drawn = list(dict.fromkeys(name for lines in series.values() for name in lines)), []
+    for title, lines in series.items():
+        values = {name: np.asarray(line, np.float64) for name, line in lines.items()}
+        finite = np.concatenate([line[np.isfinite(line)] for line in values.values()])
+        top = max(1.0, finite.max(initial=0.0))
+        shown = {name: (across, line / top) for name, line in values.items()}
+        colours = [_COLOURS[names.index(name) % len(_COLOURS)] for name in shown]
+        if mark:
+            shown[mark[0]] = ([(mark[1] - first) / length] * 2, [0, 1])
+            colours.append(_GREY)
+        ticks = {share: f"{share * top:.3g}" for share in (0, 0.2, 0.4, 0.6, 0.8, 1)}
+        ends = {across[0]: f"{first:g}", across[-1]: f"{x[-1]:g}"}
+        how = {"x_title": x_title, "y_title": title, "x_ticks": ends, "y_ticks": ticks}
+        drawn.append(curves(shown, colours, **how))
+    return np.hstack(drawn)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Returns a picture [H, W, 3] uint8 of a confusion matrix with its counts.
+
+    Args:
+        counts: [C, C], true classes in rows; a cell is the darker, the larger its share of the row.
+        names: The C names of the classes; what is too long is cut.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    greys = np.kron(255 - np.rint(130 * shares), np.ones((_CELL, _CELL))).astype(np.uint8)
+    left, above = 160, 50
+    picture = cv2.copyMakeBorder(greys, above, 10, left, 10, cv2.BORDER_CONSTANT, value=255)
+    picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    _write(picture, "truth \\ predicted", (6, 20))
+    for place, name in enumerate(names):
+        _write(picture, name[:18], (6, above + _CELL * place + 36))
+        _write(picture, name[:7], (left + _CELL * place + 4, above - 10))
+        for column, count in enumerate(counts[place]):
+            at = (left + _CELL * column + 6, above + _CELL * place + 36)
+            _write(picture, f"{count}", at)
     return picture
 
 
