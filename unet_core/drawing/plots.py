@@ -95,8 +95,9 @@ def panels(
             colours.append(_GREY)
         ticks = {share: f"{share * top:.3g}" for share in (0, 0.2, 0.4, 0.6, 0.8, 1)}
         ends = {across[0]: f"{first:g}", across[-1]: f"{x[-1]:g}"}
-        how = {"x_title": x_title, "y_title": title, "x_ticks": ends, "y_ticks": ticks}
-        drawn.append(curves(shown, colours, **how))
+        drawn.append(
+            curves(shown, colours, x_title=x_title, y_title=title, x_ticks=ends, y_ticks=ticks)
+        )
     return np.hstack(drawn)
 
 
