@@ -144,6 +144,33 @@ class TestConfusionMatrix:
             count(masks, logits)
 
 
+class TestBatchScores:
+    @pytest.mark.parametrize("classes", [1, 3])
+    @pytest.mark.parametrize("compiled_by_xla", [False, True])
+    def test_of_several_batches_together_are_those_of_all_their_pixels(
+        self, classes, compiled_by_xla
+    ):
+        masks, logits = problem(classes)
+        masks[0, 0, :3] = IGNORED
+        names = [f"class{n}" for n in range(max(2, classes))]
+        scores_of = tf.function(
+            lambda masks, logits: metrics.batch_scores(masks, logits, names),
+            jit_compile=compiled_by_xla,
+        )
+        parts = [scores_of(masks[:2], logits[:2]), scores_of(masks[2:], logits[2:])]
+        expected = metrics.scores(metrics.confusion_matrix(masks, logits).numpy(), names)
+        assert list(parts[0]) == ["accuracy", *(f"dice/{name}" for name in names)]
+        for name in parts[0]:
+            total = sum(float(value * weight) for value, weight in (p[name] for p in parts))
+            weight = sum(float(p[name][1]) for p in parts)
+            assert total / weight == pytest.approx(expected[name], rel=1e-6)
+
+    def test_class_that_is_nowhere_has_no_weight(self):
+        found = metrics.batch_scores(np.zeros((1, 2, 2), np.uint8), -np.ones((1, 2, 2, 1)), "ab")
+        assert [float(each) for each in found["dice/b"]] == [0, 0]
+        assert [float(each) for each in found["dice/a"]] == [1, 8]
+
+
 class TestScores:
     def test_scores_match_the_hand_values(self):
         # Class a: TP 6, FN 2, FP 4. Class b: TP 8, FN 4, FP 2. 20 pixels, 8 of a and 12 of b.

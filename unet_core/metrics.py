@@ -87,12 +87,21 @@ def batch_scores(
         logits: As for `confusion_matrix`.
         class_names: The names of the classes.
     """
-    counts = tf.cast(confusion_matrix(masks, tf.stop_gradient(logits)), tf.float32)
-    hits, total = tf.linalg.diag_part(counts), tf.reduce_sum(counts)
-    found = {"accuracy": (tf.math.divide_no_nan(tf.reduce_sum(hits), total), total)}
+    # By comparisons, which XLA compiles; it has no `bincount` of what is not constant (2.21).
+    ids = tf.cast(masks, tf.int32)
+    predicted = tf.cast(predicted_classes(tf.stop_gradient(logits)), tf.int32)
+    counted = tf.logical_and(ids >= 0, ids < len(class_names))
+
+    def pixels(chosen):
+        return tf.reduce_sum(tf.cast(tf.logical_and(counted, chosen), tf.float32))
+
+    total = pixels(counted)
+    found = {"accuracy": (tf.math.divide_no_nan(pixels(ids == predicted), total), total)}
     for place, name in enumerate(class_names):
-        pixels = tf.reduce_sum(counts[place]) + tf.reduce_sum(counts[:, place])
-        found[f"dice/{name}"] = (tf.math.divide_no_nan(2 * hits[place], pixels), pixels)
+        truth, guess = ids == place, predicted == place
+        both = pixels(truth) + pixels(guess)
+        hits = pixels(tf.logical_and(truth, guess))
+        found[f"dice/{name}"] = (tf.math.divide_no_nan(2 * hits, both), both)
     return found
 
 
