@@ -27,11 +27,14 @@ class TestSmoothed:
 
 
 class TestSuggestion:
-    def test_is_a_quarter_of_the_rate_of_the_least(self):
-        assert suggestion([1e-3, 1e-2, 1e-1, 1.0], [3, 1, 0.5, 9]) == pytest.approx(0.025)
+    def test_is_where_the_loss_falls_fastest(self):
+        # From 4 to 1 around 1e-2; the least, at the end, is noise.
+        rates = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+        assert suggestion(rates, [4.2, 4, 2.5, 1, 0.9]) == pytest.approx(1e-2)
 
-    def test_is_none_if_the_loss_never_fell(self):
-        assert suggestion([1e-3, 1e-2], [1, 2]) is None
+    @pytest.mark.parametrize("losses", [[1, 2, 3, 4], [1, 1, 1], [1]])
+    def test_is_none_if_the_loss_never_falls(self, losses):
+        assert suggestion([1e-3] * len(losses), losses) is None
 
 
 class TestProgram:

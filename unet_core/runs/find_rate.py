@@ -33,7 +33,6 @@ from unet_core.training.checkpoint_files import steps_in
 LOWEST, HIGHEST = 1e-6, 1.0
 _MEMORY = 0.9
 _DIVERGED = 4.0
-_BELOW_THE_LEAST = 4.0
 _FILES = ("find_rate.csv", "find_rate.png")
 
 
@@ -63,8 +62,7 @@ def find_rate(config: RunConfig, stop: StopRequest) -> None:
         )
     else:
         print(
-            f"Suggested: --learning_rate={rate:.2g}, a quarter of the rate at which the smoothed "
-            "loss was least."
+            f"Suggested: --learning_rate={rate:.2g}, around which the smoothed loss fell fastest."
         )
     print(f"The losses by rate are in {plan.run.path / _FILES[0]} and {_FILES[1]}.")
 
@@ -79,9 +77,16 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def suggestion(rates: Sequence[float], smooth: Sequence[float]) -> float | None:
-    """Returns a quarter of the rate at which the smoothed loss is least; None if it never fell."""
-    least = int(np.argmin(smooth))
-    return rates[least] / _BELOW_THE_LEAST if least else None
+    """Returns the rate around which the smoothed loss falls fastest; None if it never falls.
+
+    That is over a tenth of the steps. The least loss itself comes late and at a rate that is too
+    high, where it is mostly noise.
+    """
+    half = max(1, len(smooth) // 20)
+    falls = [smooth[n - half] - smooth[n + half] for n in range(half, len(smooth) - half)]
+    if not falls or max(falls) <= 0:
+        return None
+    return rates[half + int(np.argmax(falls))]
 
 
 def _try_rates(plan: Plan, steps: int, stop: StopRequest) -> tuple[list[float], list[float]]:
