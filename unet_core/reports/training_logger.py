@@ -122,7 +122,9 @@ class TrainingLogger:
         others = [name for name in ("loss", "dice/mean") if name != self._monitor]
         text += "".join(f"; {name} {scores[name]:.4f}" for name in others)
         text += f"; {seconds:.1f} s"
-        self._bar.write(f"Step {step}: {text}.{f' {decided.capitalize()}.' if decided else ''}")
+        # Not `capitalize`, which makes the rest small, names of classes too.
+        then = f" {decided[0].upper()}{decided[1:]}." if decided else ""
+        self._bar.write(f"Step {step}: {text}.{then}")
 
     def write(self, report: Report, scores: Mapping[str, float], note: str = "") -> None:
         """Writes a row of the history and the scalars.
