@@ -11,24 +11,11 @@ import sys
 
 import cv2
 import pytest
-from helpers.program import ROOT, check_refused, write_slices
+from helpers.program import ROOT, TINY, check_refused, write_slices
 
 from unet_core.training import Checkpoints
 
-SMALL = [
-    "--crop_size=32",
-    "--base_filters=2",
-    "--depth=2",
-    "--global_batch_size=2",
-    "--precision=float32",
-    "--eval_every_steps=2",
-    "--checkpoint_every_steps=2",
-    "--report_every_steps=2",
-    "--folds=3",
-    "--fold=2",
-    "--train_steps=12",
-    "--deterministic",
-]
+SMALL = [*TINY, "--train_steps=12", "--deterministic"]
 # At a rate of 0 no score ever improves.
 STILL = ["--learning_rate=0", "--early_stopping_patience=3"]
 
@@ -137,6 +124,17 @@ class TestMaxMinutes:
         assert code == 0
         assert "raise --max_minutes" in out
         assert history(tmp_path / "run") == rows
+
+
+class TestWithoutHeldOutImages:
+    @pytest.mark.parametrize(
+        "flag", ["--early_stopping_patience=2", "--dwell_factor=0.5", "--max_minutes=1"]
+    )
+    def test_control_that_would_never_be_asked_is_refused(self, door, slices, tmp_path, flag):
+        where = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}"]
+        name = flag.partition("=")[0]
+        check_refused(door(*where, *SMALL, "--folds=0", "--fold=0", flag), name, "--folds")
+        assert not (tmp_path / "run").exists()
 
 
 class TestNan:

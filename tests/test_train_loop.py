@@ -13,24 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.program import ROOT, check_refused, in_a_process, write_slices
+from helpers.program import TINY as SMALLEST
 
 from unet_core.data import synthetic
 
-TINY = [
-    "--crop_size=32",
-    "--base_filters=2",
-    "--depth=2",
-    "--global_batch_size=2",
-    "--precision=float32",
-    "--train_steps=4",
-    "--eval_every_steps=2",
-    "--checkpoint_every_steps=2",
-    "--report_every_steps=2",
-    "--folds=3",
-    "--fold=2",
-    "--dropout=0.2",
-    "--normalization=batch",
-]
+TINY = [*SMALLEST, "--train_steps=4", "--dropout=0.2", "--normalization=batch"]
 # Those of them that `--mode=check_data` uses.
 CHECK = ["--crop_size=32", "--folds=3", "--fold=2"]
 

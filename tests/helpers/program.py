@@ -23,6 +23,19 @@ SMALL = [
     "--deterministic",
 ]
 """A small run in which everything that depends on the step takes part."""
+TINY = [
+    "--crop_size=32",
+    "--base_filters=2",
+    "--depth=2",
+    "--global_batch_size=2",
+    "--precision=float32",
+    "--eval_every_steps=2",
+    "--checkpoint_every_steps=2",
+    "--report_every_steps=2",
+    "--folds=3",
+    "--fold=2",
+]
+"""The smallest run that is evaluated and saved every two steps."""
 
 
 def write_slices(folder, *, test_slices=1):

@@ -7,23 +7,12 @@ import textwrap
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import check_refused, write_slices
+from helpers.program import TINY, check_refused, write_slices
 
 from unet_core import losses
 from unet_core.runs import hooks
 
-SMALL = [
-    "--crop_size=32",
-    "--base_filters=2",
-    "--depth=2",
-    "--global_batch_size=2",
-    "--precision=float32",
-    "--train_steps=4",
-    "--eval_every_steps=2",
-    "--report_every_steps=2",
-    "--folds=3",
-    "--fold=2",
-]
+SMALL = [*TINY, "--train_steps=4"]
 CODE = """
     import tensorflow as tf
     from unet_core.training.controls import Decision

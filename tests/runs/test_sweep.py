@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from helpers.program import check_refused, write_slices
+from helpers.program import TINY, check_refused, write_slices
 
 from unet_core.errors import UserError
 from unet_core.runs import sweep, train
@@ -12,17 +12,10 @@ from unet_core.runs.sweep import Range
 pytest.importorskip("optuna", reason="the package optuna is not installed")
 
 SMALL = [
+    *TINY,
     "--mode=sweep",
-    "--crop_size=32",
-    "--base_filters=2",
     "--depth=1",
-    "--global_batch_size=2",
-    "--precision=float32",
-    "--folds=3",
-    "--fold=2",
     "--train_steps=4",
-    "--eval_every_steps=2",
-    "--checkpoint_every_steps=2",
     "--sweep=learning_rate=1e-4..1e-1,normalization=none|batch",
 ]
 

@@ -86,6 +86,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     )
     data.check()
     training_samples, held_out = data.split()
+    _check_held_out(config, held_out)
     config = _count_epochs(config, len(training_samples))
     fine_tuning.check_settings(config)
     stream.check_crop_size(data.shapes(training_samples), config.data.crop_size)
@@ -150,6 +151,31 @@ def check_settings(config: RunConfig) -> None:
         )
     if config.prediction.object_class:
         classes.index(config.prediction.object_class)
+
+
+def _check_held_out(config: RunConfig, held_out: list[Sample]) -> None:
+    """Checks that there are scores for the controls to decide by.
+
+    Raises:
+        UserError: If there are none, and a control is asked for.
+    """
+    asked = [
+        name
+        for name in (
+            "early_stopping_patience",
+            "plateau_patience",
+            "dwell_factor",
+            "max_minutes",
+            "ask_every_steps",
+            "control",
+        )
+        if config[name]
+    ]
+    if asked and not held_out:
+        raise UserError(
+            f"`{asked[0]}` ({config[asked[0]]}) decides at evaluations of held-out images, and "
+            "none are held out. Hold some out by `folds` or `held_out_share`, or leave it out."
+        )
 
 
 def _count_epochs(config: RunConfig, images: int) -> RunConfig:
