@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl.testing import flagsaver
 from tensorflow.python.framework import config
 
-import train_loop
+from unet_core import door as program
 from unet_core.training import devices
 
 cv2.setNumThreads(1)
@@ -39,7 +39,7 @@ def door(capfd):
     def run(*args):
         with flagsaver.flagsaver():
             try:
-                code = train_loop.main(train_loop._parse_flags(["train_loop", *map(str, args)]))
+                code = program.main(program._parse_flags(["train_loop", *map(str, args)]))
             except SystemExit as error:
                 code = error.code
             finally:

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from absl.testing import flagsaver
 
-import train_loop
+from unet_core import door
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.models.geometry import tile_geometry
@@ -21,8 +21,8 @@ def config_of():
 
     def config_of(name):
         with flagsaver.flagsaver():
-            argv = train_loop._parse_flags(["train_loop", f"--flagfile={ROOT / name}"])
-            return train_loop._config(argv).replace(precision="float32")
+            argv = door._parse_flags(["train_loop", f"--flagfile={ROOT / name}"])
+            return door._config(argv).replace(precision="float32")
 
     return config_of
 

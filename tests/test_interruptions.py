@@ -45,8 +45,8 @@ def killing(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*args, **kwargs)
 setattr(owner, name, killing)
-import train_loop
-train_loop.console()
+from unet_core import door
+door.console()
 """
 
 

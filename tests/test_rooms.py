@@ -87,7 +87,7 @@ sys.modules["fcntl"] = None
 for owner, names in ((os, ("O_NONBLOCK", "O_NOFOLLOW", "fchmod", "mkfifo")), (select, ("poll",))):
     for name in names:
         delattr(owner, name)
-import unet_core.inference, unet_core.inference.trained, unet_core.outputs.files, train_loop
+import unet_core.inference, unet_core.inference.trained, unet_core.outputs.files, unet_core.door
 import unet_core.reports.folds, unet_core.training, unet_core.run_directory, unet_core.data.survey
 """
         done = subprocess.run(

@@ -43,7 +43,7 @@ class TestFlags:
         assert "numpy" not in done.stderr
 
     def test_module_and_installed_script_list_our_flags_too(self):
-        for code in ("-m train_loop --help", "-c import train_loop;train_loop.console() --help"):
+        for code in ("-m train_loop --help", "-c from unet_core import door;door.console() --help"):
             start, *rest = code.split(" ", 1)
             argument, *flags = rest[0].rsplit(" ", 1)
             done = subprocess.run(
@@ -466,7 +466,7 @@ class TestRun:
         def fail(*_):
             raise error
 
-        monkeypatch.setattr("train_loop.MODES", {"predict": fail})
+        monkeypatch.setattr("unet_core.door.MODES", {"predict": fail})
         check_refused(door("--mode=predict", f"--run_dir={tmp_path}"), "memory", "--window_px")
 
     def test_class_of_objects_is_remembered(self, slices, door, tmp_path):
@@ -684,7 +684,8 @@ class TestRun:
 
 
 class TestSyntheticData:
-    def test_missing_folder_is_filled_and_reported(self, door, tmp_path, monkeypatch):
+    def test_are_drawn_into_a_folder_of_their_own(self, door, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(
             synthetic.write_dataset,
             "__kwdefaults__",
@@ -696,15 +697,27 @@ class TestSyntheticData:
             },
         )
         code, out, _ = door(
-            f"--data_dir={tmp_path / 'data'}",
             f"--run_dir={tmp_path / 'run'}",
             "--synthetic_data",
             *TINY,
         )
         assert code == 0
-        assert "writing synthetic membrane slices" in out
-        assert len(list((tmp_path / "data" / "train" / "image").iterdir())) == 3
+        assert "Writing synthetic membrane slices to data/synthetic" in out
+        drawn = tmp_path / "data" / "synthetic" / "train" / "image"
+        assert len(list(drawn.iterdir())) == 3
         assert (tmp_path / "run" / "predictions" / "0_predict.png").exists()
+
+    def test_are_never_drawn_into_a_folder_that_the_user_named(self, door, tmp_path):
+        (tmp_path / "recipe.flags").write_text("--synthetic_data\n")
+        mistyped, run = f"--data_dir={tmp_path / 'dta'}", f"--run_dir={tmp_path / 'run'}"
+        recipe = f"--flagfile={tmp_path / 'recipe.flags'}"
+        check_refused(door(recipe, mistyped, run, *TINY), "--data_dir", "dta", "no such folder")
+        check_refused(
+            door("--synthetic_data", f"--data_dir={tmp_path}", run, *TINY),
+            "--synthetic_data",
+            "Leave one",
+        )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.flags"]
 
 
 def _nodes(graph):

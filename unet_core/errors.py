@@ -8,9 +8,19 @@ import re
 class UserError(ValueError):
     """A wrong flag, file, mask or checkpoint; the message is complete in itself.
 
-    It says what is wrong, with which value, the rule, and what to do. `train_loop.py` prints it
-    and exits with code 2; a host program may catch it as a `ValueError`.
+    It says what is wrong, with which value, the rule, and what to do; of several things, each in a
+    line of its own. `train_loop.py` prints it and exits with code 2; a host program may catch it as
+    a `ValueError`.
     """
+
+    def __init__(self, *problems: str):
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        return "\n  ".join([f"{len(self.problems)} things are wrong:", *self.problems])
 
 
 def reason_of(error: BaseException) -> str:

@@ -5,7 +5,8 @@ from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
 from unet_core.drawing import pictures
 
-COLOURS = ClassMap.parse(",".join(f"{n}:c{n}" for n in range(12))).palette()
+CLASSES = ClassMap.parse(",".join(f"{n}:c{n}" for n in range(12)))
+COLOURS = CLASSES.palette()
 
 
 class TestErrors:
@@ -13,7 +14,7 @@ class TestErrors:
         image = np.full((1, 4), 100, np.uint8)
         truth = np.array([[1, 1, 0, 0]])
         predicted = np.array([[1, 0, 1, 0]])
-        found = pictures.errors(image, truth, predicted, of_class=1)
+        found = pictures.errors(image, truth, predicted, clear=0)
         # 100 / 2 + 64 = 114.
         assert found.tolist() == [
             [
@@ -27,50 +28,81 @@ class TestErrors:
         assert blue.index(max(blue)) == 0
         assert red.index(max(red)) == 2
 
-    def test_confusion_of_other_classes_is_no_error_of_this_one(self):
-        image = np.full((1, 1), 100, np.uint8)
-        found = pictures.errors(image, np.array([[2]]), np.array([[0]]), of_class=1)
-        assert found.tolist() == [[[114, 114, 114]]]
+    def test_of_several_classes_missed_invented_and_confused_differ(self):
+        image = np.full((1, 5), 100, np.uint8)
+        truth = np.array([[2, 0, 1, 1, IGNORED]])
+        found = pictures.errors(image, truth, np.array([[0, 2, 2, 1, 1]]), clear=0)
+        colours = [pictures.MISSED_BGR, pictures.INVENTED_BGR, pictures.CONFUSED_BGR]
+        assert found[0].tolist() == [*map(list, colours), [114] * 3, [114] * 3]
 
     def test_brightest_grey_stays_within_range(self):
         image = np.full((1, 1), 255, np.uint8)
         ids = np.array([[0]])
         # 255 // 2 + 64 = 191.
-        assert pictures.errors(image, ids, ids, of_class=1).tolist() == [[[191, 191, 191]]]
+        assert pictures.errors(image, ids, ids, clear=0).tolist() == [[[191, 191, 191]]]
 
 
 class TestOverlay:
-    def test_most_frequent_class_is_clear_and_others_are_blended(self):
-        image = np.full((1, 3), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[1, 0, 1]]), COLOURS, alpha=0.5)
+    def test_one_class_is_clear_whatever_its_share_and_others_are_blended(self):
+        image, classes = np.full((1, 3), 100, np.uint8), ClassMap.parse("0:a,1:b", clear="b")
+        found = pictures.overlay(image, np.array([[1, 0, 1]]), classes, alpha=0.5)
+        assert (pictures.overlay(image, np.array([[1, 1, 1]]), classes) == 100).all()
         # Class 0 is vermilion, (0, 94, 213) in BGR: half of it and half of 100.
         assert found[0, 0].tolist() == found[0, 2].tolist() == [100, 100, 100]
         np.testing.assert_allclose(found[0, 1], [50, 97, 156.5], atol=0.5)
 
     def test_classes_have_different_colours(self):
         image = np.full((1, 10), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 2, 3, 4, 5, 6, 7]]), COLOURS)
+        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 2, 3, 4, 5, 6, 7]]), CLASSES)
         assert len({tuple(pixel) for pixel in found[0].tolist()}) == 8
 
     def test_classes_beyond_eight_have_colours_of_their_own(self):
         image = np.full((1, 5), 100, np.uint8)
-        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 9]]), COLOURS)
+        found = pictures.overlay(image, np.array([[0, 0, 0, 1, 9]]), CLASSES)
         assert found[0, 3].tolist() != found[0, 4].tolist() != [100, 100, 100]
 
     def test_colours_are_those_of_the_class_map(self):
-        colours = ClassMap.parse("#000000:a,#ff8000:b").palette()
+        classes = ClassMap.parse("#000000:a,#ff8000:b")
         found = pictures.overlay(
-            np.zeros((1, 3), np.uint8), np.array([[0, 0, 1]]), colours, alpha=1
+            np.zeros((1, 3), np.uint8), np.array([[0, 0, 1]]), classes, alpha=1
         )
         assert found[0].tolist() == [[0, 0, 0], [0, 0, 0], [0, 128, 255]]
 
     def test_image_is_not_changed(self):
         image = np.full((1, 3), 100, np.uint8)
-        pictures.overlay(image, np.array([[1, 0, 1]]), COLOURS)
+        pictures.overlay(image, np.array([[1, 0, 1]]), CLASSES)
         assert (image == 100).all()
 
 
+class TestLegend:
+    def test_names_all_but_the_clear_class_below_the_picture(self):
+        picture = np.full((50, 200, 3), 7, np.uint8)
+        found = pictures.with_legend(picture, ClassMap.parse("0:background,1:cell,2:core"))
+        np.testing.assert_array_equal(found[:50], picture)
+        strip = found[50:]
+        for number, colour in enumerate(COLOURS[:3]):
+            assert (strip == colour[::-1]).all(-1).any() == (number > 0)
+
+    def test_names_that_do_not_fit_go_to_further_lines(self):
+        classes = ClassMap.parse(",".join(f"{n}:name_{n}" for n in range(5)))
+        wide, narrow = (
+            pictures.with_legend(np.zeros((5, width, 3), np.uint8), classes)
+            for width in (2000, 70)
+        )
+        # Four names: in one line, in four.
+        size = 2000 // 40
+        assert wide.shape == (5 + 2 * size, 2000, 3)
+        assert narrow.shape == (5 + 4 * 22, 70, 3)
+
+
 class TestSideBySide:
+    def test_letters_grow_with_the_pictures(self):
+        found = pictures.side_by_side([np.zeros((10, 4000), np.uint8)], ["one"])
+        # A fortieth of the width, in a line twice as high.
+        assert found.shape == (200 + 10 + 4, 4008, 3)
+        letters = np.argwhere((found[:200] < 100).all(-1))
+        assert np.ptp(letters[:, 0]) > 40
+
     def test_pictures_stand_in_frames_under_their_titles(self):
         grey = np.full((10, 60), 80, np.uint8)
         colour = np.full((10, 70, 3), (1, 2, 3), np.uint8)
@@ -89,11 +121,14 @@ class TestSideBySide:
 
 
 class TestMaskPicture:
-    def test_two_classes_show_their_values_and_ignored_pixels_grey(self):
-        found = pictures.mask_picture(
-            np.array([[0, 1, IGNORED]], np.uint8), ClassMap.parse("0:a,255:b")
-        )
+    @pytest.mark.parametrize("text", ["0:a,255:b", "0:a,1:b", "0:a,40000:b"])
+    def test_two_classes_are_black_and_white_and_ignored_pixels_grey(self, text):
+        ids = np.array([[0, 1, IGNORED]], np.uint8)
+        found = pictures.mask_picture(ids, ClassMap.parse(text))
         assert found.tolist() == [[[0] * 3, [255] * 3, [128] * 3]]
+        other = ",".join(reversed(text.split(",")))
+        found = pictures.mask_picture(ids, ClassMap.parse(other))
+        assert found.tolist() == [[[255] * 3, [0] * 3, [128] * 3]]
 
     def test_more_classes_show_their_colours(self):
         classes = ClassMap.parse("#000000:a,#ff8000:b,#0000ff:c")
@@ -106,13 +141,20 @@ class TestDisplayable:
         image = np.array([[[-5.0, 100.4, 300.0]]], np.float32)
         assert pictures.displayable(image).tolist() == [[[255, 100, 0]]]
 
+    def test_faint_image_of_16_bits_is_shown_by_its_own_range(self):
+        # 12 bits in 16: 0..255 is filled up to 16.
+        image = np.linspace(0, 15.9, 100, dtype=np.float32).reshape(10, 10)
+        found = pictures.displayable(image)
+        assert (found.min(), found.max()) == (0, 255)
+        assert abs(int(found[5, 0, 0]) - 128) < 3
+
 
 class TestOutlines:
     def test_pixels_at_the_edge_of_a_class_get_its_colour_and_the_inside_stays(self):
         image = np.full((9, 9), 100, np.uint8)
         ids = np.zeros((9, 9), np.uint8)
         ids[2:7, 2:7] = 1
-        found = pictures.outlines(image, ids, COLOURS)
+        found = pictures.outlines(image, ids, CLASSES)
         edge = ids.astype(bool)
         edge[3:6, 3:6] = False
         # Class 1 is blue, (178, 114, 0) in BGR.
@@ -122,19 +164,19 @@ class TestOutlines:
     def test_class_at_the_border_of_the_picture_has_no_line_there(self):
         image = np.full((3, 9), 100, np.uint8)
         ids = np.repeat([[1, 1, 1, 0, 0, 0, 0, 0, 0]], 3, 0)
-        coloured = (pictures.outlines(image, ids, COLOURS) != 100).any(-1)
+        coloured = (pictures.outlines(image, ids, CLASSES) != 100).any(-1)
         np.testing.assert_array_equal(coloured, [[0, 0, 1, 0, 0, 0, 0, 0, 0]] * 3)
 
     def test_classes_that_touch_have_different_colours(self):
         image = np.full((1, 7), 100, np.uint8)
-        found = pictures.outlines(image, np.array([[0, 0, 0, 0, 1, 2, 3]]), COLOURS)
+        found = pictures.outlines(image, np.array([[0, 0, 0, 0, 1, 2, 3]]), CLASSES)
         assert len({tuple(pixel) for pixel in found[0, 4:].tolist()}) == 3
 
     def test_ignored_pixels_are_hatched_in_black_and_white_and_nothing_else_is(self):
         image = np.full((16, 16), 100, np.uint8)
         ids = np.zeros((16, 16), np.uint8)
         ids[:, 8:] = IGNORED
-        found = pictures.outlines(image, ids, COLOURS)
+        found = pictures.outlines(image, ids, CLASSES)
         assert (found[:, :8] == 100).all()
         # One pixel in eight of every row is white, and one black.
         for level in (0, 255):
@@ -142,13 +184,13 @@ class TestOutlines:
 
     def test_mask_may_be_ignored_as_a_whole(self):
         found = pictures.outlines(
-            np.zeros((8, 8), np.uint8), np.full((8, 8), IGNORED, np.uint8), COLOURS
+            np.zeros((8, 8), np.uint8), np.full((8, 8), IGNORED, np.uint8), CLASSES
         )
         assert (found == 255).any()
 
     def test_colour_image_is_kept_and_not_changed(self):
         image = np.full((4, 4, 3), (1, 2, 3), np.uint8)
-        found = pictures.outlines(image, np.eye(4, dtype=np.uint8), COLOURS)
+        found = pictures.outlines(image, np.eye(4, dtype=np.uint8), CLASSES)
         # RGB became BGR.
         assert (found[0, 3] == (3, 2, 1)).all()
         assert (image == (1, 2, 3)).all()

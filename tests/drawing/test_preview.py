@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from unet_core.conventions import IGNORED
+from unet_core.data.classes import ClassMap
 from unet_core.drawing import pictures, preview
 
-COLOURS = [(213, 94, 0), (0, 114, 178), (0, 158, 115)]
+CLASSES = ClassMap.parse("0:a,1:b,2:c")
 
 
 def pair(grey, size=30):
@@ -13,7 +14,7 @@ def pair(grey, size=30):
 
 class TestContactSheet:
     def test_tiles_stand_in_rows_under_their_numbers(self):
-        sheet = preview.contact_sheet([pair(10 * k) for k in range(1, 6)], COLOURS, columns=3)
+        sheet = preview.contact_sheet([pair(10 * k) for k in range(1, 6)], CLASSES, columns=3)
         # Frames add 22 above, 4 below and 4 on either side.
         assert sheet.shape == (2 * 56, 3 * 38, 3)
         assert sheet.dtype == np.uint8
@@ -29,17 +30,17 @@ class TestContactSheet:
         assert (sheet[56:, 76:] == 255).all()
 
     def test_sheet_of_few_pairs_is_no_wider_than_they_are(self):
-        assert preview.contact_sheet([pair(1), pair(2)], COLOURS).shape == (56, 2 * 38, 3)
+        assert preview.contact_sheet([pair(1), pair(2)], CLASSES).shape == (56, 2 * 38, 3)
 
     def test_default_is_six_in_a_row(self):
-        assert preview.contact_sheet([pair(1)] * 7, COLOURS).shape == (2 * 56, 6 * 38, 3)
+        assert preview.contact_sheet([pair(1)] * 7, CLASSES).shape == (2 * 56, 6 * 38, 3)
 
     def test_classes_are_outlined_and_ignored_pixels_hatched(self):
         image, mask = pair(100)
         mask[10:20, 10:20] = 1
         mask[:, 25:] = IGNORED
-        tile = preview.contact_sheet([(image, mask)], COLOURS)[22:52, 4:34]
-        np.testing.assert_array_equal(tile, pictures.outlines(image, mask, COLOURS))
+        tile = preview.contact_sheet([(image, mask)], CLASSES)[22:52, 4:34]
+        np.testing.assert_array_equal(tile, pictures.outlines(image, mask, CLASSES))
         assert (tile[:, 25:] == 255).any()
 
     @pytest.mark.parametrize(
@@ -53,11 +54,11 @@ class TestContactSheet:
         ],
     )
     def test_any_image_of_the_augmenter_can_be_shown(self, image, expected):
-        sheet = preview.contact_sheet([(image, pair(0)[1])], COLOURS)
+        sheet = preview.contact_sheet([(image, pair(0)[1])], CLASSES)
         assert (sheet[22:52, 4:34] == expected).all()
 
     def test_arguments_are_not_changed(self):
         image, mask = np.full((30, 30, 3), 50, np.uint8), np.eye(30, dtype=np.uint8)
-        preview.contact_sheet([(image, mask)], COLOURS)
+        preview.contact_sheet([(image, mask)], CLASSES)
         assert (image == 50).all()
         np.testing.assert_array_equal(mask, np.eye(30))

@@ -7,7 +7,9 @@ import sys
 from unet_core.data import synthetic
 
 ROOT = pathlib.Path(__file__).parents[2]
+MEMBRANE = "--classes=0:membrane,255:cell"
 SMALL = [
+    MEMBRANE,
     "--crop_size=32",
     "--base_filters=4",
     "--depth=2",
@@ -24,6 +26,7 @@ SMALL = [
 ]
 """A small run in which everything that depends on the step takes part."""
 TINY = [
+    MEMBRANE,
     "--crop_size=32",
     "--base_filters=2",
     "--depth=2",

@@ -186,7 +186,9 @@ class TestGiven:
 
 
 class TestImport:
-    @pytest.mark.parametrize("module", ["unet_core", "unet_core.settings.describe", "train_loop"])
+    @pytest.mark.parametrize(
+        "module", ["unet_core", "unet_core.settings.describe", "unet_core.door"]
+    )
     def test_import_loads_neither_tensorflow_nor_numpy(self, module):
         code = (
             f"import sys, {module}; "

@@ -18,12 +18,18 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
 
+BACKGROUND = "background"
+"""The name of a class that pictures leave clear unless they are told another."""
 IGNORE = "ignore"
 """The name in a class map of the values whose pixels count nowhere."""
 
 _EXAMPLES = (
     "write for example 0:membrane,255:cell or 0:background,127|128:myelin,255:axon,11:ignore or "
     "#000000:background,#ff0000:car"
+)
+CLASSES_MISSING = (
+    "`classes` is missing; it says which mask value is which class: " + _EXAMPLES + ". The mode "
+    "check_data lists the values that your masks hold, and proposes it."
 )
 _LARGEST_NUMBER = 65535
 _LARGEST_COLOUR = 0xFFFFFF
@@ -49,6 +55,7 @@ class ClassMap:
         listed: The values of each class: numbers from 0 to 65535, or colours as 0xrrggbb.
         ignored: The values whose pixels are no class and count nowhere.
         is_colour: Whether the values are colours.
+        clear: The id of the class that pictures leave clear: what is no object of interest.
         nearest: Whether a value that is not listed stands for what the nearest listed value stands
             for, the smaller of two; otherwise it is an error.
     """
@@ -58,13 +65,15 @@ class ClassMap:
     ignored: tuple[int, ...] = ()
     is_colour: bool = False
     nearest: bool = False
+    clear: int = 0
 
     @classmethod
-    def parse(cls, text: str, nearest: bool = False) -> ClassMap:
+    def parse(cls, text: str, *, nearest: bool = False, clear: str = "") -> ClassMap:
         """Returns the map written as `value:name,value:name`, classes numbered in that order.
 
         A value is a number from 0 to 65535 or a colour `#rrggbb`; `127|128:myelin` gives a class
-        several. The entry named `ignore` is no class: its pixels become IGNORED.
+        several. The entry named `ignore` is no class: its pixels become IGNORED. `clear` names the
+        class that pictures leave clear: by default that called background, or else the first.
 
         Raises:
             UserError: If an entry has another form, numbers and colours are mixed, a value or name
@@ -94,7 +103,10 @@ class ClassMap:
                 f"`{IGNORE}` not counted; it names {len(classes)}. Also, {_EXAMPLES}."
             )
         kept, values_of = zip(*classes, strict=True)
-        return cls(kept, values_of, ignored, is_colour, nearest)
+        clear = clear or (BACKGROUND if BACKGROUND in kept else kept[0])
+        if clear not in kept:
+            raise UserError(f"`clear_class` ({clear}) must be one of {', '.join(kept)}.")
+        return cls(kept, values_of, ignored, is_colour, nearest, kept.index(clear))
 
     def __len__(self) -> int:
         return len(self.names)

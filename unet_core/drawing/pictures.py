@@ -6,47 +6,56 @@ grey or RGB, in 0..255.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
 
 MISSED_BGR = (255, 120, 30)
 INVENTED_BGR = (40, 40, 255)
+CONFUSED_BGR = (60, 220, 255)
 Colours = Sequence[tuple[int, int, int]]
 """A colour (red, green, blue) for each class, as `ClassMap.palette` gives them."""
 
 
 def displayable(image: np.ndarray) -> np.ndarray:
-    """Returns `image` [H, W] or [H, W, 3] as a picture; what lies outside 0..255 is clipped."""
-    image = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    """Returns `image` [H, W] or [H, W, 3] as a picture.
+
+    What is not uint8 is clipped to 0..255; if it fills less than a quarter of that, as micrographs
+    of 12 bits in 16 do, it is shown by its own range, from its 0.1th to its 99.9th percentile.
+    """
+    if image.dtype != np.uint8:
+        low, high = np.percentile(image, (0.1, 99.9))
+        if 0 < high - low < 64:
+            image = (image - low) * (255 / (high - low))
+        image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
 
 
 def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
     """Returns class `ids` [H, W] as a picture.
 
-    Two classes are shown by their grey values, more by colours; ignored pixels are grey.
+    Two classes that are numbers in mask files are black and white, the larger number white; others
+    have their colours. Ignored pixels are grey.
     """
-    greys = [value for value in classes.mask_values if isinstance(value, int)]
     colours: list[Sequence[int]] = [colour[::-1] for colour in classes.palette()]
-    if len(classes) == 2 and not classes.is_colour and max(greys) <= 255:
-        colours = [[value] * 3 for value in greys]
+    if len(classes) == 2 and not classes.is_colour:
+        first, second = classes.listed
+        colours = [[255 * (first > second)] * 3, [255 * (second > first)] * 3]
     table = np.full((256, 3), 128, np.uint8)
     table[: len(classes)] = colours
     return table[ids]
 
 
 def comparison(
-    image: np.ndarray,
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    classes: ClassMap,
-    *,
-    of_class: int | None,
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, classes: ClassMap
 ) -> np.ndarray:
     """Returns image, truth, prediction and errors side by side.
 
@@ -55,37 +64,56 @@ def comparison(
         truth: [H, W] class ids or `IGNORED`.
         predicted: [H, W] class ids.
         classes: Their meaning.
-        of_class: The class whose missed and invented pixels have different colours; None shows
-            all errors alike.
     """
-    title = "errors red"
-    if of_class is not None:
-        title = f"{classes.names[of_class]}: missed blue, invented red"
+    title = "missed blue, invented red"
+    if len(classes) == 2:
+        title = f"{classes.names[1 - classes.clear]}: {title}"
+    else:
+        title += ", confused yellow"
     shown = [displayable(image), mask_picture(truth, classes), mask_picture(predicted, classes)]
     return side_by_side(
-        [*shown, errors(image, truth, predicted, of_class=of_class)],
+        [*shown, errors(image, truth, predicted, clear=classes.clear)],
         ["image", "truth", "prediction", title],
     )
 
 
 def overlay(
-    image: np.ndarray,
-    ids: np.ndarray,
-    colours: Colours,
-    *,
-    alpha: float = 0.45,
-    clear: int | None = None,
+    image: np.ndarray, ids: np.ndarray, classes: ClassMap, *, alpha: float = 0.45
 ) -> np.ndarray:
     """Returns `image` with the classes `ids` [H, W] blended over it in their colours.
 
-    The class `clear`, or the most frequent if None, is left out.
+    The class `classes.clear` is left out.
     """
     result = displayable(image)
-    blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(colours)[ids], alpha, 0)
-    clear = int(np.bincount(ids.ravel()).argmax()) if clear is None else clear
-    coloured = ids != clear
+    blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(classes.palette())[ids], alpha, 0)
+    coloured = ids != classes.clear
     result[coloured] = blended[coloured]
     return result
+
+
+def with_legend(picture: np.ndarray, classes: ClassMap) -> np.ndarray:
+    """Returns `picture` with a strip below it that names the classes beside their colours.
+
+    The class that is left clear is not among them. Names that do not fit go to further lines.
+    """
+    width = picture.shape[1]
+    size = _text_size(width)
+    font, line = _font(size), 2 * size
+    shown = [n for n in range(len(classes)) if n != classes.clear]
+    places, x, y = [], size // 2, 0
+    for number in shown:
+        needed = 2 * size + int(font.getlength(classes.names[number]))
+        if x > size // 2 and x + needed > width:
+            x, y = size // 2, y + line
+        places.append((x, y))
+        x += needed + size
+    strip = PIL.Image.new("RGB", (width, y + line), "white")
+    draw = PIL.ImageDraw.Draw(strip)
+    for number, (x, y) in zip(shown, places, strict=True):
+        box = (x, y + size // 2, x + size, y + size // 2 + size)
+        draw.rectangle(box, fill=classes.palette()[number], outline="black")
+        draw.text((x + size + size // 2, y + line // 2), classes.names[number], "black", font, "lm")
+    return np.vstack([picture, np.asarray(strip)[..., ::-1]])
 
 
 def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np.ndarray:
@@ -104,12 +132,10 @@ def objects(image: np.ndarray, labels: np.ndarray, *, alpha: float = 0.45) -> np
     return result
 
 
-def outlines(
-    image: np.ndarray, ids: np.ndarray, colours: Colours, *, clear: int | None = None
-) -> np.ndarray:
+def outlines(image: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.ndarray:
     """Returns `image` with the classes `ids` [H, W] outlined in their colours.
 
-    The class `clear`, or the most frequent if None, is left out. IGNORED pixels are hatched.
+    The class `classes.clear` is left out. IGNORED pixels are hatched.
 
     The outline of a class is its pixels that touch another class or an ignored pixel.
     """
@@ -121,10 +147,8 @@ def outlines(
     is_edge[:, 1:] |= right
     is_edge[:, :-1] |= right
     is_ignored = ids == IGNORED
-    counts = np.bincount(ids[~is_ignored], minlength=1)
-    clear = int(counts.argmax()) if clear is None else clear
-    drawn = is_edge & ~is_ignored & (ids != clear)
-    result[drawn] = _in_bgr(colours)[ids[drawn]]
+    drawn = is_edge & ~is_ignored & (ids != classes.clear)
+    result[drawn] = _in_bgr(classes.palette())[ids[drawn]]
     # A white line beside a black one is seen on any ground.
     diagonal = np.indices(ids.shape).sum(0) % 8
     result[is_ignored & (diagonal == 0)] = 255
@@ -133,35 +157,35 @@ def outlines(
 
 
 def errors(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, of_class: int | None
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, clear: int
 ) -> np.ndarray:
-    """Returns `image` with wrong pixels coloured.
+    """Returns `image` with wrong pixels coloured; ignored pixels are never wrong.
 
-    Pixels of class `of_class` that were missed are blue, and those predicted where it is not are
-    red; without a class all wrong pixels are red. Ignored pixels are never wrong.
+    Blue is what was missed: something else than the class `clear`, where `clear` was predicted. Red
+    is what was invented: something else, predicted where `clear` is. Yellow are pixels of another
+    class than the predicted one, neither being `clear`.
     """
     result = displayable(image) // 2 + 64
-    kept = truth != IGNORED
-    if of_class is None:
-        result[kept & (truth != predicted)] = INVENTED_BGR
-        return result
-    result[kept & (truth == of_class) & (predicted != of_class)] = MISSED_BGR
-    result[kept & (truth != of_class) & (predicted == of_class)] = INVENTED_BGR
+    wrong = (truth != IGNORED) & (truth != predicted)
+    result[wrong] = CONFUSED_BGR
+    result[wrong & (predicted == clear)] = MISSED_BGR
+    result[wrong & (truth == clear)] = INVENTED_BGR
     return result
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
-    """Returns the pictures ([H, W] or [H, W, 3], one height) in a row, each under its title."""
+    """Returns the pictures ([H, W] or [H, W, 3], one height) in a row, each under its title.
+
+    The letters grow with the pictures; what of a title is wider than its picture is cut off.
+    """
+    size = _text_size(max(picture.shape[1] for picture in pictures))
     columns = []
     for picture, title in zip(pictures, titles, strict=True):
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture
-        framed = cv2.copyMakeBorder(
-            picture, 22, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-        )
-        cv2.putText(
-            framed, title, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
-        )
-        columns.append(framed)
+        strip = PIL.Image.new("RGB", (picture.shape[1] + 8, 2 * size), "white")
+        PIL.ImageDraw.Draw(strip).text((6, size), title, "black", _font(size), "lm")
+        framed = cv2.copyMakeBorder(picture, 0, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255,) * 3)
+        columns.append(np.vstack([np.asarray(strip), framed]))
     return np.hstack(columns)
 
 
@@ -196,6 +220,16 @@ def contact_sheet(
     return np.vstack(
         [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
     )
+
+
+def _text_size(width: int) -> int:
+    """Returns the height of letters in pixels that suits a picture of `width` pixels."""
+    return max(11, width // 40)
+
+
+@functools.cache
+def _font(size: int) -> PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont:
+    return PIL.ImageFont.load_default(size)
 
 
 def _in_bgr(colours: Colours) -> np.ndarray:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unet_core.data.classes import ClassMap
 from unet_core.drawing import pictures
 
 
 def contact_sheet(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    colours: pictures.Colours,
+    classes: ClassMap,
     *,
     columns: int = 6,
 ) -> np.ndarray:
@@ -21,10 +22,10 @@ def contact_sheet(
 
     Args:
         pairs: At least one image and its mask [h, w] of class ids, all of one size.
-        colours: Those of the classes.
+        classes: What the ids mean.
         columns: Pairs in a row.
     """
-    tiles = [pictures.outlines(image, mask, colours) for image, mask in pairs]
+    tiles = [pictures.outlines(image, mask, classes) for image, mask in pairs]
     rows = [
         pictures.side_by_side(
             tiles[first : first + columns],

@@ -15,7 +15,7 @@ import keras
 import msgspec
 
 from unet_core import training
-from unet_core.data.classes import ClassMap
+from unet_core.data.classes import CLASSES_MISSING, ClassMap
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
@@ -61,8 +61,18 @@ class Trained:
 
 
 def make_classes(settings: DataSettings) -> ClassMap:
-    """Returns the class map of a run's data."""
-    return ClassMap.parse(settings.classes, nearest=settings.stray_values == "nearest")
+    """Returns the class map of a run's data.
+
+    Raises:
+        UserError: If it was not given, or is malformed.
+    """
+    if settings.classes is None:
+        raise UserError(CLASSES_MISSING)
+    return ClassMap.parse(
+        settings.classes,
+        nearest=settings.stray_values == "nearest",
+        clear=settings.clear_class,
+    )
 
 
 def build_network(config: RunConfig) -> keras.Model:

@@ -261,7 +261,7 @@ class _Image:
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
             write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
-        self._write_pictures(image, ids, int(self.figures.counts.argmax()))
+        self._write_pictures(image, ids)
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
             images.write_png(self._path(suffix), levels)
@@ -301,7 +301,7 @@ class _Image:
                 update(ids.size)
         if draws:
             image, ids = reduced.pictures()
-            self._write_pictures(image, ids, int(self.figures.counts.argmax()))
+            self._write_pictures(image, ids)
         return True
 
     def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
@@ -331,16 +331,15 @@ class _Image:
     def _mask_pixels(self, ids: np.ndarray) -> np.ndarray:
         return self._classes.values(ids) if self._wanted.mask_format == "values" else ids
 
-    def _write_pictures(self, image: np.ndarray, ids: np.ndarray, clear: int) -> None:
+    def _write_pictures(self, image: np.ndarray, ids: np.ndarray) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        colours = self._classes.palette()
+        drawn = {}
         if "overlay" in self._wanted.outputs:
-            overlay = pictures.overlay(image, ids, colours, alpha=self._wanted.alpha, clear=clear)
-            images.write_png(self._path("overlay"), overlay)
+            drawn["overlay"] = pictures.overlay(image, ids, self._classes, alpha=self._wanted.alpha)
         if "outlines" in self._wanted.outputs:
-            images.write_png(
-                self._path("outlines"), pictures.outlines(image, ids, colours, clear=clear)
-            )
+            drawn["outlines"] = pictures.outlines(image, ids, self._classes)
+        for suffix, picture in drawn.items():
+            images.write_png(self._path(suffix), pictures.with_legend(picture, self._classes))
 
     def _bands(
         self, read: Callable[[int, int], np.ndarray], height: int, width: int

@@ -403,8 +403,6 @@ class _Run:
         self._alpha = alpha
         self._show = show
         self._clock = clock
-        # One class is left clear throughout: what is most frequent may change between frames.
-        self._clear: int | None = None
 
     def next_frame(self) -> bool:
         """Predicts and writes the next frame; returns whether to go on."""
@@ -433,10 +431,7 @@ class _Run:
         """Writes a frame; returns its overlay, None if nobody wants one."""
         overlay = None
         if self._show is not None or "overlay" in self._targets:
-            if self._clear is None:
-                self._clear = int(np.bincount(ids.ravel()).argmax())
-            colours = self._classes.palette()
-            overlay = pictures.overlay(frame, ids, colours, alpha=self._alpha, clear=self._clear)
+            overlay = pictures.overlay(frame, ids, self._classes, alpha=self._alpha)
         with _written_to(self._folder):
             if overlay is not None and "overlay" in self._targets:
                 self._targets["overlay"].write(overlay)

@@ -299,9 +299,7 @@ def _score_one(
     dice = evaluation.add(pair, probabilities)["dice/mean"]
     ids, classes = evaluation.make_mask(probabilities), read.classes
     write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
-    shares = np.bincount(pair.mask[pair.mask != IGNORED], minlength=len(classes))
-    rarest = int(shares.argmin()) if len(classes) == 2 else None
-    picture = pictures.comparison(pair.image, pair.mask, ids, classes, of_class=rarest)
+    picture = pictures.comparison(pair.image, pair.mask, ids, classes)
     images.write_png(picture_dir / f"{sample.name}_errors.png", picture)
     return _Row(dice, f"{sample.name}: mean Dice {dice:.4f}", picture)
 

@@ -152,7 +152,7 @@ class TrainingLogger:
                 "input": pictures.displayable(pair.image),
                 "truth": pictures.mask_picture(pair.mask, self._classes),
                 "prediction": pictures.mask_picture(ids, self._classes),
-                "errors": pictures.errors(pair.image, pair.mask, ids, of_class=None),
+                "errors": pictures.errors(pair.image, pair.mask, ids, clear=self._classes.clear),
             }
             for name, panel in panels.items():
                 in_rgb = panel[None, ..., ::-1]

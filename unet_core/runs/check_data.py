@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from unet_core.data import splits, survey
+from unet_core.data import proposal, splits, survey
+from unet_core.data.layouts.find import find_samples
 from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
@@ -20,6 +21,9 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     """Shows what a data folder holds and lists every problem."""
     check_used(config)
     data_dir = required(config, "data_dir")
+    if config.data.classes is None:
+        propose_classes(data_dir, config)
+        return
     run = RunDirectory(config.task.run_dir) if config.task.run_dir else None
     data = DataSet.open(
         config.data,
@@ -50,3 +54,26 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     if problems:
         raise UserError(survey.list_problems(data_dir, problems))
     print("No problems found.")
+
+
+def propose_classes(data_dir: str, config: RunConfig) -> None:
+    """Shows the values that the masks hold, and a class map to begin with.
+
+    Raises:
+        UserError: If there are no masks, or one cannot be read.
+    """
+    settings = config.data
+    found = find_samples(
+        data_dir,
+        settings.layout,
+        image_folder=settings.image_folder,
+        mask_folder=settings.mask_folder,
+        mask_suffix=settings.mask_suffix,
+        group_pattern=settings.group_pattern,
+    )
+    if not found.samples:
+        raise UserError(survey.list_problems(data_dir, found.problems))
+    counts = proposal.count_values(found.samples, progress_bar("Reading masks"))
+    print(proposal.describe(counts))
+    if found.problems:
+        raise UserError(survey.list_problems(data_dir, found.problems))

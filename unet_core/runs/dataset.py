@@ -27,8 +27,9 @@ from unet_core.drawing import preview
 from unet_core.errors import UserError
 from unet_core.inference.trained import make_classes
 from unet_core.runs import hooks
+from unet_core.settings import RunConfig
 from unet_core.settings.augmentation import AugmentationSettings
-from unet_core.settings.data import DataSettings
+from unet_core.settings.data import SYNTHETIC_DIR, DataSettings
 from unet_core.settings.loss import LossSettings
 from unet_core.settings.network import NetworkSettings
 
@@ -197,12 +198,17 @@ class DataSet:
         return survey.describe(self.samples, self.headers, values, self.read.classes)
 
 
-def write_synthetic(settings: DataSettings, progress: Progress) -> None:
-    """Draws synthetic micrographs if they are asked for and the data folder does not exist."""
-    data_dir = settings.data_dir
-    if settings.synthetic_data and data_dir and not os.path.lexists(data_dir):
-        print(f"{data_dir} does not exist: writing synthetic membrane slices there.")
-        synthetic.write_dataset(pathlib.Path(data_dir), progress=progress("Drawing slices"))
+def with_synthetic(config: RunConfig, progress: Progress) -> RunConfig:
+    """Returns the config with a folder of synthetic micrographs if they are what is asked for.
+
+    They are drawn if the folder does not exist. Into a folder that the user has named, nothing is.
+    """
+    if config.data.data_dir or not config.data.synthetic_data:
+        return config
+    if not os.path.lexists(SYNTHETIC_DIR):
+        print(f"Writing synthetic membrane slices to {SYNTHETIC_DIR}.")
+        synthetic.write_dataset(pathlib.Path(SYNTHETIC_DIR), progress=progress("Drawing slices"))
+    return config.replace(data_dir=SYNTHETIC_DIR)
 
 
 def check_crop_size(data: DataSettings, network: NetworkSettings) -> None:
@@ -257,7 +263,7 @@ def write_preview(
     path = pathlib.Path(folder) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs = draw_pairs(samples, data.read, sampling, count=24)
-    images.write_png(path, preview.contact_sheet(pairs, data.read.classes.palette()))
+    images.write_png(path, preview.contact_sheet(pairs, data.read.classes))
     print(f"{path}: training crops as the network will see them.")
 
 

@@ -7,11 +7,12 @@ import functools
 import math
 import os
 
+import numpy as np
 import tensorflow as tf
 
 from unet_core import losses, training
 from unet_core.data import pipeline, stream
-from unet_core.data.classes import ClassMap
+from unet_core.data.classes import BACKGROUND, ClassMap
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
@@ -28,6 +29,9 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
 from unet_core.training import devices
+
+# Masks that tell which class is the most frequent.
+_LOOKED_AT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     check_masks(config, classes)
     seed = config.training.seed
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
-    dataset.write_synthetic(config.data, progress_bar)
+    config = dataset.with_synthetic(config, progress_bar)
     required(config, "data_dir")
     data = dataset.DataSet.open(
         config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
@@ -96,6 +100,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     strategy = process.prepare_devices(config.training, stop)
     _check_replicas(config, strategy.num_replicas_in_sync)
     config, reason = _resolve(config, run, data, training_samples, fingerprint)
+    classes = data.read.classes = make_classes(config.data)
     data.weigh(config.loss, config.loss.class_weights)
     workers = training.Workers(strategy)
     epoch = len(training_samples) / config.training.global_batch_size
@@ -239,7 +244,13 @@ def _resolve(
     if config.loss.class_balance != "none":
         counts = data.count_classes(training_samples)
         class_weights = dataset.balanced_class_weights(config.loss.class_balance, counts)
+    clear_class = config.data.clear_class
+    if not clear_class and BACKGROUND not in data.read.classes.names:
+        counts = data.count_classes(training_samples[:_LOOKED_AT])
+        shares = np.sum(list(counts.values()), axis=0)
+        clear_class = data.read.classes.names[int(shares.argmax())]
     resolved = config.replace(
+        clear_class=clear_class,
         precision=precision,
         class_weights=class_weights,
         # Stored whole, so that the run can be used from any folder.

@@ -37,6 +37,9 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
     folder = config.task.run_dir
     if folder and "run_dir" in config.from_file and not pathlib.Path(folder).exists():
         config = config.replace(run_dir=None)
+    if config.data.classes is None and not config.task.run_dir:
+        print("Of two classes, as none are given by --classes.\n")
+        config = config.replace(classes="0:background,1:foreground")
     config = _config(config)
     process.prepare_devices(config.training, stop, strategy="none")
     picture = _picture_path(config)

@@ -257,6 +257,8 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
         run.mark_finished(loop.step)
         print(
             f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
+            "\nPredict new images with: python train_loop.py --mode=predict "
+            f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
         )
 
 

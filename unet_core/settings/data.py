@@ -7,7 +7,9 @@ import dataclasses
 from unet_core.data.layouts import LAYOUTS
 from unet_core.errors import UserError
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import NETWORK, SAMPLES, SCORE, SPLIT, TRAIN
+from unet_core.settings.modes import IMAGES, NETWORK, SAMPLES, SCORE, SPLIT, TRAIN
+
+SYNTHETIC_DIR = "data/synthetic"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,8 @@ class DataSettings:
     )
     synthetic_data: bool = setting(
         False,
-        "Write synthetic membrane slices to --data_dir first if that folder does not exist.",
+        f"Without --data_dir: train on synthetic membrane slices, drawn into {SYNTHETIC_DIR} if "
+        "they are not there yet.",
         modes=TRAIN,
         of_run=False,
     )
@@ -53,13 +56,19 @@ class DataSettings:
         "Regular expression that finds the group (patient, animal) in a sample's name.",
         modes=(*NETWORK, "choose", "check_data"),
     )
-    classes: str = setting(
-        "0:membrane,255:cell",
+    classes: str | None = setting(
+        None,
         "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
         "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
         "second's.",
         modes=(*SPLIT, "summary"),
         binds=True,
+    )
+    clear_class: str = setting(
+        "",
+        "Class that overlays, outlines and pictures of errors leave clear; by default that called "
+        "background, or else the most frequent one of the training masks.",
+        modes=(*IMAGES, "check_data"),
     )
     stray_values: str = setting(
         "refuse",

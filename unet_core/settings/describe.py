@@ -30,12 +30,20 @@ BEGIN = "<!-- Begin of the generated table. -->"
 END = "<!-- End of the generated table. -->"
 
 
-def help_text() -> str:
-    """Returns all flags with their ranges, defaults and help, by room, for the screen."""
+def help_text(mode: str | None = None) -> str:
+    """Returns the flags with their ranges, defaults and help, by room, for the screen.
+
+    Args:
+        mode: Only those that this mode uses; all by default.
+    """
     blocks = []
     for room, settings in ROOMS.items():
         lines = [TITLES[room], "-" * len(TITLES[room])]
-        for field in dataclasses.fields(settings):
+        fields = dataclasses.fields(settings)
+        used = [each for each in fields if mode is None or mode in each.metadata["modes"]]
+        if not used:
+            continue
+        for field in used:
             lines += _wrapped(f"{_flag(field)}  {_default(field)}".rstrip(), "  ")
             lines += _wrapped(field.metadata["help"], "      ")
         blocks.append("\n".join(lines))

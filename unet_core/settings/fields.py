@@ -95,15 +95,22 @@ def check_fields(room: Any) -> None:
             rule.
     """
     kinds = kinds_of(type(room))  # type: ignore[arg-type]  # mypy 2.4: classes are hashable.
+    problems = []
     for field in dataclasses.fields(room):
         value = getattr(room, field.name)
         if value is None or not field.metadata:
             continue
         kind = kinds[field.name]
         if kind.is_pair and not (len(value) == 2 and 0 < value[0] <= value[1]):
-            raise UserError(PAIR_RULE.format(name=field.name, value=value))
+            problems.append(PAIR_RULE.format(name=field.name, value=value))
+            continue
         for item in value if kind.is_list else (value,):
-            _check_item(field, item, kind.item)
+            try:
+                _check_item(field, item, kind.item)
+            except UserError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(*problems)
 
 
 def check_own(name: str, value: str) -> None:

@@ -85,10 +85,16 @@ class RunConfig:
         by_room: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
             by_room.setdefault(ROOM_OF[name], {})[name] = value
-        rooms = {
-            room: _checked(type(getattr(self, room)), vars(getattr(self, room)) | changed)
-            for room, changed in by_room.items()
-        }
+        rooms: dict[str, Any] = {}
+        problems: list[str] = []
+        for room, changed in by_room.items():
+            before = getattr(self, room)
+            try:
+                rooms[room] = _checked(type(before), vars(before) | changed)
+            except UserError as error:
+                problems += error.problems
+        if problems:
+            raise UserError(*problems)
         return dataclasses.replace(self, **rooms)
 
     def values(self) -> dict[str, Any]:
