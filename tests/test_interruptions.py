@@ -131,12 +131,15 @@ class TestKill:
         command = ("-c", KILLED, str(ROOT), "unet_core.training.history:History", "append", "5")
         finish(start(data_dir, run_dir, command=command))
         finish(start(data_dir, run_dir))
-        events = event_accumulator.EventAccumulator(str(run_dir / "events"), {"tensors": 0})
-        events.Reload()
-        assert [e.step for e in events.Tensors("train/loss")] == [2, 4, 6, 8, 10, 12, 14]
-        for tag in events.Tags()["tensors"]:
-            steps = [event.step for event in events.Tensors(tag)]
-            assert len(steps) == len(set(steps)), tag
+        for part in ("train", "held_out", ""):
+            path = str(run_dir / "events" / part)
+            events = event_accumulator.EventAccumulator(path, {"tensors": 0})
+            events.Reload()
+            if part:
+                assert [e.step for e in events.Tensors("loss")] == [2, 4, 6, 8, 10, 12, 14]
+            for tag in events.Tags()["tensors"]:
+                steps = [event.step for event in events.Tensors(tag)]
+                assert len(steps) == len(set(steps)), tag
 
 
 class TestStopSignal:

@@ -340,27 +340,35 @@ class TestRun:
         from tensorboard.util import tensor_util
 
         run, _ = finished
-        events = event_accumulator.EventAccumulator(str(run / "events"), {"tensors": 0})
-        events.Reload()
+        of = {}
+        for part in ("train", "held_out", ""):
+            path = str(run / "events" / part)
+            of[part] = event_accumulator.EventAccumulator(path, {"tensors": 0})
+            of[part].Reload()
 
-        def values(tag):
+        def values(tag, part=""):
             return {
                 event.step: tensor_util.make_ndarray(event.tensor_proto)
-                for event in events.Tensors(tag)
+                for event in of[part].Tensors(tag)
             }
 
         header, *rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
         assert header[-1] == "note"
         for column, name in enumerate(header[1:-1], 1):
-            found = values(name)
+            part, _, tag = name.partition("/")
+            if tag.startswith("f1/") or tag == "majority_baseline":
+                assert tag not in of[part].Tags()["tensors"]
+                continue
+            # Train and held-out loss have one tag, so TensorBoard draws them in one chart.
+            found = values(tag, part)
             assert list(found) == [2, 4]
             for row in rows:
                 assert float(found[int(row[0])]) == pytest.approx(
                     float(row[column] or "nan"), rel=1e-6, nan_ok=True
                 )
         for name in ("step_ms", "examples_per_sec", "data_wait_share"):
-            assert list(values(f"speed/{name}")) == [2, 4]
-        assert 0 <= values("speed/data_wait_share")[4] <= 1
+            assert list(values(f"speed/{name}", "train")) == [2, 4]
+        assert 0 <= values("speed/data_wait_share", "train")[4] <= 1
         assert b"crop_size = 32" in values("config")[0].item()
         for sample in ("4", "5"):
             for panel in ("input", "truth", "prediction", "errors"):
@@ -373,7 +381,7 @@ class TestRun:
         expected = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
         for channel in range(3):
             np.testing.assert_array_equal(truth[..., channel], expected)
-        assert any(node.op.startswith("FusedBatchNorm") for node in _nodes(events.Graph()))
+        assert any(node.op.startswith("FusedBatchNorm") for node in _nodes(of[""].Graph()))
 
     def test_started_again_trains_nothing(self, finished, slices, door):
         run, _ = finished

@@ -259,3 +259,18 @@ class TestImageDataset:
         shapes = dict.fromkeys(READ.arrays, (24, 24))
         dataset = pipeline.make_image_dataset(shapes, READ, context(), global_batch_size=2)
         assert {batch.weights for batch in dataset} == {None}
+
+
+class TestUsableCores:
+    def test_are_those_that_the_process_may_use(self, tmp_path, monkeypatch):
+        quota = tmp_path / "cpu.max"
+        monkeypatch.setattr("os.cpu_count", lambda: 64)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+        assert pipeline.usable_cores(quota) == 6
+        quota.write_text("max 100000\n")
+        assert pipeline.usable_cores(quota) == 6
+        # Two and a half cores' time.
+        quota.write_text("250000 100000\n")
+        assert pipeline.usable_cores(quota) == 3
+        quota.write_text("1000000 100000\n")
+        assert pipeline.usable_cores(quota) == 6

@@ -86,8 +86,7 @@ class TestLegend:
     def test_names_that_do_not_fit_go_to_further_lines(self):
         classes = ClassMap.parse(",".join(f"{n}:name_{n}" for n in range(5)))
         wide, narrow = (
-            pictures.with_legend(np.zeros((5, width, 3), np.uint8), classes)
-            for width in (2000, 70)
+            pictures.with_legend(np.zeros((5, width, 3), np.uint8), classes) for width in (2000, 70)
         )
         # Four names: in one line, in four.
         size = 2000 // 40

@@ -10,9 +10,11 @@ costs about as much as augmenting one sample (measured by `benchmarks/input_pipe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +59,21 @@ class WeightedBatch(NamedTuple):
     weights: tf.Tensor
 
 
+def usable_cores(quota: pathlib.Path = pathlib.Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Returns how many cores this process may use: `taskset`, Slurm and containers allow fewer.
+
+    Args:
+        quota: Where Linux says how much processor time a container has, and of which period.
+    """
+    usable = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        allowed, period = quota.read_text().split()
+        usable = min(usable, math.ceil(int(allowed) / int(period)))
+    return max(1, usable)
+
+
 def make_train_dataset(
     samples: Sequence[Sample],
     read: Reader,
@@ -88,7 +105,7 @@ def make_train_dataset(
         global_batch_size: Examples per step over all replicas and micro-batches.
         micro_batches: Parts of a global batch that come one after another.
         first_sample: Where in the stream batch 0 begins, or would begin; it may be negative.
-        generators: Python generators at work at once; 0 is one more than there are cores.
+        generators: Python generators at work at once; 0 is one more than `usable_cores`.
         failures: Takes what a generator raised, which TensorFlow hands on only as text.
 
     Raises:
@@ -100,7 +117,7 @@ def make_train_dataset(
     global_batch_size //= micro_batches
     rows = global_batch_size // context.num_replicas_in_sync
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
-    generators = generators or (os.cpu_count() or 1) + 1
+    generators = generators or usable_cores() + 1
     crop = sampling.crop_size
     parts = [((crop, crop, read.channels), read.dtype), ((crop, crop), np.dtype(np.uint8))]
     if read.make_weights is not None:

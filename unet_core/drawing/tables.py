@@ -26,8 +26,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def class_scores(scores: Mapping[str, float], class_names: Sequence[str]) -> str:
-    """Returns the per-class scores of `metrics.scores` as a table, with the means below."""
-    columns = ("dice", "iou", "precision", "recall", "f1")
+    """Returns the per-class scores of `metrics.scores` as a table, with the means below.
+
+    F1 is not among them: it is the Dice.
+    """
+    columns = ("dice", "iou", "precision", "recall")
     rows = [
         [name, *(number(scores[f"{column}/{name}"]) for column in columns)] for name in class_names
     ]

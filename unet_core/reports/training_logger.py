@@ -6,6 +6,7 @@ with TrainingLogger(run, classes, settings, held_out=True, resumed_at=0) as logg
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from unet_core.training.history import NOTE, History
 
 _IN_HISTORY = ("loss", "rate", "gradient_norm", "loss_scale", "skipped_steps")
 _SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
+# Not drawn: the first is dice by another name, the other does not change.
+_NOT_DRAWN = ("f1/", "majority_baseline")
 
 
 class TrainingLogger:
@@ -69,6 +72,9 @@ class TrainingLogger:
         self._monitor = settings.monitor
         self._history = History(run.history, columns, resumed_at=resumed_at)
         self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
+        # Two runs to TensorBoard, so that it draws what they share in one chart.
+        self._train = SummaryWriter(run.events / "train", resumed_at=resumed_at)
+        self._held_out = SummaryWriter(run.events / "held_out", resumed_at=resumed_at)
         self._bar = tqdm.tqdm(
             total=settings.train_steps,
             initial=resumed_at,
@@ -79,12 +85,13 @@ class TrainingLogger:
         )
 
     def __enter__(self) -> TrainingLogger:
-        self._summaries.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *_) -> None:
         self._bar.close()
-        self._summaries.__exit__(*error)
+        with contextlib.ExitStack() as stack:
+            for writer in (self._summaries, self._train, self._held_out):
+                stack.push(writer)
 
     def show(self, report: Report) -> None:
         """Moves the progress bar."""
@@ -134,12 +141,15 @@ class TrainingLogger:
             scores: Those of held-out images, by name; they may be empty.
             note: What the controls have decided or a person has said, for the history alone.
         """
-        row = {f"train/{name}": getattr(report, name) for name in _IN_HISTORY}
-        row |= {f"train/{name}": report.means[name] for name in self._batch_scores}
+        trained = {name: getattr(report, name) for name in _IN_HISTORY}
+        trained |= {name: report.means[name] for name in self._batch_scores}
+        row = {f"train/{name}": value for name, value in trained.items()}
         row |= {f"held_out/{name}": value for name, value in scores.items()}
         self._history.append({"step": report.step, **row, **({NOTE: note} if note else {})})
         speeds = {f"speed/{name}": getattr(report, name) for name in _SPEEDS}
-        self._summaries.scalars(report.step, row | speeds)
+        self._train.scalars(report.step, trained | speeds)
+        drawn = {name: v for name, v in scores.items() if not name.startswith(_NOT_DRAWN)}
+        self._held_out.scalars(report.step, drawn)
 
     def write_pictures(
         self, step: int, window: SlidingWindow, samples: Sequence[Sample], read: Reader

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
@@ -22,6 +25,10 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
 from unet_core.settings.prediction import PredictionSettings
+
+# A class of which less is found counts as not found; an image narrower than this as faint, of 255.
+_FOUND, _FAINT = 0.005, 26
+_LOOKED_AT = 8
 
 
 def make_predictor(config: RunConfig, trained: Trained | Sequence[Trained]) -> Predictor:
@@ -91,6 +98,34 @@ def score(
         how |= _described(make_mask, settings, read.classes)
         run.write_scores({**how, **result}, output_dir)
         print(f"\n{describe_scores(result, read.classes)}\n")
+        if warning := nothing_learned(result["scores"], samples, read):
+            print(f"WARNING: {warning}", file=sys.stderr)
+
+
+def nothing_learned(
+    scores: Mapping[str, float], samples: Sequence[Sample], read: Reader
+) -> str | None:
+    """Returns what to say of a network that predicts one class everywhere, None of any other."""
+    recalls = {name: scores[f"recall/{name}"] for name in read.classes.names}
+    present = {name: recall for name, recall in recalls.items() if recall == recall}
+    found = [name for name, recall in present.items() if recall > _FOUND]
+    if len(present) < 2 or len(found) > 1:
+        return None
+    everywhere = f"{found[0]} " if found else "one class "
+    text = f"the network has learned nothing: it predicts {everywhere}(nearly) everywhere. "
+    images = [read(sample).image for sample in samples[:_LOOKED_AT]]
+    low = min(float(np.percentile(image, 0.1)) for image in images)
+    high = max(float(np.percentile(image, 99.9)) for image in images)
+    if high - low < _FAINT:
+        return (
+            f"{text}The likely cause: as they are scaled now, the images fill only {low:.3g} to "
+            f"{high:.3g} of 0 to 255. Train with --intensities=percentile:1,99."
+        )
+    return (
+        f"{text}Likely causes: too few steps (--train_steps), a learning rate that is too high or "
+        "too low (--mode=find_rate), a rare class (--class_balance=inverse, --loss=batch_dice), or "
+        "masks that do not belong to their images (--preview)."
+    )
 
 
 def _described(

@@ -160,7 +160,8 @@ class DataSettings:
     )
     generators: int = setting(
         0,
-        "Python generators that make samples at once; 0 is one more than there are cores.",
+        "Python generators that make samples at once; 0 is one more than the cores that "
+        "this process may use.",
         modes=TRAIN,
         of_run=False,
         least=0,
