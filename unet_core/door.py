@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -18,6 +19,7 @@ from typing import Any
 from absl import app, flags
 
 import unet_core
+from unet_core.console import json_output
 from unet_core.errors import UserError
 from unet_core.runs import process
 from unet_core.settings import FIELDS, KINDS, RunConfig
@@ -52,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
         process.import_libraries()
         if config.names_own_code():
             process.find_modules_here()
-        with process.stop_signals(stop):
+        as_json = config.training.log_format == "json"
+        output = json_output() if as_json else contextlib.nullcontext()
+        with process.stop_signals(stop), output:
             MODES[config.task.mode](config, stop)
         return 128 + stop.signal if stop.signal else 0
     except UserError as error:

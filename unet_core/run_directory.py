@@ -37,7 +37,7 @@ from unet_core.settings.network import check_same_network
 _CONFIG_FORMAT = _SCORES_FORMAT = _WRITTEN_FORMAT = 1
 # What versions without `written.json` have called their files.
 _FILES = (
-    *("config.json", "finished", "history.csv", "known_masks.json", "scores.json"),
+    *("config.json", "finished", "history.csv", "known_masks.json", "metrics.jsonl", "scores.json"),
     *("per_image.csv", "worst.png", "precision_recall.png"),
 )
 _OLD_NAMES = re.compile(
@@ -69,7 +69,8 @@ class RunDirectory:
 
     Attributes:
         path: The folder, absolute.
-        checkpoints, events, history, predictions, known_masks, network: Where each of these lies.
+        checkpoints, events, history, metrics, predictions, known_masks, network: Where each of
+            these lies.
 
     Raises:
         UserError: If `path` is not a path of this machine.
@@ -81,6 +82,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.events = self.path / "events"
         self.history = self.path / "history.csv"
+        self.metrics = self.path / "metrics.jsonl"
         self.predictions = self.path / "predictions"
         self.known_masks = self.path / "known_masks.json"
         self.network = self.path / "network.svg"
@@ -214,6 +216,12 @@ class RunDirectory:
         if path.parent == self.path:
             self.claim(path)
         write_json(path, {"format": _SCORES_FORMAT, **scores})
+
+    def results(self) -> list[pathlib.Path]:
+        """Returns the files at the top of the folder that the run has written for people."""
+        names = [name for name in self._written.files() if "/" not in name]
+        kept = [name for name in names if name not in ("lock", "finished", "known_masks.json")]
+        return [self.path / name for name in sorted(kept)]
 
     def is_finished(self, step: int) -> bool:
         """Returns whether everything after training was done at `step`.

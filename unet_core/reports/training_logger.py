@@ -1,4 +1,4 @@
-"""The log of a training run: progress bar, history.csv, TensorBoard.
+"""The log of a training run: progress bar, history.csv, metrics.jsonl, TensorBoard, a tracker.
 
 with TrainingLogger(run, classes, settings, held_out=True, resumed_at=0) as logger:
     logger.write(report, scores)
@@ -7,15 +7,14 @@ with TrainingLogger(run, classes, settings, held_out=True, resumed_at=0) as logg
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from unet_core import metrics
+from unet_core import console, metrics
 from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
@@ -27,7 +26,7 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
 from unet_core.settings.training import TrainingSettings
 from unet_core.training import Report, SummaryWriter
-from unet_core.training.history import NOTE, History
+from unet_core.training.history import NOTE, History, JsonLines
 
 _IN_HISTORY = ("loss", "rate", "gradient_norm", "loss_scale", "skipped_steps")
 _SPEEDS = ("step_ms", "examples_per_sec", "data_wait_share")
@@ -50,6 +49,7 @@ class TrainingLogger:
         held_out: Whether images are held out.
         more_scores: Names of scores beside those of `score_names`.
         resumed_at: The step the run goes on from, 0 for a new one.
+        track: Also takes the step and the numbers of each row.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class TrainingLogger:
         held_out: bool,
         more_scores: Sequence[str] = (),
         resumed_at: int,
+        track: Callable[[int, Mapping[str, float]], None] = lambda *_: None,
     ):
         self._batch_scores = ["accuracy", *(f"dice/{name}" for name in classes.names)]
         columns = ["step", *(f"train/{name}" for name in (*_IN_HISTORY, *self._batch_scores))]
@@ -71,17 +72,17 @@ class TrainingLogger:
         columns.append(NOTE)
         self._monitor = settings.monitor
         self._history = History(run.history, columns, resumed_at=resumed_at)
+        self._lines = JsonLines(run.metrics, resumed_at=resumed_at)
+        self._track = track
         self._summaries = SummaryWriter(run.events, resumed_at=resumed_at)
         # Two runs to TensorBoard, so that it draws what they share in one chart.
         self._train = SummaryWriter(run.events / "train", resumed_at=resumed_at)
         self._held_out = SummaryWriter(run.events / "held_out", resumed_at=resumed_at)
-        self._bar = tqdm.tqdm(
+        self._bar = console.bar(
             total=settings.train_steps,
             initial=resumed_at,
             desc="Training",
             unit="step",
-            dynamic_ncols=True,
-            disable=resumed_at >= settings.train_steps,
         )
 
     def __enter__(self) -> TrainingLogger:
@@ -98,8 +99,10 @@ class TrainingLogger:
         share = report.data_wait_share
         waiting = f"{share:.1%}" if share == share else "not timed"
         speed = f"{report.examples_per_sec:.1f} images/s, data wait {waiting}"
-        self._bar.set_postfix_str(f"loss {report.loss:.4f}, rate {report.rate:.2g}, {speed}")
-        self._bar.update(report.step - self._bar.n)
+        text = f"loss {report.loss:.4f}, rate {report.rate:.2g}, {speed}"
+        self._bar.set_postfix_str(text, refresh=False)
+        if not self._bar.update(report.step - self._bar.n):
+            self._bar.refresh()
 
     def say_scores(
         self,
@@ -131,7 +134,7 @@ class TrainingLogger:
         text += f"; {seconds:.1f} s"
         # Not `capitalize`, which makes the rest small, names of classes too.
         then = f" {decided[0].upper()}{decided[1:]}." if decided else ""
-        self._bar.write(f"Step {step}: {text}.{then}")
+        console.say(f"Step {step}: {text}.{then}")
 
     def write(self, report: Report, scores: Mapping[str, float], note: str = "") -> None:
         """Writes a row of the history and the scalars.
@@ -145,8 +148,14 @@ class TrainingLogger:
         trained |= {name: report.means[name] for name in self._batch_scores}
         row = {f"train/{name}": value for name, value in trained.items()}
         row |= {f"held_out/{name}": value for name, value in scores.items()}
-        self._history.append({"step": report.step, **row, **({NOTE: note} if note else {})})
+        noted = {NOTE: note} if note else {}
+        self._history.append({"step": report.step, **row, **noted})
         speeds = {f"speed/{name}": getattr(report, name) for name in _SPEEDS}
+        console.emit(
+            "evaluation" if scores else "report", step=report.step, **row, **speeds, **noted
+        )
+        self._lines.append({"step": report.step, **row, **speeds, **noted})
+        self._track(report.step, row | speeds)
         self._train.scalars(report.step, trained | speeds)
         drawn = {name: v for name, v in scores.items() if not name.startswith(_NOT_DRAWN)}
         self._held_out.scalars(report.step, drawn)

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from unet_core import optimizers, training
+from unet_core import console, optimizers, training
 from unet_core.data import images
 from unet_core.drawing import plots, tables
 from unet_core.errors import UserError
@@ -115,7 +114,7 @@ def _try_rates(plan: Plan, steps: int, stop: StopRequest) -> tuple[list[float], 
         report_every_steps=1,
         should_stop=stop,
     )
-    bar = tqdm.tqdm(total=steps, desc="Trying rates", unit="step", leave=False, dynamic_ncols=True)
+    bar = console.bar(total=steps, desc="Trying rates", unit="step", leave=False)
     with bar, contextlib.closing(reports), explained(plan, failures):
         try:
             for report in reports:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import tqdm
+from unet_core import console
 
 
 def progress_bar(title: str) -> Callable:
     """Returns a wrapper for sequences that shows the progress, and clears it at the end."""
-    return functools.partial(tqdm.tqdm, desc=title, leave=False, dynamic_ncols=True)
+    return functools.partial(console.bar, desc=title, leave=False)
 
 
 def pixel_bar(title: str) -> Callable:
     """Returns a maker of bars that count pixels, given their `total`, and leave no trace."""
-    kind = dict(desc=title, leave=False, dynamic_ncols=True)
-    return functools.partial(tqdm.tqdm, unit="px", unit_scale=True, **kind)
+    return functools.partial(console.bar, desc=title, leave=False, unit="px", unit_scale=True)

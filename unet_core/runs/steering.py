@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import tqdm
-
-from unet_core import training
+from unet_core import console, training
 from unet_core.settings import RunConfig
 from unet_core.training import controls, host_controls
 from unet_core.training.controls import Control, Decision
@@ -59,7 +57,7 @@ class Steering:
                 host_controls.Ask(
                     settings.ask_every_steps,
                     ask=_terminal(),
-                    show=tqdm.tqdm.write,
+                    show=console.say,
                     workers=workers,
                 )
             )

@@ -36,6 +36,7 @@ from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
 from unet_core.runs.score import claim_pictures, predictor_of, score
+from unet_core.runs.tracking import Tracking
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report
 from unet_core.training.controls import Control, Decision
@@ -63,9 +64,15 @@ def train_one(
     """
     plan = prepare(config, stop)
     workers = plan.workers
-    with workers.watched(), plan.run.locked() if workers.is_chief else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workers.watched())
+        if workers.is_chief:
+            stack.enter_context(plan.run.locked())
         session = build(plan, control)
-        stopping = run_loop(plan, session, stop)
+        tracking = None
+        if workers.is_chief:
+            tracking = stack.enter_context(Tracking(plan.config, plan.run.path))
+        stopping = run_loop(plan, session, stop, tracking)
         if stopping:
             # Perhaps it was another worker that was asked to stop.
             stop.signal = stop.signal or signal.SIGTERM
@@ -73,6 +80,8 @@ def train_one(
             print(f"Stopped and saved at step {step}. Start the same command again to go on.")
         elif workers.is_chief and finishes:
             finish(plan, session, stop)
+            if tracking:
+                tracking.artifacts(*plan.run.results())
         elif finishes:
             print(f"Trained to step {session.loop.step}; worker 0 scores and predicts.")
         return session.checkpoints.best_score
@@ -154,7 +163,9 @@ def build(plan: Plan, control: Control | None = None) -> Session:
     return Session(model, loop, checkpoints, steered, stages, network, start, failures=[])
 
 
-def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
+def run_loop(
+    plan: Plan, session: Session, stop: StopRequest, tracking: Tracking | None = None
+) -> bool:
     """Trains until `train_steps` or a control ends it, evaluating, logging and saving.
 
     Returns whether it was interrupted.
@@ -189,6 +200,7 @@ def run_loop(plan: Plan, session: Session, stop: StopRequest) -> bool:
                     held_out=bool(plan.held_out),
                     more_scores=plan.metric.names if plan.metric else (),
                     resumed_at=session.start,
+                    **({"track": tracking.scalars} if tracking else {}),
                 )
             )
             if not session.start:

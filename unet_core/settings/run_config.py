@@ -107,7 +107,7 @@ class RunConfig:
 
     def names_own_code(self) -> bool:
         """Returns whether a setting names a function of one's own, as my_module:my_function."""
-        own = ("network", "loss", "metric", "augmentation", "control")
+        own = ("network", "loss", "metric", "augmentation", "control", "tracker")
         return any(":" in self[name] for name in own)
 
     def differences(self, other: RunConfig) -> list[str]:

@@ -84,6 +84,20 @@ class TrainingSettings:
         modes=BUILD,
         binds=True,
     )
+    log_format: str = setting(
+        "text",
+        "What goes to standard output: text, or json, one object a line for each report, "
+        "evaluation and message, and no progress bar.",
+        modes=EVERY,
+        of_run=False,
+        choices=("text", "json"),
+    )
+    tracker: str = setting(
+        "",
+        "A tracker of your own, for MLflow, Weights & Biases and the like: "
+        "my_module:make_my_tracker (docs/hooks.md).",
+        modes=("train", "sweep"),
+    )
     strategy: str = setting(
         "none",
         "One device, one copy of the network on each (MirroredStrategy), or that on all workers of "
@@ -124,3 +138,4 @@ class TrainingSettings:
     def __post_init__(self):
         check_fields(self)
         check_own("metric", self.metric)
+        check_own("tracker", self.tracker)

@@ -15,6 +15,9 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from unet_core.console import to_json
 from unet_core.errors import UserError
 from unet_core.files import open_to_append, os_errors, read_bytes, write_whole
 
@@ -65,6 +68,51 @@ class History:
             file.write(_as_csv([cells]).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+class JsonLines:
+    """Appends JSON objects to a file, a line each, first dropping those beyond the resumed step.
+
+    For programs that read along; speeds may be in it, which no repetition has alike.
+
+    Args:
+        path: The file; made if it does not exist.
+        resumed_at: The last step whose lines stay.
+
+    Raises:
+        UserError: If the file holds something else; it stays as it is.
+        OSError: If it cannot be written; the error names it.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, resumed_at: int = 0):
+        self._path = pathlib.Path(path)
+        kept = []
+        if os.path.lexists(self._path):
+            with os_errors(self._path, "cannot be read", _WAY):
+                content = read_bytes(self._path, most_bytes=_MOST_BYTES)
+            # A line that a kill has cut short lies beyond every checkpoint.
+            for number, line in enumerate(content.split(b"\n")[:-1], 1):
+                try:
+                    step = msgspec.json.decode(line, type=_Line).step
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    rule = f"must be a JSON object with a step ({error})"
+                    raise _foreign(self._path, number, rule) from error
+                if step <= resumed_at:
+                    kept.append(line + b"\n")
+        write_whole(self._path, b"".join(kept))
+
+    def append(self, row: Mapping[str, float | str]) -> None:
+        """Appends one object; what is not finite becomes null.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        with open_to_append(self._path) as file:
+            file.write(f"{to_json(dict(row))}\n".encode())
+
+
+class _Line(msgspec.Struct):
+    step: int
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
