@@ -153,7 +153,7 @@ def logits_onnx(model: keras.Model) -> bytes:
     """Returns this package's ONNX file, without a margin, cut off at the logits."""
     import onnx
 
-    proto = onnx_file.make_onnx(model, Scaling("range"), 0, ("0", "1"))
+    proto = onnx_file.make_onnx(model, Scaling("range"), ("0", "1"))
     graph = proto.graph
     maker = {output: node for node in graph.node for output in node.output}
     logits = maker[maker["probabilities"].input[1]].input[0]

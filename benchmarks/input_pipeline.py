@@ -84,7 +84,10 @@ class InMemory:
 def load_pairs(data_dir: str | None) -> list[Pair]:
     """Returns the pairs of `data_dir`, or 24 synthetic ones of 512x512."""
     if data_dir:
-        data = DataSet.open(RunConfig.of(data_dir=data_dir).data, progress=lambda _: iter)
+        data = DataSet.open(
+            RunConfig.of(data_dir=data_dir, classes="0:membrane,255:cell").data,
+            progress=lambda _: iter,
+        )
         return [data.read(sample) for sample in data.samples]
     volume = Volume(seed=0)
     drawn = [volume.slice_at(z) for z in range(24)]

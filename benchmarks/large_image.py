@@ -82,7 +82,9 @@ def predict(args: argparse.Namespace) -> None:
 
     process.import_libraries()
     precision = devices.choose_precision()[0] if args.precision == "auto" else args.precision
-    config = RunConfig.of(base_filters=args.base_filters, precision=precision)
+    config = RunConfig.of(
+        classes="0:membrane,255:cell", base_filters=args.base_filters, precision=precision
+    )
     predictor = Predictor(Trained(build_network(config), config, 0))
     loaded = memory_mb("VmRSS")
     start = time.perf_counter()

@@ -126,7 +126,7 @@ def main() -> None:
 
 def steps_within(settings: dict[str, Any], operations: float) -> int:
     """Returns how many steps of these settings take so many floating-point operations, >= 1."""
-    config = RunConfig.of(**settings)
+    config = RunConfig.of(**{"classes": "0:membrane,255:cell", **settings})
     crop = config.data.crop_size
     step = training_flops(build_network(config), config.training.global_batch_size, crop, crop)
     return max(round(operations / step), 1)

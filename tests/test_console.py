@@ -21,11 +21,10 @@ class TestBar:
     def test_off_a_terminal_it_writes_lines(self):
         screen = io.StringIO()
         screen.isatty = lambda: False
-        with contextlib.redirect_stderr(screen):
-            with console.bar(total=5, desc="Reading") as bar:
-                for _ in range(5):
-                    bar.update()
-                    bar.refresh()
+        with contextlib.redirect_stderr(screen), console.bar(total=5, desc="Reading") as bar:
+            for _ in range(5):
+                bar.update()
+                bar.refresh()
         lines = screen.getvalue().splitlines()
         assert "\r" not in screen.getvalue()
         # Not where it begins, and nothing where it ends: only as it was asked to.

@@ -16,7 +16,10 @@ def samples():
     folder = os.environ.get("UNET_CORE_DATA")
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("UNET_CORE_DATA does not name the folder of the ISBI 2012 slices")
-    data = DataSet.open(RunConfig.of(data_dir=str(folder)).data, progress=lambda title: iter)
+    data = DataSet.open(
+        RunConfig.of(data_dir=str(folder), classes="0:membrane,255:cell").data,
+        progress=lambda title: iter,
+    )
     data.check()
     return [data.read(sample) for sample in data.samples]
 

@@ -16,7 +16,11 @@ from unet_core.settings import RunConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = RunConfig.of(
-    precision="bfloat16", train_steps=500, scale=(0.8, 1.2), class_weights=(1.0, 2.0)
+    classes="0:membrane,255:cell",
+    precision="bfloat16",
+    train_steps=500,
+    scale=(0.8, 1.2),
+    class_weights=(1.0, 2.0),
 )
 
 

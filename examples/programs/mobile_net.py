@@ -23,7 +23,10 @@ CROP = 96
 def make_dataset(folder):
     """Writes slices into `folder` and returns the dataset function of batches of four crops."""
     synthetic.write_dataset(f"{folder}/slices", train_slices=8, test_slices=0, size=192)
-    data = DataSet.open(RunConfig.of(data_dir=f"{folder}/slices").data, progress=lambda _: iter)
+    data = DataSet.open(
+        RunConfig.of(data_dir=f"{folder}/slices", classes="0:membrane,255:cell").data,
+        progress=lambda _: iter,
+    )
     recipe = Recipe(rotation_degrees=180, flips=True, noise=0.06)
     sampling = SamplingConfig(seed=0, crop_size=CROP, recipe=recipe)
     return functools.partial(

@@ -36,7 +36,7 @@ def slices():
 
 
 def decoded(folder, **settings):
-    settings = RunConfig.of(data_dir=str(folder), **settings)
+    settings = RunConfig.of(data_dir=str(folder), **{"classes": "0:membrane,255:cell", **settings})
     data = DataSet.open(settings.data, progress=lambda title: iter)
     data.check()
     return [data.read(sample) for sample in data.samples]

@@ -83,7 +83,9 @@ class TestWriteDataset:
             "data/train/label/1.png",
             "data/test/0.png",
         }
-        settings = RunConfig.of(data_dir=str(tmp_path / "deep" / "data"))
+        settings = RunConfig.of(
+            data_dir=str(tmp_path / "deep" / "data"), classes="0:membrane,255:cell"
+        )
         data = DataSet.open(settings.data, progress=lambda title: iter)
         data.check()
         found = data.read(data.samples[1])

@@ -70,7 +70,10 @@ class TestOwnNetwork:
     def test_is_not_run_because_a_file_names_it(self, door, tmp_path, path):
         run = RunDirectory(tmp_path / "run")
         run.path.mkdir()
-        run.store(RunConfig.of(network=NETWORK, precision="float32"), "fingerprint")
+        run.store(
+            RunConfig.of(classes="0:membrane,255:cell", network=NETWORK, precision="float32"),
+            "fingerprint",
+        )
         for mode in ("evaluate", "predict", "export"):
             refused = door(f"--mode={mode}", f"--run_dir={run.path}")
             check_refused(refused, run.path, f"give --network={NETWORK}")
@@ -88,13 +91,15 @@ class TestOwnNetwork:
     def test_run_without_one_refuses_it(self, door, tmp_path, path):
         run = RunDirectory(tmp_path / "run")
         run.path.mkdir()
-        run.store(RunConfig.of(precision="float32"), "fingerprint")
+        run.store(RunConfig.of(classes="0:membrane,255:cell", precision="float32"), "fingerprint")
         refused = door("--mode=export", f"--run_dir={run.path}", f"--network={NETWORK}")
         check_refused(refused, NETWORK, "Leave it out")
 
     def test_example_keeps_the_contract(self, path, monkeypatch):
         monkeypatch.syspath_prepend(ROOT)
-        config = RunConfig.of(network=NETWORK, precision="bfloat16", channels=3)
+        config = RunConfig.of(
+            classes="0:membrane,255:cell", network=NETWORK, precision="bfloat16", channels=3
+        )
         model = build_network(config)
         assert model.output_shape == (None, None, None, 1)
         assert tile_geometry(model).halo == 33

@@ -12,7 +12,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import onnx_file
-from unet_core.export.export import default_margin, export
+from unet_core.export.export import export
 from unet_core.export.saved_model import scaled
 from unet_core.inference.masks import Threshold, predicted_ids
 from unet_core.inference.network import InferenceNetwork
@@ -46,8 +46,16 @@ CASES = {
 }
 
 
+SMALL = {
+    "classes": "0:membrane,255:cell",
+    "precision": "float32",
+    "depth": 2,
+    "base_filters": 4,
+}
+
+
 def make_config(**kwargs):
-    return RunConfig.of(**{"precision": "float32", "depth": 2, "base_filters": 4, **kwargs})
+    return RunConfig.of(**{**SMALL, **kwargs})
 
 
 def make_model(config):
@@ -263,7 +271,7 @@ class TestOnnx:
         rng = np.random.default_rng(1)
         for variable in model.variables:
             variable.assign(rng.uniform(0.5, 2, variable.shape))
-        proto = onnx_file.make_onnx(model, Scaling.parse("range"), 0, ["a", "b"])
+        proto = onnx_file.make_onnx(model, Scaling.parse("range"), ["a", "b"])
         session = runtime.InferenceSession(
             proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )
@@ -324,17 +332,12 @@ class TestSeveralNetworks:
         np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)
 
 
-class TestMargin:
-    def test_default_is_the_halo_rounded_up_to_the_stride(self):
-        # Depth 2: 22 to a multiple of 4; without padding there is no halo.
-        assert default_margin(make_model(make_config())) == 24
-        assert default_margin(make_model(make_config(padding="valid"))) == 0
-
+class TestEdges:
     @pytest.mark.parametrize("padding", ["same", "valid"])
-    def test_image_without_a_margin_is_what_the_model_sees(self, tmp_path, padding):
+    def test_probabilities_are_those_of_the_model_up_to_the_edges(self, tmp_path, padding):
         config = make_config(padding=padding, depth=3)
         model, image = make_model(config), make_image(config, "uint8", 16, 24)
-        write(model, config, tmp_path / "e", formats=["saved_model"], margin=0)
+        write(model, config, tmp_path / "e", formats=["saved_model"])
         loaded = tf.saved_model.load(tmp_path / "e" / "saved_model")
         found = loaded.signatures["serving_default"](images=tf.constant(image[None]))
         expected = tf.sigmoid(model(image[None]))[0, ..., 0]

@@ -13,7 +13,12 @@ def make_brightness(**settings) -> Trained:
     a grey value, the first convolution adds 2, so that ReLU changes nothing. Of three channels it
     looks at the first.
     """
-    config = RunConfig.of(depth=1, base_filters=1, precision="float32", **settings)
+    config = RunConfig.of(
+        **{"classes": "0:membrane,255:cell", **settings},
+        depth=1,
+        base_filters=1,
+        precision="float32",
+    )
     model = build_network(config)
     for layer in model.layers:
         for variable in layer.variables:

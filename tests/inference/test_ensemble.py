@@ -67,8 +67,9 @@ class TestEnsemble:
 def make_run(folder, fold, **settings):
     """A run of this fold without a checkpoint."""
     config = RunConfig.of(
+        classes="0:membrane,255:cell",
         **{"folds": 3, "fold": str(fold), "precision": "float32", "depth": 1, "base_filters": 2}
-        | settings
+        | settings,
     )
     run = RunDirectory(folder / f"fold-{fold}")
     run.path.mkdir(parents=True)

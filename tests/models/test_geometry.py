@@ -96,13 +96,12 @@ class TestSurroundings:
         model = make_small(depth=depth, padding=padding)
         network = InferenceNetwork(model)
         bare, found = network.layers, network.geometry
-        for margin in (0, found.stride, 5):
-            before, after = found.padding(margin)
-            assert before == margin + found.cut
-            assert before <= after < before + found.stride
-            height = 2 * found.stride + before + after
-            logits = bare(np.zeros((1, height, height, 1), np.uint8))
-            assert logits.shape[1] == height - 2 * found.cut
+        before, after = found.padding()
+        assert before == found.cut
+        assert before <= after < before + found.stride
+        height = 2 * found.stride + before + after
+        logits = bare(np.zeros((1, height, height, 1), np.uint8))
+        assert logits.shape[1] == height - 2 * found.cut
 
     @pytest.mark.parametrize("depth", range(1, 7))
     @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -213,7 +212,7 @@ def measured_reach(model, geometry):
     """Returns how many logits at the edges of a tile are not those of the whole image."""
     stride, cut = geometry.stride, geometry.cut
     around = stride * -(-64 // stride)
-    _, after = geometry.padding(0)
+    _, after = geometry.padding()
     inside = stride * -(-112 // stride)
     reach = 0
     for seed in range(3):

@@ -128,7 +128,7 @@ def check_gradients(model):
 def check_copy(model):
     """Checks that the network for inference gives what the model gives."""
     network = InferenceNetwork(model)
-    before, after = network.geometry.padding(0)
+    before, after = network.geometry.padding()
     images = picture(32, 16, model.input_shape[-1], rows=2)
     padded = np.pad(images, ((0, 0), *[(before, after)] * 2, (0, 0)), mode="reflect")
     logits = network.layers(padded)[:, :32, :16]
@@ -338,7 +338,7 @@ class TestGeometry:
             pytest.skip("The network looks everywhere.")
         around = stride * -(-(halo + cut + 16) // stride)
         inside = stride * -(-(2 * halo + 16) // stride)
-        _, after = network.geometry.padding(0)
+        _, after = network.geometry.padding()
         size = cut + around + inside + around + after
         tile = slice(around, around + cut + inside + after)
         whole = picture(size, size)

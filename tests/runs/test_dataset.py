@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def opened(folder, **settings):
     settings = {"classes": "0:background,1:cell", **settings}
-    config = RunConfig.of(data_dir=str(folder), **settings)
+    config = RunConfig.of(data_dir=str(folder), **{"classes": "0:membrane,255:cell", **settings})
     return dataset.DataSet.open(config.data, progress=lambda title: iter)
 
 
@@ -100,7 +100,7 @@ class TestWeights:
 
 
 def sampling(**settings):
-    config = RunConfig.of(**settings)
+    config = RunConfig.of(**{"classes": "0:membrane,255:cell", **settings})
     return dataset.make_sampling(config.data, config.augmentation, seed=3)
 
 
@@ -123,7 +123,7 @@ class TestMakeSampling:
 
 class TestTestFolder:
     def test_folder_of_images_below_test_or_test_itself(self, folder):
-        config = RunConfig.of(data_dir=str(folder))
+        config = RunConfig.of(data_dir=str(folder), classes="0:membrane,255:cell")
         assert dataset.test_folder(config.data) is None
         (folder / "test").mkdir()
         cv2.imwrite(str(folder / "test" / "a.png"), np.zeros((2, 2), np.uint8))

@@ -19,6 +19,7 @@ from unet_core.training.checkpoints import folder_of
 
 AT, LAST = 3, 5
 CONFIG = RunConfig.of(
+    classes="0:membrane,255:cell",
     freeze=("encoder",),
     unfreeze_at_step=AT,
     unfrozen_learning_rate=2e-3,
@@ -262,7 +263,9 @@ class TestChecks:
         ],
     )
     def test_layers_that_are_not_there_or_all_there_are(self, settings, message):
-        small = RunConfig.of(depth=2, base_filters=2, precision="float32", **settings)
+        small = RunConfig.of(
+            classes="0:membrane,255:cell", depth=2, base_filters=2, precision="float32", **settings
+        )
         model = build_network(small)
         with pytest.raises(UserError, match=message):
             fine_tuning.Stages(model, small)

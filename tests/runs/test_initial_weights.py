@@ -18,6 +18,8 @@ NETWORK = dict(
     depth=2, base_filters=4, normalization="batch", dropout=0.3, precision="float32", ema_decay=0.9
 )
 
+MEMBRANES = {"classes": "0:membrane,255:cell"}
+
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):
@@ -28,7 +30,7 @@ def slices(tmp_path_factory):
 def weights(tmp_path_factory):
     """The weights of a network like that of the runs, from another seed, by Keras."""
     path = tmp_path_factory.mktemp("weights") / "other.weights.h5"
-    model = build_network(RunConfig.of(seed=7, **NETWORK))
+    model = build_network(RunConfig.of(seed=7, **MEMBRANES, **NETWORK))
     model.save_weights(path)
     return path, model
 
@@ -36,7 +38,7 @@ def weights(tmp_path_factory):
 def begin(slices, run_dir, **kwargs):
     """Returns the session of a run before its first step, or where it goes on."""
     settings = {**NETWORK, "crop_size": 32, "folds": 3, "fold": "2", **kwargs}
-    config = RunConfig.of(data_dir=str(slices), run_dir=str(run_dir), **settings)
+    config = RunConfig.of(data_dir=str(slices), run_dir=str(run_dir), **{**MEMBRANES, **settings})
     plan = prepare(config, StopRequest())
     with plan.run.locked():
         return train.build(plan)

@@ -98,7 +98,7 @@ class TestSummaryOfRun:
         run = RunDirectory(tmp_path / "run")
         run.path.mkdir()
         settings = {"depth": 1, "base_filters": 2, "crop_size": 16, "precision": "float32"}
-        run.store(RunConfig.of(**settings), "fingerprint")
+        run.store(RunConfig.of(**{"classes": "0:membrane,255:cell", **settings}), "fingerprint")
         return run
 
     def test_is_of_its_network_and_drawn_in_its_folder(self, door, here, run, no_step):
@@ -127,7 +127,7 @@ class TestEstimate:
     def test_is_the_sum_of_its_parts_by_hand(self):
         images = keras.Input((None, None, 1))
         model = keras.Model(images, keras.layers.Conv2D(2, 3, padding="same")(images))
-        config = RunConfig.of(ema_decay=0.9)
+        config = RunConfig.of(ema_decay=0.9, classes="0:membrane,255:cell")
         found = step_memory.estimate(model, work_of(model, 3, 4, 5), config)
         # 9 x 2 weights and 2 biases of four bytes.
         assert found.weights == found.gradients == 80

@@ -41,7 +41,6 @@ class Serving:
     Attributes:
         classes: Their names and mask values.
         scaling: From pixel values in files to those that the network takes.
-        margin: Pixels mirrored around the image, and cut off from the result.
         precision: What is computed in, "float32", "bfloat16" or "float16"; None is as the model.
             A format that has only one ignores it.
         threshold: How masks are made of two classes' probabilities; None is the most probable
@@ -50,7 +49,6 @@ class Serving:
 
     classes: ClassMap
     scaling: Scaling
-    margin: int
     precision: str | None
     threshold: Threshold | None = None
 

@@ -34,7 +34,6 @@ from unet_core.inference.trained import (
     EXPORT_FORMAT_OF_SEVERAL,
     EXPORT_SETTINGS,
 )
-from unet_core.models.geometry import tile_geometry
 from unet_core.settings.prediction import FORMATS
 
 
@@ -48,7 +47,6 @@ def export(
     step: int,
     formats: Sequence[str] = ("saved_model", "keras"),
     precision: str | None = None,
-    margin: int | None = None,
     threshold: Threshold | None = None,
     networks: int = 1,
 ) -> None:
@@ -64,7 +62,6 @@ def export(
         formats: What to write, names in `FORMATS`; the two JSON files are always written.
         precision: What the SavedModel computes in: "float32", "bfloat16" or "float16"; as `model`
             if None. The ONNX file is float32.
-        margin: Pixels mirrored around the image; `default_margin(model)` if None.
         threshold: How masks are made of two classes' probabilities; None is the most probable
             class.
         networks: Of how many networks `make_ensemble` has made `model`.
@@ -96,8 +93,7 @@ def export(
             f"Expected a network of {wanted} logits, for the classes {classes}. Received one of "
             f"{found}."
         )
-    margin = default_margin(model) if margin is None else margin
-    serving = Serving(classes, scaling, margin, precision, threshold)
+    serving = Serving(classes, scaling, precision, threshold)
     # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(
         output_dir,
@@ -114,16 +110,6 @@ def export(
         write_json(folder / EXPORT_SETTINGS, stored)
         for writer in writers:
             writer.write(model, folder, serving)
-
-
-def default_margin(model: keras.Model) -> int:
-    """Returns the pixels to mirror around an image so that `model` sees no zeros near its edge.
-
-    That is the network's halo, rounded up to a multiple of its stride; 0 if the halo is unbounded,
-    as no margin would do.
-    """
-    found = tile_geometry(model)
-    return -(-(found.halo or 0) // found.stride) * found.stride
 
 
 def _described(classes: ClassMap) -> list[dict]:

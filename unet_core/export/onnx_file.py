@@ -43,7 +43,7 @@ def check_installed() -> None:
 def write(model: keras.Model, folder: pathlib.Path, serving: Serving) -> None:
     """Writes model.onnx, in float32 whatever the precision."""
     names, threshold = serving.classes.names, serving.threshold
-    proto = make_onnx(model, serving.scaling, serving.margin, names, threshold)
+    proto = make_onnx(model, serving.scaling, names, threshold)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
 
 
@@ -53,7 +53,6 @@ ONNX = Format(write, check_installed)
 def make_onnx(
     model: keras.Model,
     scaling: Scaling,
-    margin: int,
     names: Sequence[str],
     threshold: Threshold | None = None,
 ):
@@ -63,7 +62,6 @@ def make_onnx(
         model: A network of `make_network`.
         scaling: How pixel values are scaled. With "range" the input is uint8; with the other forms
             it is float32, in the units of the files.
-        margin: Pixels mirrored around the image, and cut off from the result.
         names: The names of the classes, stored as metadata `class_names`, one a line.
         threshold: How masks are made of two classes' probabilities; None is the most probable
             class.
@@ -84,15 +82,13 @@ def make_onnx(
     pixels = _scale(graph, scaling)
     sizes = {axis: graph.size("images", axis) for axis in (_ROWS, _COLUMNS)}
     for axis, size in sizes.items():
-        pixels = graph.add(
-            "Gather", pixels, _indices(graph, size, margin, network.geometry), axis=axis
-        )
+        indices = _indices(graph, size, network.geometry)
+        pixels = graph.add("Gather", pixels, indices, axis=axis)
     x = graph.add("Transpose", pixels, perm=(0, 3, 1, 2))
     x = graph.add("Transpose", _run(graph, network.layers, x), perm=(0, 2, 3, 1))
     for axis, size in sizes.items():
-        begin = graph.constant([margin])
-        end = graph.add("Add", begin, size)
-        x = graph.add("Slice", x, begin, end, graph.constant([axis]))
+        end = graph.add("Reshape", size, graph.constant([1]))
+        x = graph.add("Slice", x, graph.constant([0]), end, graph.constant([axis]))
     if logits_channels == 1:
         halves = (graph.add("Sigmoid", graph.add("Neg", x)), graph.add("Sigmoid", x))
         graph.add("Concat", *halves, axis=3, output="probabilities")
@@ -241,12 +237,12 @@ def _or_one(graph: _Graph, spread: str) -> str:
     return graph.add("Where", graph.add("Greater", spread, zero), spread, one)
 
 
-def _indices(graph: _Graph, size: str, margin: int, around: TileGeometry) -> str:
+def _indices(graph: _Graph, size: str, around: TileGeometry) -> str:
     """Adds the indices of an axis of `size` pixels that lead to it with its surroundings mirrored.
 
     As `unet_core.conventions.mirrored`, with nodes.
     """
-    before, after = around.padding(margin)
+    before, after = around.padding()
     excess = graph.add("Mod", graph.add("Neg", size), around.stride)
     end = graph.add("Add", graph.add("Add", size, excess), after)
     period = graph.add("Max", graph.add("Mul", graph.add("Sub", size, 1), 2), 1)

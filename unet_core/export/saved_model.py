@@ -68,15 +68,15 @@ class _Server(tf.Module):
         return found
 
     def _serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, margin = scaled(images, self._serving.scaling), self._serving.margin
+        pixels = scaled(images, self._serving.scaling)
         shape, around = tf.shape(images), self._network.geometry
-        before, after = around.padding(margin)
+        before, after = around.padding()
         for axis in (1, 2):
             size = shape[axis]
             last = size + after + -size % around.stride
             pixels = tf.gather(pixels, mirrored(tf.range(-before, last), size, tf), axis=axis)
         logits = self._network.layers(pixels, training=False)
-        logits = logits[:, margin : margin + shape[1], margin : margin + shape[2]]
+        logits = logits[:, : shape[1], : shape[2]]
         probabilities = losses.probabilities(logits)
         return {"probabilities": probabilities, "masks": self._masks(probabilities)}
 

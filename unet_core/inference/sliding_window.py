@@ -7,12 +7,14 @@
     for first_row, probabilities in window.bands(read_rows, height, width):
         ...                                            # [h, W, C], top to bottom
 
-The image is continued by mirroring. Windows start at multiples of the network's stride, so that
-every pooling falls as it would in one pass. A window that is larger than what the network looks at
-gives only its inside, where nothing but the image was seen: the result is that of one pass
-(Ronneberger et al. 2015, figure 2, the overlap-tile strategy). A smaller one, and any one of a
-network that looks everywhere, is weighted by a Gaussian and overlaps its neighbours by half
-(Isensee et al. 2021, nnU-Net).
+Windows lie within the image, which is continued by mirroring only as far as the network's layers
+need: to a multiple of its stride, and around by what unpadded convolutions take off. At the edge of
+the image a network so sees what it saw at the edges of its training crops. Windows start at
+multiples of the stride, so that every pooling falls as it would in one pass. A window that is
+larger than what the network looks at gives only its inside, and up to the edges of the image: the
+result is that of one pass (Ronneberger et al. 2015, figure 2, the overlap-tile strategy). A smaller
+one, and any one of a network that looks everywhere, is weighted by a Gaussian and overlaps its
+neighbours by half (Isensee et al. 2021, nnU-Net).
 """
 
 from __future__ import annotations
@@ -123,7 +125,9 @@ class SlidingWindow:
                 for n, probabilities in zip(numbers, found, strict=True):
                     left, right, inner_columns = across.output(n)
                     part = probabilities[self._kept(inner_rows), self._kept(inner_columns)]
-                    weights = down.weights[inner_rows][:, None] * across.weights[inner_columns]
+                    weights = (
+                        down.weights(number)[inner_rows][:, None] * across.weights(n)[inner_columns]
+                    )
                     held[top - done : bottom - done, left:right] += part * weights[..., None]
             after = down.output(number + 1)[0] if number + 1 < len(down.starts) else height
             if held is not None and after > done:
@@ -167,58 +171,81 @@ class _Axis:
     Attributes:
         length: Pixels of the image.
         starts: First pixel of each window; negative ones are mirrored.
-        size: Pixels of a window.
-        weights: [size], how much each pixel of a window counts.
+        given: [size], how much each pixel of a window counts, away from the edges of the image.
+        at_start: The same of the first window.
+        at_end: The same of the last window.
     """
 
     length: int
     starts: tuple[int, ...]
-    size: int
-    weights: np.ndarray
+    given: np.ndarray
+    at_start: np.ndarray
+    at_end: np.ndarray
 
     @classmethod
     def over(cls, length: int, window_px: int, around: TileGeometry) -> _Axis:
         """Lays windows of about `window_px` over `length` pixels; 0 is one for all of them."""
         stride, halo = around.stride, around.halo
-        before, after = around.padding(0 if halo is None else _up(halo, stride))
+        before, after = around.padding()
         whole = _up(length, stride)
-        inner = (window_px - before - after) // stride * stride
-        if not window_px or inner >= whole:
-            return cls._of_insides(length, whole, before, after)
+        room = window_px - before - after
+        if not window_px or room // stride * stride >= whole:
+            return cls._of_insides(length, whole, 0, around)
+        side = 0 if halo is None else _up(halo, stride)
+        inner = room // stride * stride - 2 * side
         if halo is not None and (inner >= stride or around.cut):
-            return cls._of_insides(length, max(inner, stride), before, after)
-        return cls._blended(length, window_px, around)
+            return cls._of_insides(length, max(inner, stride), side, around)
+        return cls._blended(length, max(_up(room, stride), 2 * stride), around)
 
     @classmethod
-    def _blended(cls, length: int, window_px: int, around: TileGeometry) -> _Axis:
+    def _of_insides(cls, length: int, inner: int, side: int, around: TileGeometry) -> _Axis:
+        """Windows that give their `inner` pixels, and `side` more at an edge of the image."""
+        size = min(inner + 2 * side, _up(length, around.stride))
+        place = np.arange(size)
+        early, late = place < size - side, place >= side
+        return cls._laid(length, inner, (early & late, early, late), around)
+
+    @classmethod
+    def _blended(cls, length: int, size: int, around: TileGeometry) -> _Axis:
         """Windows that overlap by half, weighted by a Gaussian."""
-        stride = around.stride
-        before, after = around.padding(0)
-        size = max(_up(window_px - before - after, stride), 2 * stride)
-        step = size // 2 // stride * stride
-        lead = _up(size // 4, stride)
-        # Every pixel is within half a step of the middle of some window.
-        inner_starts = range(-lead, max(length + lead - size, -lead) + step, step)
+        size = min(size, _up(length, around.stride))
         offsets = np.arange(size) - (size - 1) / 2
-        weights = np.zeros(before + size + after, np.float32)
-        weights[before : before + size] = np.exp(-0.5 * np.square(offsets / (size / 8)))
-        starts = tuple(start - before for start in inner_starts)
-        return cls(length, starts, len(weights), weights)
+        weights = np.exp(-0.5 * np.square(offsets / (size / 8)))
+        step = max(size // 2 // around.stride * around.stride, around.stride)
+        return cls._laid(length, step, (weights,) * 3, around)
 
     @classmethod
-    def _of_insides(cls, length: int, inner: int, before: int, after: int) -> _Axis:
-        """Windows that give only their `inner` pixels, side by side."""
-        weights = np.zeros(before + inner + after, np.float32)
-        weights[before : before + inner] = 1
-        starts = tuple(range(-before, length - before, inner))
-        return cls(length, starts, len(weights), weights)
+    def _laid(
+        cls, length: int, step: int, weights: tuple[np.ndarray, ...], around: TileGeometry
+    ) -> _Axis:
+        """Windows every `step` pixels, the last of which ends with the image."""
+        size, (before, after) = len(weights[0]), around.padding()
+        last = _up(length, around.stride) - size
+        starts = (*range(-before, last - before, step), last - before)
+        given, at_start, at_end = (
+            np.pad(each.astype(np.float32), (before, after)) for each in weights
+        )
+        if len(starts) == 1:
+            at_start = at_end = np.maximum(at_start, at_end)
+        return cls(length, starts, given, at_start, at_end)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a window."""
+        return len(self.given)
+
+    def weights(self, number: int) -> np.ndarray:
+        """Returns how much each pixel of window `number` counts, [size]."""
+        if number == 0:
+            return self.at_start
+        return self.at_end if number == len(self.starts) - 1 else self.given
 
     def output(self, number: int) -> tuple[int, int, slice]:
         """Returns the part of the image that window `number` contributes to.
 
         That is its first pixel, its last + 1, and the same part as a slice of the window.
         """
-        counted = np.flatnonzero(self.weights)
+        counted = np.flatnonzero(self.weights(number))
         start = self.starts[number]
         first = max(start + int(counted[0]), 0)
         last = min(start + int(counted[-1]) + 1, self.length)
@@ -229,7 +256,7 @@ class _Axis:
         total = np.zeros(self.length, np.float32)
         for number in range(len(self.starts)):
             first, last, part = self.output(number)
-            total[first:last] += self.weights[part]
+            total[first:last] += self.weights(number)[part]
         return total
 
     def sources(self) -> list[np.ndarray]:

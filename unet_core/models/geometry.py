@@ -39,13 +39,12 @@ class TileGeometry:
     cut: int
     remainder: int = 0
 
-    def padding(self, margin: int) -> tuple[int, int]:
-        """Returns the pixels to add before and after an axis.
+    def padding(self) -> tuple[int, int]:
+        """Returns the pixels to add before and after an axis of a multiple of `stride`.
 
-        Its length is a multiple of `stride`. The logits then begin `margin` pixels before it and
-        end `margin` or more after.
+        The logits then begin where it begins, and end where it ends or later.
         """
-        before = margin + self.cut
+        before = self.cut
         return before, before + (self.remainder - 2 * before) % self.stride
 
 
