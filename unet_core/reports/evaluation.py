@@ -29,7 +29,7 @@ from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
 from unet_core.inference.predictor import check_finite
 
 _WORST = 6
-_MOST_TO_CHOOSE_ON = 30
+_MOST_TO_CHOOSE_ON = 6
 
 
 class Evaluation:
@@ -228,7 +228,7 @@ def score_samples(
         object_class: See `Evaluation`.
         boundary_px: See `Evaluation`.
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
-            30, every n-th.
+            6, every n-th.
         mask_format: As for `predict_files`.
         make_mask: See `Evaluation`.
         progress: Title -> wrapper of a list that takes long to work through.
