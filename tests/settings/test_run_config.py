@@ -20,7 +20,7 @@ class TestRunConfig:
     def test_defaults_are_valid(self):
         config = RunConfig.of()
         assert config.task.mode == config["mode"] == "train"
-        assert config.data.classes == config["classes"] == "0:membrane,255:cell"
+        assert config.data.channels == config["channels"] == 1
 
     def test_settings_cannot_be_changed(self):
         with pytest.raises(dataclasses.FrozenInstanceError):

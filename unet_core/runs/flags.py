@@ -21,7 +21,7 @@ def check_flags(config: RunConfig) -> None:
     if config.task.mode not in TRAIN:
         return
     data, problems = config.data, []
-    if config.task.mode != "find_rate" and not config.task.run_dir:
+    if config.task.mode in ("train", "sweep") and not config.task.run_dir:
         problems.append("`run_dir` is missing; it names the folder that the run is kept in.")
     if not (data.data_dir or data.synthetic_data):
         problems.append("`data_dir` is missing; it names the folder of images and masks.")

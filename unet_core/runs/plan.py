@@ -257,7 +257,7 @@ def _resolve(
         data_dir=os.path.abspath(required(config, "data_dir")),
     )
     resolved = run.resolve_for_resume(resolved, fingerprint)
-    if config.task.mode != "find_rate":  # It has a schedule of its own.
+    if config.task.mode not in ("find_rate", "overfit"):  # They have schedules of their own.
         _check_schedule_lasts(resolved)
     return resolved, reason
 

@@ -37,10 +37,7 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
     folder = config.task.run_dir
     if folder and "run_dir" in config.from_file and not pathlib.Path(folder).exists():
         config = config.replace(run_dir=None)
-    if config.data.classes is None and not config.task.run_dir:
-        print("Of two classes, as none are given by --classes.\n")
-        config = config.replace(classes="0:background,1:foreground")
-    config = _config(config)
+    config = _config(config if config.task.run_dir else with_classes(config))
     process.prepare_devices(config.training, stop, strategy="none")
     picture = _picture_path(config)
     size, rows = config.data.crop_size, config.training.global_batch_size
@@ -72,6 +69,14 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
             f"Measured: {_megabytes(meter.peak())}, the {meter.of} while the network was built and "
             "trained two steps on random images."
         )
+
+
+def with_classes(config: RunConfig) -> RunConfig:
+    """Returns the config with two classes if none were given, and says so."""
+    if config.data.classes is not None:
+        return config
+    print("Of two classes, as none are given by --classes.\n")
+    return config.replace(classes="0:background,1:foreground")
 
 
 def _config(config: RunConfig) -> RunConfig:

@@ -7,7 +7,7 @@ import dataclasses
 from unet_core.data.layouts import LAYOUTS
 from unet_core.errors import UserError
 from unet_core.settings.fields import check_fields, setting
-from unet_core.settings.modes import IMAGES, NETWORK, SAMPLES, SCORE, SPLIT, TRAIN
+from unet_core.settings.modes import IMAGES, NETWORK, NO_DATA, SAMPLES, SCORE, SPLIT, TRAIN
 
 SYNTHETIC_DIR = "data/synthetic"
 
@@ -61,7 +61,7 @@ class DataSettings:
         "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
         "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
         "second's.",
-        modes=(*SPLIT, "summary"),
+        modes=(*SPLIT, *NO_DATA),
         binds=True,
     )
     clear_class: str = setting(
@@ -80,7 +80,7 @@ class DataSettings:
     channels: int = setting(
         1,
         "Channels of the network's images, 1 or 3; pictures are converted.",
-        modes=(*SAMPLES, "summary"),
+        modes=(*SAMPLES, *NO_DATA),
         binds=True,
         least=1,
         most=3,
@@ -139,7 +139,7 @@ class DataSettings:
     crop_size: int = setting(
         256,
         "Pixels a side of a training crop.",
-        modes=(*SAMPLES, "summary"),
+        modes=(*SAMPLES, *NO_DATA),
         binds=True,
         least=1,
         most=16384,

@@ -104,11 +104,11 @@ def check_fields(room: Any) -> None:
         if kind.is_pair and not (len(value) == 2 and 0 < value[0] <= value[1]):
             problems.append(PAIR_RULE.format(name=field.name, value=value))
             continue
-        for item in value if kind.is_list else (value,):
-            try:
+        try:
+            for item in value if kind.is_list else (value,):
                 _check_item(field, item, kind.item)
-            except UserError as error:
-                problems += error.problems
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(*problems)
 

@@ -8,6 +8,8 @@ MODES = Registry(
     {
         "train": "unet_core.runs.train:train",
         "find_rate": "unet_core.runs.find_rate:find_rate",
+        "overfit": "unet_core.runs.overfit:overfit",
+        "find_batch": "unet_core.runs.find_batch:find_batch",
         "sweep": "unet_core.runs.sweep:sweep",
         "evaluate": "unet_core.runs.evaluate:evaluate",
         "predict": "unet_core.runs.predict:predict",
@@ -20,10 +22,11 @@ MODES = Registry(
 )
 
 EVERY = tuple(MODES)
-TRAIN = ("train", "find_rate", "sweep")
+TRAIN = ("train", "find_rate", "overfit", "sweep")
 NETWORK = (*TRAIN, "evaluate", "predict", "export")
-BUILD = (*TRAIN, "summary")
-RUN = (*NETWORK, "choose", "summary")
+NO_DATA = ("find_batch", "summary")
+BUILD = (*TRAIN, *NO_DATA)
+RUN = (*NETWORK, "choose", *NO_DATA)
 SCORE = (*TRAIN, "evaluate", "choose")
 IMAGES = (*TRAIN, "evaluate", "predict")
 SAMPLES = (*TRAIN, "check_data")

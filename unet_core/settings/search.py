@@ -19,6 +19,14 @@ class SearchSettings:
         least=10,
         most=10**6,
     )
+    overfit_steps: int = setting(
+        500,
+        "Steps in which --mode=overfit must have learned one batch by heart.",
+        modes=("overfit",),
+        of_run=False,
+        least=1,
+        most=10**6,
+    )
     sweep: tuple[str, ...] = setting(
         (),
         "What --mode=sweep varies: NAME=LOW..HIGH, a number in a range, or NAME=A|B|C, one of "
