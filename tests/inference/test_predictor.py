@@ -53,6 +53,36 @@ class TestPredictor:
         with pytest.raises(UserError, match=r"floats from 0 to 255"):
             predictor(image.astype(np.float32))
 
+    def test_batches_lists_and_paths_are_taken(self, image, tmp_path):
+        predictor = Predictor(make_brightness())
+        one = predictor(image)
+        images.write_png(tmp_path / "a.png", image)
+        np.testing.assert_array_equal(predictor(tmp_path / "a.png"), one)
+        np.testing.assert_array_equal(predictor(str(tmp_path / "a.png")), one)
+        batch = predictor(np.stack([image, image[::-1]])[..., None])
+        np.testing.assert_allclose(batch, [one, one[::-1]], rtol=1e-6)
+        several = predictor([image, tmp_path / "a.png", image[:5]])
+        assert [each.shape for each in several] == [(21, 34, 2), (21, 34, 2), (5, 34, 2)]
+
+    def test_byte_order_does_not_matter(self, image):
+        predictor = Predictor(make_brightness())
+        deep = np.repeat(image[..., None], 3, -1).astype(np.uint16) * 257
+        np.testing.assert_array_equal(predictor(deep.astype(">u2")), predictor(deep))
+
+    @pytest.mark.parametrize(
+        ("shape", "words"),
+        [
+            ((5, 20, 30), "a stack of grey images is given as a list"),
+            ((3, 20, 30), "np.moveaxis"),
+            ((20, 30, 7), "at most 4"),
+            ((20,), "Expected an image"),
+            ((1, 2, 20, 30, 1), "Expected an image"),
+        ],
+    )
+    def test_axes_it_cannot_know_are_refused(self, shape, words):
+        with pytest.raises(UserError, match=words):
+            Predictor(make_brightness())(np.zeros(shape, np.uint8))
+
     def test_fixed_scaling_is_applied(self, image):
         predictor = Predictor(make_brightness(intensities="fixed:50,10"))
         grey = 127.5 + 63.75 * (image.astype(float) - 50) / 10

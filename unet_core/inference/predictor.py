@@ -2,17 +2,19 @@
 
 predictor = Predictor("runs/membrane", tta="dihedral")     # a run, an export, a folder of folds
 probabilities = predictor(image)        # [H, W] or [H, W, channels] -> [H, W, C] float32
+predictor(batch), predictor("slice.png"), predictor(["a.tif", "b.tif"])
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 
-from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.images import read_image, to_channels
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
@@ -23,6 +25,8 @@ from unet_core.inference.trained import Trained
 
 Window = SlidingWindow | Ensemble
 """Scaled pixels -> probabilities, by one network or several."""
+Images = np.ndarray | str | os.PathLike
+_MOST_CHANNELS = 4
 
 
 class Predictor:
@@ -90,23 +94,51 @@ class Predictor:
         self.window, self.classes, self._scaling = window, classes, scaling
         self.channels = window.network.channels
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the class probabilities [H, W, C] float32 of `image`.
+    @overload
+    def __call__(self, images: Images) -> np.ndarray: ...
+    @overload
+    def __call__(self, images: list[Images] | tuple[Images, ...]) -> list[np.ndarray]: ...
+    def __call__(self, images):
+        """Returns the class probabilities of images: [H, W, C] float32 of one.
 
-        `image` is [H, W], or [H, W, c] in RGB order; uint8, uint16, or float32 in the range that
-        `intensities` expects.
+        Args:
+            images: One image: [H, W], or [H, W, c] in RGB order with c from 1 to 4 (alpha is
+                dropped); or the path of a file, of which the first page is read. A batch [B, H, W,
+                c], which gives [B, H, W, C]. A list of images or paths, of any sizes, which gives a
+                list. Arrays are uint8, uint16, or float32 in the range that `intensities` expects,
+                of any byte order.
 
         Raises:
-            UserError: If the image has another shape or dtype, or cannot be scaled: it holds NaN,
-                or floats out of range. If the network's output is not finite.
+            UserError: If an image has another shape or dtype, cannot be read, or cannot be scaled:
+                it holds NaN, or floats out of range. If the network's output is not finite.
         """
+        if isinstance(images, str | os.PathLike):
+            return self._of_one(read_image(images))
+        if isinstance(images, list | tuple):
+            return [self(each) for each in images]
+        if np.ndim(images) == 4:
+            return np.stack([self._of_one(image) for image in images])
+        return self._of_one(images)
+
+    def _of_one(self, image: np.ndarray) -> np.ndarray:
         shape = list(np.shape(image))
-        if len(shape) not in (2, 3) or 0 in shape or image.dtype.name not in WHITE:
+        dtype = getattr(image, "dtype", None)
+        if len(shape) not in (2, 3) or 0 in shape or dtype is None or dtype.name not in WHITE:
             raise UserError(
-                f"Expected an image [H, W] or [H, W, c] of {', '.join(WHITE)}. Received {shape} of "
-                f"{image.dtype}. Convert it with `astype`, to numbers in the range of that dtype."
+                f"Expected an image [H, W] or [H, W, c] of {', '.join(WHITE)}, a batch [B, H, W, "
+                f"c], a path, or a list. Received {shape} of {dtype or type(image).__name__}. "
+                "Convert it with `astype`, to numbers in the range of that dtype."
             )
-        probabilities = self.window(self._scaling(images.to_channels(image, self.channels)))
+        if len(shape) == 3 and shape[2] > _MOST_CHANNELS:
+            way = "a stack of grey images is given as a list, or as [B, H, W, 1]"
+            if shape[0] <= _MOST_CHANNELS:
+                way = "if the channels come first, np.moveaxis(image, 0, -1)"
+            raise UserError(
+                f"Expected the channels last, at most {_MOST_CHANNELS}. Received {shape}, which "
+                f"may be channels or a stack: {way}."
+            )
+        image = np.asarray(image).astype(dtype.newbyteorder("="), copy=False)
+        probabilities = self.window(self._scaling(to_channels(image, self.channels)))
         check_finite(probabilities)
         return probabilities
 
@@ -120,7 +152,7 @@ class Predictor:
         """
 
         def read(first: int, last: int) -> np.ndarray:
-            return images.to_channels(rows.read(first, last), self.channels)
+            return to_channels(rows.read(first, last), self.channels)
 
         step = max(1, 2**22 // rows.width)
         bands = (read(y, min(y + step, rows.height)) for y in range(0, rows.height, step))
