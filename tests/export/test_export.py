@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.program import ROOT
 
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
@@ -330,6 +331,19 @@ class TestSeveralNetworks:
         session = runtime.InferenceSession(tmp_path / "e" / "model.onnx")
         probabilities, _ = session.run(None, {"images": image[None]})
         np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)
+
+
+class TestKerasFile:
+    def test_is_loaded_with_the_import_that_the_readme_names(self, tmp_path):
+        config = make_config(stem_stride=2, normalization="group", decoder="upsample")
+        write(make_model(config), config, tmp_path / "e", formats=["keras"])
+        code = (
+            "import unet_core.models.build, keras;"
+            f"print(keras.saving.load_model({str(tmp_path / 'e' / 'model.keras')!r}).output_shape)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "(None, None, None, 1)\n", done.stderr
+        assert "import unet_core.models.build" in (ROOT / "README.md").read_text()
 
 
 class TestEdges:
