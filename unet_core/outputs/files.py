@@ -122,13 +122,7 @@ def predict_files(
     """
     output_dir = pathlib.Path(output_dir)
     classes = predictor.classes
-    _check_instances(wanted, classes)
-    check_installed(wanted.make_mask.steps)
-    if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
-        raise UserError(
-            "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
-            "folds, or leave it out. uncertainty is there for one network too."
-        )
+    _check_wanted(wanted, predictor)
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
@@ -204,8 +198,15 @@ def output_paths(
     return paths + ObjectFiles(wanted.objects, output_dir).paths(_stems(sources))
 
 
-def _check_instances(wanted: PredictionOutputs, classes: ClassMap) -> None:
-    """Raises UserError if objects are wanted and cannot be numbered or written."""
+def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
+    """Raises UserError if something is wanted that cannot be made."""
+    classes = predictor.classes
+    check_installed(wanted.make_mask.steps)
+    if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
+        raise UserError(
+            "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
+            "folds, or leave it out. uncertainty is there for one network too."
+        )
     check_objects(wanted.objects, wanted.instances, wanted.object_class, classes)
     if wanted.instances == "none":
         return
