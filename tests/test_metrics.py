@@ -219,3 +219,14 @@ class TestScores:
         # 3 of a, 9 of b, all called b.
         found = metrics.scores(np.array([[0, 3], [0, 9]]), ["a", "b"])
         assert found["accuracy"] == found["majority_baseline"] == 0.75
+
+
+class TestHeldOutScores:
+    def test_are_the_mean_loss_and_the_scores_of_the_matrix(self):
+        # 3 of 4 right; the loss of 4 examples is 6 in sum.
+        sums = {"loss": np.float64(6), "examples": np.int64(4)}
+        sums["confusion"] = np.array([[2, 1], [0, 1]])
+        found = metrics.held_out_scores(sums, ["a", "b"])
+        assert found["loss"] == 1.5
+        assert found["accuracy"] == 0.75
+        assert found["dice/b"] == pytest.approx(2 / 3)

@@ -393,3 +393,29 @@ class TestFinished:
         run.mark_finished(500)
         assert run.is_finished(500)
         assert not run.is_finished(900)
+
+
+class TestBind:
+    """Settings of a program of one's own."""
+
+    def test_are_stored_until_a_checkpoint_is_there_and_bind_from_then_on(self, tmp_path):
+        run = RunDirectory(tmp_path / "run")
+        run.path.mkdir()
+        run.bind({"seed": 1, "classes": ["a"]})
+        run.bind({"seed": 2, "classes": ["a"]})
+        assert run.bound(dict[str, object]) == {"seed": 2, "classes": ["a"]}
+        (run.checkpoints / "step-00000010").mkdir(parents=True)
+        run.bind({"seed": 2, "classes": ["a"]})
+        with pytest.raises(UserError, match="holds a run with other settings: seed; more"):
+            run.bind({"seed": 3, "classes": ["a"], "more": 0})
+        assert run.bound(dict[str, object])["seed"] == 2
+
+    def test_what_is_missing_or_foreign_is_one_message(self, tmp_path):
+        run = RunDirectory(tmp_path / "run")
+        with pytest.raises(UserError, match="Train in this `run_dir` first"):
+            run.bound(dict[str, object])
+        run.path.mkdir()
+        (run.path / "settings.json").write_text("mine")
+        with pytest.raises(UserError, match="not written by this run"):
+            run.bind({"seed": 1})
+        assert (run.path / "settings.json").read_text() == "mine"

@@ -479,7 +479,10 @@ class TestRun:
 
     def test_class_of_objects_is_remembered(self, slices, door, tmp_path):
         run = f"--run_dir={tmp_path / 'run'}"
-        assert door(f"--data_dir={slices}", run, *TINY, "--object_class=cell")[0] == 0
+        flags = [f"--data_dir={slices}", run, *TINY, "--object_class=cell"]
+        check_refused(door(*flags, "--objects=csv"), "--objects (csv) needs", "--instances")
+        assert not (tmp_path / "run").exists()
+        assert door(*flags)[0] == 0
         before = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
         assert "object_f1/mean" in before
         assert door("--mode=evaluate", run, f"--output_dir={tmp_path}")[0] == 0
@@ -487,6 +490,12 @@ class TestRun:
         out = f"--output_dir={tmp_path / 'out'}"
         assert door("--mode=predict", run, "--instances=components", out)[0] == 0
         assert (tmp_path / "out" / "0_instances.png").exists()
+        out = f"--output_dir={tmp_path / 'measured'}"
+        flags = ["--mode=predict", run, out, "--objects=csv,coco"]
+        check_refused(door(*flags), "--objects (csv,coco) needs", "--instances components")
+        assert door(*flags, "--instances=components", "--pixel_size_um=0.5")[0] == 0
+        names = {path.name for path in (tmp_path / "measured").iterdir()}
+        assert {"0_objects.csv", "objects_coco.json"} <= names
 
     def test_evaluate_repeats_the_scores(self, finished, door, tmp_path):
         run, _ = finished

@@ -9,7 +9,7 @@ they are exact for ragged and empty batches, where a mean of per-batch scores is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -142,6 +142,17 @@ def scores(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float
     result["accuracy"] = float(hit.sum() / total) if total else float("nan")
     result["majority_baseline"] = float(truth.max() / total) if total else float("nan")
     return result
+
+
+def held_out_scores(sums: Mapping[str, np.ndarray], class_names: Sequence[str]) -> dict[str, float]:
+    """Returns the mean loss and the `scores` of what `Loop.evaluate` returns.
+
+    Args:
+        sums: They hold "loss", "examples", and the matrix "confusion".
+        class_names: As for `scores`.
+    """
+    loss = float(sums["loss"]) / int(sums["examples"])
+    return {"loss": loss, **scores(sums["confusion"], class_names)}
 
 
 def _are_classes(ids: tf.Tensor, classes: int) -> tf.Tensor:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from filelock import lock_descriptor
 from unet_core.errors import UserError
 from unet_core.files import (
     CANNOT_LOCK,
+    Schema,
     local_path,
     open_to_lock,
     os_errors,
@@ -87,6 +88,7 @@ class RunDirectory:
         self.known_masks = self.path / "known_masks.json"
         self.network = self.path / "network.svg"
         self._config = self.path / "config.json"
+        self._bound = self.path / "settings.json"
         self._finished = self.path / "finished"
 
     @contextlib.contextmanager
@@ -160,12 +162,41 @@ class RunDirectory:
         ]
         if fingerprint != data_fingerprint:
             differing.append("the training data (other images or masks)")
+        self._refuse(differing)
+        return config
+
+    def bind(self, settings: Mapping[str, Any]) -> None:
+        """Stores in `settings.json` what a run of a program of one's own must have to go on.
+
+        Args:
+            settings: JSON values by name.
+
+        Raises:
+            UserError: If the run in the folder has a checkpoint and was begun with others; if there
+                is such a file that the run has not written.
+        """
+        self.claim(self._bound)
+        if any(self.checkpoints.glob("step-*")):
+            there = self.bound(dict[str, Any])
+            self._refuse([name for name in settings if there.get(name) != settings[name]])
+        write_json(self._bound, settings)
+
+    def bound(self, schema: type[Schema]) -> Schema:
+        """Returns what `bind` has stored, checked against `schema` as by `read_json`.
+
+        Raises:
+            UserError: If it has stored nothing, or something else.
+        """
+        way = "Train in this `run_dir` first, or choose another."
+        return read_json(self._bound, schema, what="the settings of a run", way=way)
+
+    def _refuse(self, differing: Sequence[str]) -> None:
+        """Raises UserError if a setting differs from that which a run was begun with."""
         if differing:
             raise UserError(
                 f"{self.path}: holds a run with other settings: {'; '.join(differing)}. "
                 "Give the same ones to go on with it, or another `run_dir` to begin a new run."
             )
-        return config
 
     def claim(self, *paths: str | os.PathLike) -> None:
         """Notes that the run writes these files in its folder; call it before they are written.

@@ -560,3 +560,21 @@ def save_stack(path, pages):
 
 def cut_to(path, length):
     path.write_bytes(path.read_bytes()[:length])
+
+
+class TestReadable:
+    def test_tells_what_can_be_decoded_and_why_not(self, tmp_path):
+        good, cut = tmp_path / "good.png", tmp_path / "cut.png"
+        cv2.imwrite(str(good), np.zeros((40, 40), np.uint8))
+        cut.write_bytes(good.read_bytes()[:60])
+        asked = []
+
+        def progress(paths):
+            asked.extend(paths)
+            return paths
+
+        found, problems = images.readable([cut, good], progress=progress)
+        assert found == [good]
+        assert len(problems) == 1
+        assert str(cut) in problems[0]
+        assert asked == [cut, good]

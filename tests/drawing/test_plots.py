@@ -50,6 +50,19 @@ class TestPanels:
         assert plots.panels([1], {"f1": {"valid": [float("nan")]}}, x_title="x").size
 
 
+class TestHistory:
+    def test_has_a_plot_for_each_score_with_its_parts_over_epochs(self):
+        columns = {"step": [4, 8, 12], "train/loss": [4, 2, 1], "held_out/loss": [3, 3, 3]}
+        columns |= {"held_out/dice/mean": [0, 1, 1], "held_out/iou": [0, 0, 0]}
+        found = plots.history(
+            columns, {"loss": "loss", "F1": "dice/mean"}, epoch_steps=4, best_step=8
+        )
+        series = {"loss": {"train": [4, 2, 1], "held_out": [3, 3, 3]}}
+        series |= {"F1": {"held_out": [0, 1, 1]}}
+        expected = plots.panels([1, 2, 3], series, x_title="epoch", mark=("best epoch", 2))
+        np.testing.assert_array_equal(found, expected)
+
+
 class TestConfusion:
     def test_cells_are_as_dark_as_their_share_of_the_row(self):
         picture = plots.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])

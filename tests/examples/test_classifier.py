@@ -1,9 +1,10 @@
 """The classifier of class folders: what it writes, how it resumes, and what it refuses."""
 
+import builtins
 import csv
-import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,16 +14,28 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from examples.classifier import __main__ as classifier
 from examples.classifier import folders
+from unet_core.settings import command_line
 from unet_core.training import load_weights
 
 ROOT = pathlib.Path(__file__).parents[2]
 COLOURS = {"blue": (200, 60, 40), "green": (40, 190, 60), "red": (50, 40, 210)}
-TINY = ["--network=small", "--size=8", "--batch_size=6", "--valid_share=0.2", "--test_share=0.2"]
-TINY += ["--rate=0.01", "--l1=0.0001", "--l2=0.0001"]
-WRITTEN = ["curves.png", "confusion.png", "confusion.csv", "report.csv", "misclassified.csv"]
+TINY = ["--encoder=unet", "--size=8", "--batch_size=6", "--held_out=0.2", "--rate=0.01"]
+TINY += ["--l1=0.0001", "--l2=0.0001"]
+WRITTEN = ["curves.png", "confusion.png", "report.txt", "misclassified.csv", "misclassified.png"]
+
+
+def run(*flags):
+    how = {"name": "classifier", "description": classifier.__doc__}
+    return command_line.run(classifier.main, classifier.Flags, list(flags), **how)
+
+
+def parse(*flags):
+    how = {"name": "classifier", "description": ""}
+    return command_line.parse(classifier.Flags, list(flags), **how)
 
 
 def write_colours(folder, each=10):
@@ -40,152 +53,181 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def check_refused(capsys, *args, holds):
-    assert classifier.main(list(args)) == 2
-    message = capsys.readouterr().err
+def check_refused(capsys, *flags, holds):
+    capsys.readouterr()
+    assert run(*flags) == 2
     # Behind the progress bars.
-    _, _, message = message.rpartition("classifier: ")
+    message = capsys.readouterr().err.rpartition("classifier: ")[2]
     assert holds in message
     assert message.count("\n") == 1
     assert "Traceback" not in message
 
 
-def check_list_is_that_of_the_saved_model(run, data, size):
-    """Predicts every test image anew, by OpenCV and the saved model alone."""
-    stored = json.loads((run / "results.json").read_text())
-    model = keras.models.load_model(run / stored["model"])
-    args = classifier.parse(["--run_dir=x", "--data_dir=x", *TINY])
-    test = folders.split(folders.scan(data, "*/*", print), args)[2]
+def check_list_is_that_of_the_saved_model(folder, data, flags, size):
+    """Predicts every test image anew, by OpenCV and the saved model alone; returns the accuracy."""
+    (path,) = folder.glob("*.keras")
+    model = keras.models.load_model(path)
+    files, truth = folders.scan(data, "*/*")
+    names, ids = np.unique(truth, return_inverse=True)
+    files, ids = folders.split(files, ids, parse(*flags))[2]
     expected = {}
-    for sample in test:
-        image = cv2.cvtColor(cv2.imread(str(sample.image.path)), cv2.COLOR_BGR2RGB)
-        image = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        logits = model.predict(np.rint(image)[None], verbose=0)[0].astype(np.float64)
+    for file, truth in zip(files, names[ids], strict=True):
+        image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB).astype(np.float32)
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        logits = model.predict(image[None], verbose=0)[0].astype(np.float64)
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        guess = stored["classes"][shares.argmax()]
-        if guess != sample.group:
-            expected[sample.name] = (sample.group, guess, shares.max())
-    listed = {row["file"]: row for row in rows_of(run / "misclassified.csv")}
+        if names[shares.argmax()] != truth:
+            expected[file] = (truth, names[shares.argmax()], shares.max())
+    listed = {row["file"]: row for row in rows_of(folder / "misclassified.csv")}
     assert listed.keys() == expected.keys()
-    for name, (truth, guess, share) in expected.items():
-        assert (listed[name]["truth"], listed[name]["predicted"]) == (truth, guess)
-        assert float(listed[name]["probability"]) == pytest.approx(share, abs=1e-5)
-    accuracy = 1 - len(expected) / len(test)
-    assert stored["scores"]["accuracy"] == pytest.approx(accuracy)
+    for file, (truth, guess, share) in expected.items():
+        assert (listed[file]["truth"], listed[file]["predicted"]) == (truth, guess)
+        assert float(listed[file]["probability"]) == pytest.approx(share, abs=1e-5)
+    accuracy = 1 - len(expected) / len(files)
+    assert f"-accuracy-{accuracy:.4f}-" in path.name
     return accuracy
 
 
+class TestExample:
+    def test_is_less_than_250_lines(self):
+        files = [path for path in (ROOT / "examples/classifier").iterdir() if path.is_file()]
+        assert sum(len(path.read_text().splitlines()) for path in files) < 250
+
+
 class TestColours:
-    def test_interrupted_run_ends_as_one_that_was_not_and_predicts(self, tmp_path, capsys):
+    def test_interrupted_run_ends_as_one_that_was_not_and_predicts(
+        self, tmp_path, capsys, monkeypatch
+    ):
         data = write_colours(tmp_path / "data")
         (data / "red" / "cut.png").write_bytes((data / "red" / "00.png").read_bytes()[:60])
-        shown = []
+        stopped, whole = tmp_path / "stopped", tmp_path / "whole"
 
-        def stop_at_2(text):
-            shown.append(text)
-            if text.startswith("epoch 2:"):
+        def flags(folder):
+            return [f"--data_dir={data}", f"--run_dir={folder}", "--epochs=4", *TINY]
+
+        def stop_at_2(*texts, shown=builtins.print, **kwargs):
+            shown(*texts, **kwargs)
+            if str(texts[0]).startswith("epoch 2:"):
                 raise KeyboardInterrupt
 
-        def flags(name):
-            return [f"--data_dir={data}", f"--run_dir={tmp_path / name}", "--epochs=4", *TINY]
-
-        assert classifier.main(flags("stopped"), show=stop_at_2) == 130
-        assert "1 of 31 files cannot be read" in shown[0]
-        assert "cut.png" in shown[0]
-        shown.clear()
-        assert classifier.main(flags("stopped"), show=shown.append) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(builtins, "print", stop_at_2)
+            assert run(*flags(stopped)) == 130
+        shown = capsys.readouterr().out
+        assert "1 of 31 files cannot be read:" in shown
+        assert "cut.png" in shown
+        # 30 images: a fifth to validate, a fifth to test.
+        assert "Images to train, validate, test: 18 6 6" in shown
+        assert run(*flags(stopped)) == 0
+        shown = capsys.readouterr().out
         assert "Going on from epoch 2" in shown
-        assert classifier.main(flags("whole")) == 0
-        capsys.readouterr()
-        stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+        assert "epoch 2:" not in shown
+        assert run(*flags(whole)) == 0
         assert (stopped / "history.csv").read_text() == (whole / "history.csv").read_text()
         models = []
-        for run in (stopped, whole):
-            models.append(classifier.make_network(classifier.parse(flags(run.name)), 3))
-            load_weights(run / "checkpoints", models[-1])
+        for folder in (stopped, whole):
+            models.append(classifier.make_network(parse(*flags(folder)), list(COLOURS)))
+            load_weights(folder / "checkpoints", models[-1])
         for one, other in zip(*(model.variables for model in models), strict=True):
             np.testing.assert_array_equal(one, other)
-        assert all((stopped / name).stat().st_size for name in [*WRITTEN, "misclassified.png"])
-        assert [row["support"] for row in rows_of(stopped / "report.csv")] == ["2"] * 3
-        check_list_is_that_of_the_saved_model(stopped, data, 8)
-        assert classifier.main([f"--run_dir={stopped}", f"--predict={data / 'blue'}"]) == 0
+        assert all((stopped / name).stat().st_size for name in WRITTEN)
+        report = (stopped / "report.txt").read_text()
+        supports = [line.split()[-1] for line in report.splitlines() if line.split()[:1]]
+        # Of each class 2 of the 6 test images; then those of the three totals.
+        assert supports[1:4] == ["2"] * 3
+        check_list_is_that_of_the_saved_model(stopped, data, TINY, 8)
+        assert run(f"--run_dir={stopped}", f"--predict={data / 'blue'}") == 0
         found = rows_of(stopped / "predictions.csv")
         assert len(found) == 10
-        for row in found:
-            shares = [float(row[name]) for name in COLOURS]
-            assert sum(shares) == pytest.approx(1, abs=1e-5)
-            assert row["predicted"] == list(COLOURS)[int(np.argmax(shares))]
+        # The better of three classes has at least a third.
+        assert all(float(row["probability"]) >= 1 / 3 for row in found)
+        assert {row["predicted"] for row in found} <= set(COLOURS)
 
-    def test_a_person_is_asked_and_stops_the_run(self, tmp_path, capsys):
+    def test_a_person_is_asked_and_stops_the_run(self, tmp_path, capsys, monkeypatch):
         data = write_colours(tmp_path / "data")
         flags = [f"--data_dir={data}", f"--run_dir={tmp_path / 'run'}", *TINY, "--ask_every=1"]
-        flags += ["--balance=weights", "--most=4"]
-        assert classifier.main(flags, ask=lambda _: "stop") == 0
+        flags += ["--balance=weights", "--trim=4"]
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(builtins, "input", lambda _: "stop")
+        assert run(*flags) == 0
         (row,) = rows_of(tmp_path / "run" / "history.csv")
         assert row["note"] == "as you have answered"
-        capsys.readouterr()
-        check_refused(capsys, *flags, "--seed=7", holds="the run has other seed")
+        assert "test: 12 6 6" in capsys.readouterr().out
+        check_refused(capsys, *flags, "--seed=7", holds="holds a run with other settings: seed")
 
     def test_wrong_input_is_one_message(self, tmp_path, capsys):
-        data, run = write_colours(tmp_path / "data", each=4), f"--run_dir={tmp_path / 'run'}"
-        check_refused(capsys, run, f"--data_dir={tmp_path / 'none'}", holds="no image")
-        check_refused(capsys, run, f"--data_dir={data}", "--epochs=0", holds="--epochs (0)")
-        check_refused(capsys, run, f"--data_dir={data}", "--epochs=x", holds="--epochs")
-        check_refused(capsys, run, holds="--data_dir")
-        check_refused(capsys, run, f"--predict={data}", holds="Train with this")
+        data, folder = write_colours(tmp_path / "data", each=4), tmp_path / "run"
+        flags = [f"--run_dir={folder}", f"--data_dir={data}", *TINY, "--held_out=0.3"]
+        none = f"--data_dir={tmp_path / 'none'}"
+        check_refused(capsys, *flags, none, holds="holds no image that can be read")
+        check_refused(capsys, *flags, "--epochs=0", holds="--epochs (0) must be at least 1")
+        check_refused(capsys, *flags, "--epochs=x", holds="--epochs")
+        check_refused(capsys, *flags, "--epoch=3", holds="--epoch=3")
+        check_refused(capsys, *flags, "--held_out=0.01", holds="cannot be split")
+        check_refused(capsys, f"--run_dir={folder}", holds="--data_dir")
+        check_refused(capsys, f"--run_dir={folder}", f"--predict={data}", holds="Train in this")
         (tmp_path / "weights.h5").write_bytes(b"no weights")
         wrong = f"--weights={tmp_path / 'weights.h5'}"
-        check_refused(capsys, run, f"--data_dir={data}", *TINY, wrong, holds="cannot be loaded")
-        assert not list((tmp_path / "run").glob("checkpoints"))
+        check_refused(capsys, *flags, wrong, holds="weights.h5: is no file of weights")
+        assert not list(folder.glob("checkpoints"))
+
+    def test_a_file_of_the_users_is_not_overwritten(self, tmp_path, capsys):
+        data = write_colours(tmp_path / "data")
+        (tmp_path / "report.txt").write_text("mine")
+        check_refused(capsys, f"--run_dir={tmp_path}", f"--data_dir={data}", *TINY, holds="report")
+        assert (tmp_path / "report.txt").read_text() == "mine"
 
 
 class TestBatches:
-    class Context:
-        def __init__(self, replicas, pipelines=1, pipeline=0):
-            self.num_replicas_in_sync, self.num_input_pipelines = replicas, pipelines
-            self.input_pipeline_id = pipeline
-
-    def batches(self, tmp_path, start, count, context, *flags):
+    def batches(self, tmp_path, start, count, *flags):
         data = tmp_path / "data"
         if not data.exists():
             write_colours(data, each=5)
-        args = classifier.parse([f"--data_dir={data}", "--run_dir=x", *TINY, *flags])
-        found = folders.shuffled(folders.scan(data, "*/*", print), args, start, context)
-        return [next(found) for _ in range(count)]
+        files, classes = folders.scan(data, "*/*")
+        ids = np.unique(classes, return_inverse=True)[1]
+        keep = np.r_[0:5, 5:7, 10:12]  # 5 blue ones, 2 green and 2 red.
+        examples = (files[keep], ids[keep])
+        dataset = folders.shuffled(examples, parse(*TINY, *flags), start, None)
+        return list(dataset.take(count).as_numpy_iterator())
 
     def test_from_a_later_step_are_those_of_the_whole_run(self, tmp_path):
-        whole = self.batches(tmp_path, 0, 6, self.Context(1), "--flip")
-        later = self.batches(tmp_path, 4, 2, self.Context(1), "--flip")
-        for (images, names), (others, other_names) in zip(whole[4:], later, strict=True):
+        whole, later = self.batches(tmp_path, 0, 6), self.batches(tmp_path, 4, 2)
+        for (images, ids), (others, other_ids) in zip(whole[4:], later, strict=True):
             np.testing.assert_array_equal(images, others)
-            assert names == other_names
+            np.testing.assert_array_equal(ids, other_ids)
 
-    def test_replicas_share_the_rows_of_one(self, tmp_path):
-        (whole,) = self.batches(tmp_path, 3, 1, self.Context(1))
-        halves = [self.batches(tmp_path, 3, 1, self.Context(2, 2, n))[0] for n in range(2)]
-        np.testing.assert_array_equal(np.concatenate([half[0] for half in halves]), whole[0])
+    def test_hold_each_class_equally_often_if_they_repeat(self, tmp_path):
+        for _, ids in self.batches(tmp_path, 0, 5):
+            assert np.bincount(ids).tolist() == [2, 2, 2]
+
+    def test_hold_every_image_once_an_epoch_if_not(self, tmp_path):
+        # 9 images in 3 batches of 3.
+        batches = self.batches(tmp_path, 0, 3, "--balance=none", "--batch_size=3")
+        ids = np.concatenate([ids for _, ids in batches])
+        assert np.bincount(ids).tolist() == [5, 2, 2]
+        images = np.concatenate([images for images, _ in batches])
+        assert len(np.unique(images, axis=0)) == 9
 
 
 class TestDigits:
     @pytest.mark.slow
-    def test_interrupted_and_resumed_reaches_97_percent(self, tmp_path):
-        datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
-        digits, data, run = datasets.load_digits(), tmp_path / "digits", tmp_path / "run"
+    def test_interrupted_and_resumed_reaches_97_percent(self, tmp_path, capsys):
+        digits, data, folder = datasets.load_digits(), tmp_path / "digits", tmp_path / "run"
         for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
             (data / f"{digit}").mkdir(parents=True, exist_ok=True)
             large = cv2.resize(np.uint8(pixels * 15), (16, 16), interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(data / f"{digit}" / f"{number:04d}.png"), large)
         flags = [*TINY, "--size=16", "--batch_size=32", "--epochs=12", "--rate=0.003"]
-        flags += [f"--data_dir={data}", f"--run_dir={run}"]
+        flags += [f"--data_dir={data}", f"--run_dir={folder}"]
         command = [sys.executable, "-m", "examples.classifier", *flags]
         first = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        while not list(run.glob("checkpoints/step-*")):
+        while not list(folder.glob("checkpoints/step-*")):
             assert first.poll() is None
             time.sleep(0.1)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        shown = []
-        assert classifier.main(flags, show=shown.append) == 0
-        assert any(text.startswith("Going on from epoch") for text in shown)
-        assert not any(text.startswith("epoch 1:") for text in shown)
-        assert check_list_is_that_of_the_saved_model(run, data, 16) > 0.97
+        assert run(*flags) == 0
+        shown = capsys.readouterr().out
+        assert int(re.search(r"Going on from epoch (\d+)", shown)[1]) >= 1
+        assert "epoch 1:" not in shown
+        assert check_list_is_that_of_the_saved_model(folder, data, flags, 16) > 0.97

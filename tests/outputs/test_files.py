@@ -312,6 +312,7 @@ class TestOutputPaths:
             ("mask", "overlay", "outlines", "probabilities", "uncertainty"),
             instances="components" if whole else "none",
             object_class="a",
+            objects=("csv", "roi", "geojson", "coco") if whole else (),
         )
         expected = output_paths(sources, out, wanted, predictor.classes)
         assert predict_files(predictor, sources, out, wanted).failures == ()

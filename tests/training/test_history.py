@@ -1,8 +1,9 @@
 import csv
+import math
 
 import pytest
 
-from unet_core.training.history import History
+from unet_core.training.history import History, read_columns
 
 COLUMNS = ["step", "train/loss", "held_out/dice"]
 
@@ -108,3 +109,16 @@ class TestHistory:
     def test_nothing_but_the_history_is_left(self, path):
         History(path, COLUMNS, resumed_at=20)
         assert [p.name for p in path.parent.iterdir()] == ["history.csv"]
+
+
+class TestReadColumns:
+    def test_are_numbers_with_nan_for_empty_cells_and_without_notes(self, tmp_path):
+        history = History(tmp_path / "history.csv", ["step", "a", "b", "note"])
+        history.append({"step": 10, "a": 0.5, "note": "better, so"})
+        history.append({"step": 20, "b": 0.25})
+        found = read_columns(tmp_path / "history.csv")
+        assert list(found) == ["step", "a", "b"]
+        assert found["step"] == [10, 20]
+        assert found["a"][0] == 0.5
+        assert math.isnan(found["a"][1])
+        assert math.isnan(found["b"][0])

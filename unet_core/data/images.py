@@ -14,7 +14,8 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -146,6 +147,25 @@ def read_image(path: str | os.PathLike, page: int = 0) -> np.ndarray:
     with opened(path, page) as picture:
         check_image(path, picture)
         return image_pixels(picture, page)
+
+
+def readable(
+    paths: Iterable[pathlib.Path], *, progress: Callable[[Any], Iterable] = iter
+) -> tuple[list[pathlib.Path], list[str]]:
+    """Returns those of `paths` whose pictures can be decoded, and a sentence about each other.
+
+    Args:
+        paths: Files.
+        progress: Wraps them, to show how far it is.
+    """
+    found, problems = [], []
+    for path in progress(paths):
+        try:
+            read_image(path)
+            found.append(path)
+        except UserError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def read_mask(path: str | os.PathLike, page: int = 0) -> np.ndarray:

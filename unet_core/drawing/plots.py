@@ -101,6 +101,31 @@ def panels(
     return np.hstack(drawn)
 
 
+def history(
+    columns: Mapping[str, Sequence[float]],
+    scores: Mapping[str, str],
+    *,
+    epoch_steps: int,
+    best_step: int,
+) -> np.ndarray:
+    """Returns a picture [H, W, 3] uint8 of the history of a run, the best epoch marked.
+
+    Args:
+        columns: "step", and "<part>/<score>" for each part, such as train, and each score that it
+            has; see `unet_core.training.history.read_columns`.
+        scores: Title of a plot -> the score in it.
+        epoch_steps: Steps of an epoch.
+        best_step: The step to mark.
+    """
+    named = {name: name.partition("/") for name in columns}
+    series = {
+        title: {part: columns[name] for name, (part, _, score) in named.items() if score == wanted}
+        for title, wanted in scores.items()
+    }
+    epochs = [step / epoch_steps for step in columns["step"]]
+    return panels(epochs, series, x_title="epoch", mark=("best epoch", best_step / epoch_steps))
+
+
 def confusion(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Returns a picture [H, W, 3] uint8 of a confusion matrix with its counts.
 

@@ -11,6 +11,7 @@ float32 and so are the logits.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 
 import keras
@@ -21,6 +22,7 @@ from unet_core.models.decoders import DECODERS
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.layers import CropLike, MirrorPad
 from unet_core.models.stem import DepthToSpace, SpaceToDepth
+from unet_core.models.weights import fit_file
 
 PADDINGS = ("same", "valid")
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -108,15 +110,78 @@ def make_network(
         seed=seed,
     )
     images = keras.Input((None, None, channels), name="images")
-    x = (ENCODERS[encoder].scale or scale_pixels)(images)
-    halvings = depth + stem_stride.bit_length() - 1
-    x = MirrorPad(depth=halvings, valid=padding == "valid", dtype="float32", name="pad")(x)
-    if stem_stride > 1:
-        x = SpaceToDepth(stem_stride, dtype=blocks.policy, name="stem")(x)
-    levels = DECODERS[decoder](ENCODERS[encoder].make_features(x, blocks), blocks)
+    levels = DECODERS[decoder](_encode(images, encoder, blocks, stem_stride), blocks)
     strides = _supervised(decoder, levels, padding) if deep_supervision else [1]
     logits = [_finish(levels[stride], images, stride, stem_stride, blocks) for stride in strides]
     return keras.Model(images, logits if deep_supervision else logits[0], name=encoder)
+
+
+def make_backbone(
+    encoder: str,
+    *,
+    channels: int = 3,
+    depth: int | None = None,
+    base_filters: int = 64,
+    precision: str = "float32",
+    seed: int = 0,
+    weights: str | os.PathLike | None = None,
+) -> keras.Model:
+    """Returns an encoder alone, to put the head of another task on, such as classification.
+
+        backbone = make_backbone("efficientnet_b3")
+        x = keras.layers.GlobalAveragePooling2D()(backbone.output)
+        model = keras.Model(backbone.input, keras.layers.Dense(10)(x))
+
+    Args:
+        encoder: As for `make_network`.
+        channels: Channels of the image.
+        depth: Number of halvings; None is the most that it has, or 4 if it has any number.
+        base_filters: As for `make_network`.
+        precision: As for `make_network`.
+        seed: As for `make_network`.
+        weights: A file of Keras with weights of all its layers, such as those of ImageNet; see
+            `unet_core.models.weights`.
+
+    Returns:
+        A `keras.Model` from [B, H, W, channels], uint8 or float pixel values in 0..255 of any H
+        and W, to the deepest features [B, ceil(H / 2**depth), ceil(W / 2**depth), F].
+
+    Raises:
+        UserError: As `make_network`; if `weights` cannot be read, or lack a layer.
+    """
+    _check_choice("encoder", encoder, ENCODERS)
+    _check_choice("precision", precision, PRECISIONS)
+    if depth is None:
+        depth = max(ENCODERS[encoder].depths, default=4)
+    _check_least("channels", channels, 1)
+    _check_least("depth", depth, 1)
+    _check_least("base_filters", base_filters, 1)
+    check_encoder(encoder, depth, "same")
+    policy = keras.DTypePolicy(_POLICIES[precision])
+    blocks = Blocks(depth=depth, base_filters=base_filters, policy=policy, seed=seed)
+    images = keras.Input((None, None, channels), name="images")
+    model = keras.Model(images, _encode(images, encoder, blocks)[2**depth], name=encoder)
+    if weights:
+        taken = fit_file(weights, model, part="encoder")
+        if lacking := [row for row in taken.rows if row.wanted and not row.loaded]:
+            raise UserError(
+                f"{weights}: has no weights for {len(lacking)} layers of the `encoder` {encoder}, "
+                f"such as {lacking[0].layer} ({lacking[0].reason}). Give a file of all of them."
+            )
+        taken.apply(model)
+    return model
+
+
+def _encode(
+    images: keras.KerasTensor, encoder: str, blocks: Blocks, stem_stride: int = 1
+) -> Mapping[int, keras.KerasTensor]:
+    """Returns the features of `images`, scaled and padded, by stride."""
+    x = (ENCODERS[encoder].scale or scale_pixels)(images)
+    halvings, valid = blocks.depth + stem_stride.bit_length() - 1, blocks.padding == "valid"
+    x = MirrorPad(depth=halvings, valid=valid, dtype="float32", name="pad")(x)
+    if stem_stride > 1:
+        x = SpaceToDepth(stem_stride, dtype=blocks.policy, name="stem")(x)
+    return ENCODERS[encoder].make_features(x, blocks)
 
 
 def full_size(model: keras.Model) -> keras.Model:

@@ -1,7 +1,6 @@
 """Weights from elsewhere, taken over into a network or its encoder by the names of layers.
 
-with open_weights("resnet50_notop.h5") as source:        # `unet_core.models.weights_file`
-    taken = fit(source, model, "resnet50_notop.h5", part="encoder")
+taken = fit_file("resnet50_notop.h5", model, part="encoder")
 taken.apply(model)
 taken.rows                  # which layers were loaded, which were left out, and why
 
@@ -14,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +25,7 @@ from unet_core.errors import UserError
 from unet_core.models.encoders.applications import IMAGENET_DEVIATION
 from unet_core.models.layers import RowDropout
 from unet_core.models.parts import layers_matching
+from unet_core.models.weights_file import open_weights
 
 Source = Mapping[str, Sequence[Any]]
 """The arrays of each layer; each has `shape` and `dtype`, and `array[...]` reads it."""
@@ -106,7 +107,7 @@ def fit(
 
     Args:
         source: The arrays of each layer.
-        model: A network of `unet_core.models.build.make_network`; it is not changed.
+        model: A network of `unet_core.models.build`; it is not changed.
         where: What to call the source.
         part: "encoder" for its layers alone; None is the whole network.
         classes: For each class of the network the class of the source that it is, None for a new
@@ -149,6 +150,21 @@ def fit(
             reason = f"not of the {part}" if name in ours else "not in the network"
             rows.append(Row(name, False, reason, wanted=False))
     return Taken(arrays, rows)
+
+
+def fit_file(path: str | os.PathLike, model: keras.Model, *, part: str | None = None) -> Taken:
+    """Returns the weights of a file of Keras that fit the layers of `model`.
+
+    Args:
+        path: The file; see `unet_core.models.weights_file` for its kinds.
+        model: As for `fit`.
+        part: As for `fit`.
+
+    Raises:
+        UserError: If the file cannot be read, or as `fit`.
+    """
+    with open_weights(path) as source:
+        return fit(source, model, os.fspath(path), part=part)
 
 
 def _is_head(layer: keras.Layer) -> bool:

@@ -34,6 +34,8 @@ from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
 from unet_core.outputs.figures import Figures
+from unet_core.outputs.objects import ObjectFiles, check_objects
+from unet_core.settings.prediction import OBJECT_FILES
 
 MOST_PIXELS_WHOLE = 2**26
 _LARGEST_OVERLAY = 4096
@@ -55,6 +57,8 @@ class PredictionOutputs:
         alpha: How strongly an overlay covers the picture, 0..1.
         instances: "none", "components" or "watershed": how touching objects are separated.
         object_class: The class they are of.
+        objects: Files about them, out of `OBJECT_FILES`.
+        pixel_size_um: Width and height of a pixel in them; 0 is as each file says.
         make_mask: From probabilities to the mask, which all but the 16-bit files show.
     """
 
@@ -63,6 +67,8 @@ class PredictionOutputs:
     alpha: float = 0.45
     instances: str = "none"
     object_class: str = ""
+    objects: Collection[str] = ()
+    pixel_size_um: float = 0.0
     make_mask: MaskRule = MOST_PROBABLE
 
 
@@ -116,13 +122,7 @@ def predict_files(
     """
     output_dir = pathlib.Path(output_dir)
     classes = predictor.classes
-    _check_instances(wanted, classes)
-    check_installed(wanted.make_mask.steps)
-    if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
-        raise UserError(
-            "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
-            "folds, or leave it out. uncertainty is there for one network too."
-        )
+    _check_wanted(wanted, predictor)
     stems = _stems(sources)
     if not overwrite:
         _check_free(output_dir, stems, classes)
@@ -131,6 +131,9 @@ def predict_files(
     # Once for each file: to count the pages of a stack, all of them are visited.
     pixels = {path: _pixels(path) for path in {source.path for source in sources}}
     total = sum(pixels[source.path] for source in sources)
+    object_files = ObjectFiles(
+        wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
+    )
     rows, warnings, failures = [], [], []
     predicted, start = 0, time.perf_counter()
     advice = "Those already there are whole; make room or choose another `output_dir`."
@@ -142,7 +145,13 @@ def predict_files(
                     break
                 try:
                     figures = _predict_one(
-                        predictor, source, output_dir / stem, wanted, bar.update, should_stop
+                        predictor,
+                        source,
+                        output_dir / stem,
+                        wanted,
+                        object_files,
+                        bar.update,
+                        should_stop,
                     )
                 except UserError as error:
                     named = str(source.path) in str(error)
@@ -153,6 +162,7 @@ def predict_files(
                 predicted += figures.pixels()
                 rows.append([stem + source.path.suffix, *figures.cells()])
                 warnings += figures.warnings(source)
+        object_files.finish()
     seconds = time.perf_counter() - start
     table = tables.table(Figures(classes).header(), rows)
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
@@ -185,11 +195,19 @@ def output_paths(
         if wanted.instances != "none":
             names = ["instances", "instances_overlay"]
             paths += [pathlib.Path(output_dir, f"{stem}_{name}.png") for name in names]
-    return paths
+    return paths + ObjectFiles(wanted.objects, output_dir).paths(_stems(sources))
 
 
-def _check_instances(wanted: PredictionOutputs, classes: ClassMap) -> None:
-    """Raises UserError if objects are wanted and cannot be numbered."""
+def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
+    """Raises UserError if something is wanted that cannot be made."""
+    classes = predictor.classes
+    check_installed(wanted.make_mask.steps)
+    if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
+        raise UserError(
+            "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
+            "folds, or leave it out. uncertainty is there for one network too."
+        )
+    check_objects(wanted.objects, wanted.instances, wanted.object_class, classes)
     if wanted.instances == "none":
         return
     if not wanted.object_class:
@@ -207,6 +225,7 @@ def _predict_one(
     source: Source,
     stem: pathlib.Path,
     wanted: PredictionOutputs,
+    object_files: ObjectFiles,
     update: Callable[[int], object],
     should_stop: Callable[[], bool],
 ) -> Figures | None:
@@ -217,13 +236,16 @@ def _predict_one(
         source: The image.
         stem: What the paths of its files begin with.
         wanted: What to write.
+        object_files: Takes its objects.
         update: Takes how many more pixels are done.
         should_stop: Asked before every band.
     """
     with open_rows(source.path, source.page) as rows:
         image = _Image(predictor, rows, stem, wanted)
         if rows.height * rows.width <= MOST_PIXELS_WHOLE:
-            image.write_whole()
+            labels = image.write_whole()
+            if labels is not None:
+                object_files.add(stem.name, source, labels, rows.read(0, rows.height))
             update(rows.height * rows.width)
             return image.figures
         return image.figures if image.write_in_bands(update, should_stop) else None
@@ -251,8 +273,8 @@ class _Image:
         self._wanted = wanted
         self._read = predictor.reader(rows)
 
-    def write_whole(self) -> None:
-        """Writes PNG files."""
+    def write_whole(self) -> np.ndarray | None:
+        """Writes PNG files; returns the numbers of the objects [H, W], if they are wanted."""
         height, width, wanted = self._rows.height, self._rows.width, self._wanted
         image = self._read(0, height)
         bands = list(self._bands(lambda first, last: image[first:last], height, width))
@@ -265,8 +287,7 @@ class _Image:
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
             images.write_png(self._path(suffix), levels)
-        if wanted.instances != "none":
-            self._write_instances(image, ids)
+        return None if wanted.instances == "none" else self._write_instances(image, ids)
 
     def write_in_bands(
         self, update: Callable[[int], object], should_stop: Callable[[], bool]
@@ -364,7 +385,7 @@ class _Image:
                 levels[suffix] = _levels(probabilities[..., number])
         return _Band(first, probabilities, levels)
 
-    def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> None:
+    def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
         number_objects = getattr(instances, self._wanted.instances)
         labels = number_objects(ids == self._classes.index(self._wanted.object_class))
         if labels.max() > 65535:
@@ -376,6 +397,7 @@ class _Image:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
         images.write_png(self._path("instances_overlay"), coloured)
+        return labels
 
 
 class _Reduced:
@@ -457,6 +479,7 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
         for kind in (".png", ".tif")
         if (path := output_dir / f"{stem}_{suffix}{kind}").exists()
     ]
+    taken += filter(pathlib.Path.exists, ObjectFiles(OBJECT_FILES, output_dir).paths(stems))
     if taken:
         more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UserError(

@@ -201,12 +201,3 @@ class TrainingLogger:
 def score_names(classes: ClassMap) -> list[str]:
     """Returns the names of the held-out scores."""
     return ["loss", *metrics.scores(np.zeros([len(classes)] * 2), classes.names)]
-
-
-def scores_of(sums: Mapping[str, np.ndarray], classes: ClassMap) -> dict[str, float]:
-    """Returns the held-out scores, by the names of `score_names`.
-
-    `sums` are what `Loop.evaluate` returns.
-    """
-    loss = float(sums["loss"]) / int(sums["examples"])
-    return {"loss": loss, **metrics.scores(sums["confusion"], classes.names)}

@@ -14,8 +14,7 @@ from unet_core.files import local_path, write_whole
 from unet_core.inference.trained import build_network, make_classes, open_trained
 from unet_core.models.build import check_encoder
 from unet_core.models.imagenet import imagenet_weights
-from unet_core.models.weights import Taken, fit, layers_of
-from unet_core.models.weights_file import open_weights
+from unet_core.models.weights import Taken, fit, fit_file, layers_of
 from unet_core.run_directory import RunDirectory
 from unet_core.settings import RunConfig
 from unet_core.training.checkpoint_files import steps_in
@@ -59,16 +58,14 @@ def prepare(config: RunConfig, run: RunDirectory) -> Taken | None:
     path = _there("encoder_weights", given, "none, imagenet, or a file of weights or the folder")
     if path.is_dir():
         return fit(layers_of(open_trained(path).model), model, given, part="encoder")
-    with open_weights(path) as source:
-        return fit(source, model, given, part="encoder")
+    return fit_file(path, model, part="encoder")
 
 
 def _whole(config: RunConfig, model: keras.Model, given: str) -> Taken:
     """Returns the weights of another run, export or file that fit the network."""
     path = _there("init_from", given, "a file of weights or the folder")
     if not path.is_dir():
-        with open_weights(path) as source:
-            return fit(source, model, given)
+        return fit_file(path, model)
     trained = open_trained(path, network=config.network.network)
     theirs, ours = list(trained.classes.names), make_classes(config.data).names
     classes = [theirs.index(name) if name in theirs else None for name in ours]

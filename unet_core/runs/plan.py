@@ -19,6 +19,7 @@ from unet_core.errors import UserError
 from unet_core.inference.trained import make_classes
 from unet_core.models.encoders import ENCODERS
 from unet_core.models.weights import Taken
+from unet_core.outputs.objects import check_objects
 from unet_core.reports.training_logger import score_names
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import dataset, fine_tuning, initial_weights, process
@@ -154,8 +155,10 @@ def check_settings(config: RunConfig) -> None:
         raise UserError(
             f"`monitor` ({config.training.monitor!r}) must be one of {', '.join(names)}."
         )
-    if config.prediction.object_class:
-        classes.index(config.prediction.object_class)
+    prediction = config.prediction
+    if prediction.object_class:
+        classes.index(prediction.object_class)
+    check_objects(prediction.objects, prediction.instances, prediction.object_class, classes)
 
 
 def _check_held_out(config: RunConfig, held_out: list[Sample]) -> None:

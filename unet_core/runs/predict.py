@@ -98,6 +98,8 @@ def predict_images(
             alpha=settings.alpha,
             instances=settings.instances,
             object_class=settings.object_class,
+            objects=settings.objects,
+            pixel_size_um=settings.pixel_size_um,
             make_mask=make_mask,
         ),
         overwrite=settings.overwrite if overwrite is None else overwrite,
@@ -123,9 +125,9 @@ def _predict_video(
     output_dir: pathlib.Path,
     stop: StopRequest,
 ) -> None:
-    if settings.instances != "none" or settings.mask_format != "values":
+    if settings.instances != "none" or settings.objects or settings.mask_format != "values":
         raise UserError(
-            "`instances` and `mask_format` are for pictures; leave them out of a video."
+            "`instances`, `objects` and `mask_format` are for pictures; leave them out of a video."
         )
     result = video.predict_video(
         predictor,

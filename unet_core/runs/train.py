@@ -28,7 +28,7 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
-from unet_core.reports.training_logger import TrainingLogger, scores_of
+from unet_core.reports.training_logger import TrainingLogger
 from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
@@ -373,7 +373,7 @@ def _handle(
             session.stages.note_restored(checkpoints.restore_best_weights(), session.loop)
         seconds = time.perf_counter() - started
     if logger and (report.due or scores or last):
-        logger.write(report, scores, "; ".join(filter(None, (*decision.reasons, decision.comment))))
+        logger.write(report, scores, decision.note)
     if logger and (saves or scores):
         logger.flush()
         best_before = checkpoints.best_score
@@ -397,7 +397,7 @@ def _evaluate(
     """Returns the scores of the held-out images; pictures of some go to the log."""
     with session.loop.averaged_weights():
         sums = session.loop.evaluate(_held_out_data(plan, session))
-        scores = scores_of(sums, plan.classes)
+        scores = metrics.held_out_scores(sums, plan.classes.names)
         if plan.metric:
             scores |= plan.metric.scores(sums)
         if logger:

@@ -21,7 +21,7 @@ def setting(
     default: Any,
     help: str,
     *,
-    modes: Iterable[str],
+    modes: Iterable[str] = (),
     binds: bool = False,
     of_run: bool = True,
     choices: Iterable[str] = (),
@@ -33,7 +33,8 @@ def setting(
     Args:
         default: Its value if it is not given.
         help: One or more sentences for `--help`.
-        modes: The modes that use it; given to another one it is refused.
+        modes: The modes that use it; given to another one it is refused. A program of one's own
+            has none.
         binds: Whether it changes the weights that a run ends with; a resumed run must have it
             equal.
         of_run: Whether a mode that works with a finished run takes it from there if it is not
@@ -111,6 +112,12 @@ def check_fields(room: Any) -> None:
             problems += error.problems
     if problems:
         raise UserError(*problems)
+
+
+def binding_values(room: Any) -> dict[str, Any]:
+    """Returns by name the settings of a room that a resumed run must have equal."""
+    fields = [field for field in dataclasses.fields(room) if field.metadata["binds"]]
+    return {field.name: getattr(room, field.name) for field in fields}
 
 
 def check_own(name: str, value: str) -> None:

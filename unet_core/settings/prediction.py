@@ -19,6 +19,16 @@ FORMATS = Registry(
 )
 """The formats of exports by name; `unet_core.export` says what an entry is."""
 
+OBJECT_FILES = Registry(
+    {
+        "csv": "unet_core.outputs.objects.table:CSV",
+        "roi": "unet_core.outputs.objects.roi:ROI",
+        "geojson": "unet_core.outputs.objects.geojson:GEOJSON",
+        "coco": "unet_core.outputs.objects.coco:COCO",
+    }
+)
+"""Files about objects by name; `unet_core.outputs.objects` says what an entry is."""
+
 _WRITES = (*TRAIN, "predict")
 
 
@@ -124,6 +134,21 @@ class PredictionSettings:
         "or these separated at their necks by watershed.",
         modes=_WRITES,
         choices=("none", "components", "watershed"),
+    )
+    objects: tuple[str, ...] = setting(
+        (),
+        "Files about the objects that --instances numbers: their measures (csv), ImageJ's regions "
+        "of interest (roi), polygons for QuPath and QGIS (geojson), and COCO JSON, one for all "
+        "pictures (coco).",
+        modes=_WRITES,
+        choices=OBJECT_FILES,
+    )
+    pixel_size_um: float = setting(
+        0.0,
+        "Width and height of a pixel in micrometres, for --objects. 0 is as each TIFF file says.",
+        modes=_WRITES,
+        least=0,
+        most=1e6,
     )
     boundary_px: float = setting(
         2.0,

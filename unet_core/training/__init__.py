@@ -16,6 +16,7 @@ for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
 from unet_core.training import controls, schedules
 from unet_core.training.checkpoints import Checkpoints
 from unet_core.training.controls import Controls
+from unet_core.training.evaluated import train_evaluated
 from unet_core.training.loading import load_weights
 from unet_core.training.loop import Loop
 from unet_core.training.means import Mean
@@ -37,4 +38,5 @@ __all__ = [
     "controls",
     "load_weights",
     "schedules",
+    "train_evaluated",
 ]

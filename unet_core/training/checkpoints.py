@@ -73,6 +73,7 @@ class Checkpoints:
     Attributes:
         best_step: The step with the best score so far, None if none has been given.
         best_score: That score.
+        monitor, controls: As given; without controls those that decide nothing.
 
     Raises:
         UserError: If an argument is not what it must be.
@@ -95,6 +96,7 @@ class Checkpoints:
         self._directory = files.local_path(directory)
         self._loop = loop
         self._keep = keep
+        self.monitor, self.controls = monitor, controls or Controls()
         self._monitor = Monitor(monitor, bool(higher_is_better))
         self._metadata = _as_json(metadata)
         self._controls = controls.state if controls else {}

@@ -76,6 +76,11 @@ class Decision:
     reasons: tuple[str, ...] = ()
     comment: str = ""
 
+    @property
+    def note(self) -> str:
+        """Everything that was decided and said, as one text for the history."""
+        return "; ".join(filter(None, (*self.reasons, self.comment)))
+
 
 class Control(Protocol):
     """What `Controls` needs of each."""

@@ -115,6 +115,16 @@ class _Line(msgspec.Struct):
     step: int
 
 
+def read_columns(path: str | os.PathLike) -> dict[str, list[float]]:
+    """Returns the numbers of a history by column, NaN where a cell is empty; not those of "note".
+
+    Raises:
+        UserError: If the file is not the history of a run.
+    """
+    names, rows = _read(pathlib.Path(path))
+    return {name: [float(row[name] or "nan") for row in rows] for name in names if name != NOTE}
+
+
 def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the columns and the rows of a history.
 

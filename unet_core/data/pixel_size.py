@@ -1,0 +1,98 @@
+"""The size of a pixel as a TIFF file says it: in OME-XML, ImageJ's description, or its resolution.
+
+pixel_size_um("cells.ome.tif")      # (0.325, 0.325), or None if the file does not say
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from unet_core.files import open_to_read
+
+_UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "nm": 1e-3}
+_UM |= {"å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_OF_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
+LARGEST_UM = 20.0
+"""What a resolution without ImageJ's or OME's unit may make of a pixel: 72 to 1200 dots per inch,
+which programs write for paper, are 353 to 21 micrometres."""
+
+
+def pixel_size_um(path: str | os.PathLike, page: int = 0) -> tuple[float, float] | None:
+    """Returns width and height of a pixel in micrometres; None if the file does not say.
+
+    Only TIFF files do. OME-XML counts before ImageJ's description, and that before the resolution.
+
+    Args:
+        path: The file of a picture.
+        page: The page, from 0.
+
+    Raises:
+        ImportError: If tifffile is not installed.
+        OSError: If the file cannot be read.
+    """
+    import tifffile
+
+    with open_to_read(path) as file:
+        if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return None
+        file.seek(0)
+        try:
+            with tifffile.TiffFile(file) as tiff:
+                return _positive(_size(tiff, page))
+        except Exception:  # tifffile raises anything; the pixels of the file were fine.
+            return None
+
+
+def _size(tiff: Any, page: int) -> tuple[float, float] | None:
+    if tiff.is_ome:
+        return _of_ome(tiff.ome_metadata)
+    tags = tiff.pages[page if page < len(tiff.pages) else 0].tags
+    if "XResolution" not in tags or "YResolution" not in tags:
+        return None
+    across, down = (
+        tags[name].value[1] / tags[name].value[0] for name in ("XResolution", "YResolution")
+    )
+    unit = _um_of((tiff.imagej_metadata or {}).get("unit")) if tiff.is_imagej else None
+    if unit is not None:
+        return across * unit, down * unit
+    unit = _OF_RESOLUTION_UNIT.get(
+        int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 2
+    )
+    if unit is None or max(across, down) * unit > LARGEST_UM:
+        return None
+    return across * unit, down * unit
+
+
+def _of_ome(text: str) -> tuple[float, float] | None:
+    """Returns the size in OME-XML; None if its images differ."""
+    import tifffile
+
+    images = tifffile.xml2dict(text)["OME"]["Image"]
+    found = set()
+    for image in images if isinstance(images, list) else [images]:
+        pixels = image["Pixels"]
+        if "PhysicalSizeX" not in pixels:
+            return None
+        across = _ome_length(pixels, "X")
+        found.add((across, _ome_length(pixels, "Y") if "PhysicalSizeY" in pixels else across))
+    return found.pop() if len(found) == 1 else None
+
+
+def _ome_length(pixels: dict[str, Any], axis: str) -> float:
+    unit = _um_of(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    return float(pixels[f"PhysicalSize{axis}"]) * (math.nan if unit is None else unit)
+
+
+def _um_of(unit: Any) -> float | None:
+    """Returns the micrometres of a unit of length, None if it is none that is known."""
+    # ImageJ writes the sign for micro as an escape; there are two characters for it.
+    text = str(unit).replace("\\u00B5", "µ").replace("\u03bc", "µ")
+    return _UM.get(text.strip().lower().replace("\u03bc", "µ"))
+
+
+def _positive(size: tuple[float, float] | None) -> tuple[float, float] | None:
+    if size is None or not all(math.isfinite(each) and each > 0 for each in size):
+        return None
+    return size
