@@ -29,14 +29,20 @@ def displayable(image: np.ndarray) -> np.ndarray:
 def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
     """Returns class `ids` [H, W] as a picture.
 
-    Two classes are shown by their grey values, more by colours; ignored pixels are grey.
+    Two classes are shown by their grey values, more and overlapping ones by colours; ignored pixels
+    are grey.
     """
     greys = [value for value in classes.mask_values if isinstance(value, int)]
-    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.palette()]
-    if len(classes) == 2 and not classes.is_colour and max(greys) <= 255:
+    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.colours()]
+    if (
+        len(classes) == 2
+        and not classes.overlapping
+        and not classes.is_colour
+        and max(greys) <= 255
+    ):
         colours = [[value] * 3 for value in greys]
     table = np.full((256, 3), 128, np.uint8)
-    table[: len(classes)] = colours
+    table[: len(colours)] = colours
     return table[ids]
 
 

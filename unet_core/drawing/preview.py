@@ -14,6 +14,7 @@ def contact_sheet(
     colours: pictures.Colours,
     *,
     columns: int = 6,
+    clear: int | None = None,
 ) -> np.ndarray:
     """Returns a picture of all pairs, row by row, [H, W, 3] uint8 in BGR order.
 
@@ -23,8 +24,9 @@ def contact_sheet(
         pairs: At least one image and its mask [h, w] of class ids, all of one size.
         colours: Those of the classes.
         columns: Pairs in a row.
+        clear: The class without outlines, or the most frequent of a pair if None.
     """
-    tiles = [pictures.outlines(image, mask, colours) for image, mask in pairs]
+    tiles = [pictures.outlines(image, mask, colours, clear=clear) for image, mask in pairs]
     rows = [
         pictures.side_by_side(
             tiles[first : first + columns],

@@ -44,8 +44,8 @@ class Serving:
         margin: Pixels mirrored around the image, and cut off from the result.
         precision: What is computed in, "float32", "bfloat16" or "float16"; None is as the model.
             A format that has only one ignores it.
-        threshold: How masks are made of two classes' probabilities; None is the most probable
-            class. A format without masks ignores it.
+        threshold: How masks are made of the probabilities of two classes or of those that may
+            overlap; None is the most probable class. A format without masks ignores it.
     """
 
     classes: ClassMap

@@ -30,7 +30,14 @@ from unet_core.errors import UserError
 from unet_core.files import os_errors
 from unet_core.inference import instances, uncertainty
 from unet_core.inference.ensemble import Ensemble
-from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
+from unet_core.inference.masks import (
+    MOST_PROBABLE,
+    MaskRule,
+    mask_pixels,
+    mask_suffixes,
+    suffixes_of_classes,
+    write_mask,
+)
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
 from unet_core.outputs.figures import Figures
@@ -46,10 +53,11 @@ class PredictionOutputs:
     """What to write of each prediction.
 
     Attributes:
-        outputs: Out of "mask", "overlay", "outlines", "probabilities" (for two classes the
-            second's, for more one file per class with its name, "/" being "_"), "uncertainty" and,
-            of several networks, "disagreement", see `unet_core.inference.uncertainty`. The last
-            three have 16 bits, 65535 being 1.
+        outputs: Out of "mask" (one file, or of classes that may overlap one per class), "overlay",
+            "outlines", "probabilities" (for two classes the second's, for more or overlapping ones
+            one file per class with its name, "/" being "_"), "uncertainty" and, of several
+            networks, "disagreement", see `unet_core.inference.uncertainty`. The last three have 16
+            bits, 65535 being 1.
         mask_format: "values" writes the mask values of the class map, "index" the class numbers,
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
@@ -150,7 +158,7 @@ def predict_files(
                     continue
                 if figures is None:
                     break
-                predicted += figures.pixels()
+                predicted += figures.pixels
                 rows.append([stem + source.path.suffix, *figures.cells()])
                 warnings += figures.warnings(source)
     seconds = time.perf_counter() - start
@@ -169,7 +177,7 @@ def output_paths(
     Raises:
         UserError: If two images would write one file.
     """
-    suffixes = {"mask": ["predict"], "probabilities": list(_class_of_level(classes))}
+    suffixes = {"mask": mask_suffixes(classes), "probabilities": list(_class_of_level(classes))}
     suffixes |= {name: [name] for name in _UNCERTAIN}
     whole = {
         path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
@@ -260,8 +268,8 @@ class _Image:
         ids = wanted.make_mask(probabilities)
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
-            write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
-        self._write_pictures(image, ids, int(self.figures.counts.argmax()))
+            write_mask(self._stem, ids, self._classes, wanted.mask_format)
+        self._write_pictures(image, ids, self.figures.clear())
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
             images.write_png(self._path(suffix), levels)
@@ -292,7 +300,8 @@ class _Image:
                 ids = self._wanted.make_mask(band.probabilities)
                 self.figures.add(band.probabilities, ids)
                 if "mask" in outputs:
-                    tiffs["predict"].write(self._mask_pixels(ids))
+                    for suffix, pixels in self._mask_pixels(ids).items():
+                        tiffs[suffix].write(pixels)
                 for suffix, levels in band.levels.items():
                     tiffs[suffix].write(levels)
                 if draws:
@@ -301,7 +310,7 @@ class _Image:
                 update(ids.size)
         if draws:
             image, ids = reduced.pictures()
-            self._write_pictures(image, ids, int(self.figures.counts.argmax()))
+            self._write_pictures(image, ids, self.figures.clear())
         return True
 
     def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
@@ -309,12 +318,12 @@ class _Image:
         kinds: dict[str, dict[str, Any]] = {}
         if "mask" in self._wanted.outputs:
             indexed = self._wanted.mask_format == "palette"
-            sample = self._mask_pixels(np.zeros((1, 1), np.uint8))
-            kinds["predict"] = {
-                "channels": sample.shape[2] if sample.ndim == 3 else 1,
-                "dtype": sample.dtype,
-                "palette": self._classes.palette() if indexed else None,
-            }
+            for suffix, sample in self._mask_pixels(np.zeros((1, 1), np.uint8)).items():
+                kinds[suffix] = {
+                    "channels": sample.shape[2] if sample.ndim == 3 else 1,
+                    "dtype": sample.dtype,
+                    "palette": self._classes.palette() if indexed else None,
+                }
         if "probabilities" in self._wanted.outputs:
             kinds |= {suffix: {"dtype": np.uint16} for suffix in _class_of_level(self._classes)}
         uncertain = set(_UNCERTAIN) & set(self._wanted.outputs)
@@ -328,12 +337,12 @@ class _Image:
     def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
         return self._stem.with_name(f"{self._stem.name}_{suffix}{kind}")
 
-    def _mask_pixels(self, ids: np.ndarray) -> np.ndarray:
-        return self._classes.values(ids) if self._wanted.mask_format == "values" else ids
+    def _mask_pixels(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        return mask_pixels(ids, self._classes, self._wanted.mask_format)
 
     def _write_pictures(self, image: np.ndarray, ids: np.ndarray, clear: int) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        colours = self._classes.palette()
+        colours = self._classes.colours()
         if "overlay" in self._wanted.outputs:
             overlay = pictures.overlay(image, ids, colours, alpha=self._wanted.alpha, clear=clear)
             images.write_png(self._path("overlay"), overlay)
@@ -359,7 +368,8 @@ class _Image:
     def _band(self, first: int, probabilities: np.ndarray, levels: dict[str, np.ndarray]) -> _Band:
         check_finite(probabilities)
         if "uncertainty" in self._wanted.outputs:
-            levels["uncertainty"] = _levels(uncertainty.entropy(probabilities))
+            entropy = uncertainty.entropy(probabilities, self._classes.overlapping)
+            levels["uncertainty"] = _levels(entropy)
         if "probabilities" in self._wanted.outputs:
             for suffix, number in _class_of_level(self._classes).items():
                 levels[suffix] = _levels(probabilities[..., number])
@@ -367,7 +377,8 @@ class _Image:
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> None:
         number_objects = getattr(instances, self._wanted.instances)
-        labels = number_objects(ids == self._classes.index(self._wanted.object_class))
+        object_class = self._classes.index(self._wanted.object_class)
+        labels = number_objects(self._classes.has(ids, object_class))
         if labels.max() > 65535:
             raise UserError(
                 f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
@@ -434,23 +445,16 @@ def _stems(sources: Sequence[Source]) -> list[str]:
 
 
 def _class_of_level(classes: ClassMap) -> dict[str, int]:
-    """Returns the suffixes of the files of probabilities and the class that each is of.
-
-    A name must not lead to another folder, nor two classes to one file.
-    """
-    if len(classes) == 2:
+    """Returns the suffixes of the files of probabilities and the class that each is of."""
+    if len(classes) == 2 and not classes.overlapping:
         return {"probability": 1}
-    plain = [name.replace("/", "_") for name in classes.names]
-    return {
-        f"probability_{name}" + (f"_{number}" if plain.count(name) > 1 else ""): number
-        for number, name in enumerate(plain)
-    }
+    return {suffix: n for n, suffix in enumerate(suffixes_of_classes("probability", classes))}
 
 
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
-    suffixes = ["predict", "overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
-    suffixes += _class_of_level(classes)
+    suffixes = ["overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
+    suffixes += [*mask_suffixes(classes), *_class_of_level(classes)]
     taken = [
         path
         for stem in stems

@@ -232,7 +232,7 @@ def make_sampling(
     """
     classes = make_classes(settings)
     own = augmentation.augmentation
-    foreground = settings.foreground_classes or classes.names[1:]
+    foreground = settings.foreground_classes or classes.names[not classes.overlapping :]
     return SamplingConfig(
         seed=seed,
         crop_size=settings.crop_size,
@@ -257,7 +257,9 @@ def write_preview(
     path = pathlib.Path(folder) / "augmented.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     pairs = draw_pairs(samples, data.read, sampling, count=24)
-    images.write_png(path, preview.contact_sheet(pairs, data.read.classes.palette()))
+    classes = data.read.classes
+    sheet = preview.contact_sheet(pairs, classes.colours(), clear=classes.clear)
+    images.write_png(path, sheet)
     print(f"{path}: training crops as the network will see them.")
 
 

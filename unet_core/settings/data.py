@@ -57,7 +57,7 @@ class DataSettings:
         "0:membrane,255:cell",
         "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
         "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
-        "second's.",
+        "second's. With --heads sigmoid names alone, one for each of --mask_folder: cells,nuclei.",
         modes=(*SPLIT, "summary"),
         binds=True,
     )
@@ -125,7 +125,10 @@ class DataSettings:
         most=1,
     )
     foreground_classes: tuple[str, ...] = setting(
-        (), "Those classes; all but the first by default.", modes=SAMPLES, binds=True
+        (),
+        "Those classes; by default all but the first, with --heads sigmoid all.",
+        modes=SAMPLES,
+        binds=True,
     )
     crop_size: int = setting(
         256,
