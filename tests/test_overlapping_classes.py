@@ -19,14 +19,15 @@ NAMES = ("cells", "nuclei")
 CLASSES = ("--mask_folder=cells,nuclei", "--classes=cells,nuclei", "--heads=sigmoid")
 TRAIN = (
     *TINY,
-    "--base_filters=4",
+    "--base_filters=8",
     "--global_batch_size=4",
     "--loss=cross_entropy,batch_dice",
-    "--train_steps=40",
-    "--learning_rate=5e-3",
-    "--eval_every_steps=20",
-    "--checkpoint_every_steps=20",
-    "--report_every_steps=20",
+    "--train_steps=80",
+    "--learning_rate=1e-2",
+    "--warmup_steps=5",
+    "--eval_every_steps=40",
+    "--checkpoint_every_steps=40",
+    "--report_every_steps=40",
     "--monitor=dice/nuclei",
     "--object_class=nuclei",
 )
@@ -72,7 +73,7 @@ def discs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(discs, tmp_path_factory):
-    """The folder of a run of 40 steps."""
+    """The folder of a run that has learned both kinds of discs."""
     run = tmp_path_factory.mktemp("finished") / "run"
     flags = ["train_loop", f"--data_dir={discs}", f"--run_dir={run}", *CLASSES, *TRAIN]
     with flagsaver.flagsaver():
@@ -135,6 +136,7 @@ class TestTrain:
 
     def test_scores_are_those_of_the_files(self, finished, discs):
         stored = json.loads((finished / "scores.json").read_text())
+        assert stored["scores"]["dice/mean"] > 0.7
         numbers = sorted(stored["per_image"])
         predicted = np.stack([read_of_each(finished / "held_out", n) for n in numbers]) == 255
         truth = np.stack([truth_of(discs, n) for n in numbers])
@@ -161,12 +163,9 @@ class TestTrain:
             assert float(last[f"held_out/{name}"]) == pytest.approx(stored[name], abs=0.1)
             assert 0 <= float(last[f"train/{name}"]) <= 1
 
-    @pytest.mark.parametrize("replicas", [1, 2])
-    def test_resumed_run_ends_like_the_undisturbed_one(self, discs, door, tmp_path, replicas):
+    def test_resumed_run_ends_like_the_undisturbed_one(self, discs, door, tmp_path):
         args = [f"--data_dir={discs}", *CLASSES, *TINY, "--deterministic"]
         args += ["--loss=focal,batch_tversky", "--augment=nnunet"]
-        if replicas == 2:
-            args += ["--strategy=mirrored", "--devices=0,1"]
         for run, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
             flags = [f"--run_dir={tmp_path / run}", f"--train_steps={steps}", "--schedule_steps=4"]
             code, _, err = door(*args, *flags)
@@ -217,9 +216,9 @@ class TestFinishedRun:
             assert (masks == 255).all(-1).any()
             assert (masks == 0).all(-1).any()
             p = np.clip(levels / 65535, 1e-9, 1 - 1e-9)
-            entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).max(-1)
+            entropy = np.max(-p * np.log2(p) - (1 - p) * np.log2(1 - p), -1)
             found = cv2.imread(str(tmp_path / f"{number}_uncertainty.png"), cv2.IMREAD_UNCHANGED)
-            np.testing.assert_allclose(found / 65535, (entropy), atol=1e-3)
+            np.testing.assert_allclose(found / 65535, entropy, atol=1e-3)
 
     def test_post_processing_touches_its_class_alone(self, finished, door, tmp_path):
         folders = [tmp_path / "plain", tmp_path / "processed"]
@@ -247,7 +246,7 @@ class TestFinishedRun:
         args = ["--mode=export", f"--run_dir={finished}", f"--output_dir={folder}"]
         code, _, err = door(*args, "--formats=saved_model,keras,onnx", "--threshold=0.4")
         assert code == 0, err
-        image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., :1]
+        image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., None]
         expected = Predictor(finished)(image)
         serve = tf.saved_model.load(folder / "saved_model").signatures
         named = serve["classes"]()
@@ -285,7 +284,7 @@ class TestFolds:
         check_refused(door("--mode=choose", f"--run_dir={run}"), "choose", "overlap", "sigmoid")
         code, _, err = door("--mode=export", f"--run_dir={run}", f"--output_dir={folder}")
         assert code == 0, err
-        image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., :1]
+        image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., None]
         expected = np.mean([Predictor(run / f"fold-{n}")(image) for n in range(3)], 0)
         np.testing.assert_allclose(Predictor(run)(image), expected, atol=1e-6)
         np.testing.assert_allclose(Predictor(folder)(image), expected, atol=1e-5)
