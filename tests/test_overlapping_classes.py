@@ -124,7 +124,7 @@ class TestTrain:
 
     def test_two_classes_have_a_logit_each_and_one_has_one(self, finished, discs, door, tmp_path):
         assert open_trained(finished).model.output_shape[-1] == 2
-        args = ["--mask_folder=nuclei", "--classes=nuclei", "--heads=sigmoid", *TRAIN]
+        args = ["--mask_folder=nuclei", "--classes=nuclei", "--heads=sigmoid", *TINY]
         args += ["--train_steps=2", "--foreground_share=0.5", "--class_balance=inverse"]
         run = tmp_path / "run"
         code, _, err = door(f"--data_dir={discs}", f"--run_dir={run}", *args)

@@ -31,11 +31,11 @@ from unet_core.files import os_errors
 from unet_core.inference import instances, uncertainty
 from unet_core.inference.ensemble import Ensemble
 from unet_core.inference.masks import (
-    MOST_PROBABLE,
     MaskRule,
     mask_pixels,
     mask_suffixes,
     suffixes_of_classes,
+    usual_rule,
     write_mask,
 )
 from unet_core.inference.post_processing import check_installed
@@ -63,7 +63,8 @@ class PredictionOutputs:
         alpha: How strongly an overlay covers the picture, 0..1.
         instances: "none", "components" or "watershed": how touching objects are separated.
         object_class: The class they are of.
-        make_mask: From probabilities to the mask, which all but the 16-bit files show.
+        make_mask: From probabilities to the mask, which all but the 16-bit files show; None is the
+            usual.
     """
 
     outputs: Collection[str] = ("mask", "overlay")
@@ -71,7 +72,7 @@ class PredictionOutputs:
     alpha: float = 0.45
     instances: str = "none"
     object_class: str = ""
-    make_mask: MaskRule = MOST_PROBABLE
+    make_mask: MaskRule | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ def predict_files(
     output_dir = pathlib.Path(output_dir)
     classes = predictor.classes
     _check_instances(wanted, classes)
-    check_installed(wanted.make_mask.steps)
+    if wanted.make_mask is not None:
+        check_installed(wanted.make_mask.steps)
     if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
         raise UserError(
             "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
@@ -257,6 +259,7 @@ class _Image:
         self._rows = rows
         self._stem = stem
         self._wanted = wanted
+        self._make_mask = wanted.make_mask or usual_rule(predictor.classes)
         self._read = predictor.reader(rows)
 
     def write_whole(self) -> None:
@@ -265,7 +268,7 @@ class _Image:
         image = self._read(0, height)
         bands = list(self._bands(lambda first, last: image[first:last], height, width))
         probabilities = np.concatenate([band.probabilities for band in bands])
-        ids = wanted.make_mask(probabilities)
+        ids = self._make_mask(probabilities)
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
             write_mask(self._stem, ids, self._classes, wanted.mask_format)
@@ -282,7 +285,7 @@ class _Image:
         """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
-        steps = dict.fromkeys(step.kind for step in self._wanted.make_mask.steps)
+        steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
         for setting in [*(["instances"] if self._wanted.instances != "none" else []), *steps]:
             raise UserError(
                 f"has {width}x{height} pixels; objects are looked for in pictures of up to "
@@ -297,7 +300,7 @@ class _Image:
                     for tiff in tiffs.values():
                         tiff.abandon()
                     return False
-                ids = self._wanted.make_mask(band.probabilities)
+                ids = self._make_mask(band.probabilities)
                 self.figures.add(band.probabilities, ids)
                 if "mask" in outputs:
                     for suffix, pixels in self._mask_pixels(ids).items():
