@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,8 +13,8 @@ LOSSES = {
     "focal": losses.focal,
     "tversky": losses.tversky,
     "soft_dice": losses.soft_dice,
-    "batch_tversky": lambda *args: losses.tversky(*args, batchwise=True),
-    "batch_dice": lambda *args: losses.soft_dice(*args, batchwise=True),
+    "batch_tversky": functools.partial(losses.tversky, batchwise=True),
+    "batch_dice": functools.partial(losses.soft_dice, batchwise=True),
 }
 
 
@@ -395,16 +397,19 @@ class TestWrongSettings:
 class TestReplicas:
     @pytest.mark.parametrize("replicas", [2, 4])
     @pytest.mark.parametrize("name", ["batch_dice", "batch_tversky"])
+    @pytest.mark.parametrize("overlapping", [False, True])
     def test_value_and_gradient_of_batchwise_losses_equal_those_of_one_replica(
-        self, mirrored, name, replicas
+        self, mirrored, name, replicas, overlapping
     ):
         masks, logits = problem(3)
+        if overlapping:
+            masks, _, logits, _ = overlapping_problem(3)
 
         def value_and_gradient(masks, logits):
             # As the train step does: the sum over examples by the global batch size.
             with tf.GradientTape() as tape:
                 tape.watch(logits)
-                values = LOSSES[name](masks, logits)
+                values = LOSSES[name](masks, logits, overlapping=overlapping)
                 loss = tf.reduce_sum(values) / 4
             return values, tape.gradient(loss, logits)
 
@@ -550,3 +555,90 @@ class TestIgnoredPixels:
         masks, logits = problem(3)
         values = LOSSES[name](np.full_like(masks, IGNORED), logits).numpy()
         np.testing.assert_allclose(values, 0, atol=1e-6)
+
+
+def overlapping_problem(classes=2, rows=4):
+    """Returns masks [rows, 5, 6], truth [rows, 5, 6, C], logits and the pixels that count.
+
+    Some pixels are of none, some of several classes, and about a fifth is ignored.
+    """
+    rng = np.random.default_rng(0)
+    truth = rng.random((rows, 5, 6, classes)) < 0.4
+    counted = rng.random((rows, 5, 6)) < 0.8
+    masks = np.where(counted, truth @ 2 ** np.arange(classes), IGNORED).astype(np.uint8)
+    logits = 2 * rng.standard_normal((rows, 5, 6, classes))
+    return masks, truth, logits.astype(np.float32), counted
+
+
+class TestOverlapping:
+    @pytest.mark.parametrize("classes", [1, 2, 3, 7])
+    @pytest.mark.parametrize("gamma", [None, 2.0])
+    def test_binary_terms_are_averaged_over_classes_and_pixels(self, classes, gamma):
+        masks, truth, logits, counted = overlapping_problem(classes)
+        weights = np.arange(1.0, classes + 1)
+        pixels = np.random.default_rng(1).random(masks.shape).astype(np.float32)
+        # The probability of what is true, class by class; 0 where nothing counts.
+        right = 1 / (1 + np.exp(-np.where(truth, 1, -1) * logits.astype(np.float64)))
+        terms = -np.log(right) * (1 if gamma is None else (1 - right) ** gamma)
+        terms *= weights * counted[..., None] * pixels[..., None]
+        given = dict(class_weights=weights, pixel_weights=pixels, overlapping=True)
+        found = (
+            losses.cross_entropy(masks, logits, **given)
+            if gamma is None
+            else losses.focal(masks, logits, gamma=gamma, **given)
+        )
+        np.testing.assert_allclose(found, terms.mean((1, 2, 3)), rtol=1e-5)
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    @pytest.mark.parametrize("batchwise", [False, True])
+    @pytest.mark.parametrize("chosen", [None, [0]])
+    def test_overlap_is_that_of_each_class(self, classes, batchwise, chosen):
+        masks, truth, logits, counted = overlapping_problem(classes)
+        p = counted[..., None] / (1 + np.exp(-logits.astype(np.float64)))
+        y = truth * counted[..., None]
+        sums = np.stack([(p * y).sum((1, 2)), p.sum((1, 2)), y.sum((1, 2))])
+        if batchwise:
+            sums = np.repeat(sums.sum(1, keepdims=True), 4, 1)
+        hit, predicted, true = sums
+        # 0.3 of the false positives, 0.7 of the false negatives, one pixel added to both sides.
+        tversky = (hit + 1) / (hit + 0.3 * (predicted - hit) + 0.7 * (true - hit) + 1)
+        dice = (2 * hit + 1) / (predicted + true + 1)
+        given = dict(classes=chosen, batchwise=batchwise, overlapping=True)
+        for loss, index in ((losses.tversky, tversky), (losses.soft_dice, dice)):
+            found = loss(masks, logits, **given)
+            expected = 1 - index[:, chosen or range(classes)].mean(-1)
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("name", ["cross_entropy", "focal"])
+    def test_one_class_has_value_and_gradient_of_two_classes_that_share_a_logit(self, name):
+        masks, _, logits, _ = overlapping_problem(classes=1)
+        logits = tf.constant(logits)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(logits)
+            two = LOSSES[name](masks, logits)
+            one = LOSSES[name](masks, logits, overlapping=True)
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(tape.gradient(one, logits), tape.gradient(two, logits))
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_ignored_pixels_get_no_gradient_and_alone_are_finite(self, name):
+        masks, _, logits, counted = overlapping_problem(classes=3)
+        loss = functools.partial(LOSSES[name], overlapping=True)
+        logits = tf.constant(logits)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = tf.reduce_sum(loss(masks, logits))
+        gradient = tape.gradient(value, logits).numpy()
+        assert (gradient[~counted] == 0).all()
+        assert np.abs(gradient[counted]).min() > 0
+        np.testing.assert_allclose(loss(np.full_like(masks, IGNORED), logits), 0, atol=1e-6)
+
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_mask_beyond_the_last_class_is_refused(self, compiled):
+        masks, _, logits, _ = overlapping_problem(classes=2)
+        masks[0, 0, 0] = 4
+        loss = losses.parse("dice", overlapping=True)
+        with pytest.raises(
+            (ValueError, tf.errors.InvalidArgumentError), match=r"0 to 3 .*2 overlapping classes"
+        ):
+            (tf.function(loss) if compiled else loss)(masks, logits)

@@ -230,3 +230,67 @@ class TestHeldOutScores:
         assert found["loss"] == 1.5
         assert found["accuracy"] == 0.75
         assert found["dice/b"] == pytest.approx(2 / 3)
+
+
+def overlapping_problem(classes, rows=5):
+    """Returns masks [rows, 6, 7], truth [rows, 6, 7, C], logits and the pixels that count."""
+    rng = np.random.default_rng(0)
+    truth = rng.random((rows, 6, 7, classes)) < 0.4
+    counted = rng.random((rows, 6, 7)) < 0.8
+    masks = np.where(counted, truth @ 2 ** np.arange(classes), IGNORED).astype(np.uint8)
+    return masks, truth, rng.standard_normal(truth.shape).astype(np.float32), counted
+
+
+class TestOverlapping:
+    @pytest.mark.parametrize("classes", [1, 2, 7])
+    @pytest.mark.parametrize("batches", [1, 2])
+    def test_counts_of_each_class_equal_those_of_numpy(self, classes, batches):
+        masks, truth, logits, counted = overlapping_problem(classes)
+        expected = np.zeros((classes, 2, 2), int)
+        for number in range(classes):
+            pairs = truth[counted][:, number], logits[counted][:, number] > 0
+            np.add.at(expected[number], tuple(part.astype(int) for part in pairs), 1)
+        parts = zip(np.array_split(masks, batches), np.array_split(logits, batches), strict=True)
+        found = sum(metrics.confusion_matrix(m, z, overlapping=True).numpy() for m, z in parts)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_nan_is_wrong_in_its_class_alone(self):
+        # Of two pixels of both classes the first lacks the logit of class 0, of one of none too.
+        masks = np.array([[[3, 3, 0]]], np.uint8)
+        logits = np.array([[[[np.nan, 1], [1, 1], [np.nan, -1]]]], np.float32)
+        found = metrics.confusion_matrix(masks, logits, overlapping=True)
+        np.testing.assert_array_equal(found, [[[0, 1], [1, 1]], [[1, 0], [0, 2]]])
+
+    def test_mask_beyond_the_last_class_is_refused(self):
+        masks, logits = np.full((1, 1, 1), 4, np.uint8), np.zeros((1, 1, 1, 2), np.float32)
+        with pytest.raises(ValueError, match=r"0 to 3 .2 overlapping classes"):
+            metrics.confusion_matrix(masks, logits, overlapping=True)
+
+    def test_scores_match_hand_values(self):
+        # Of 10 pixels a is in 4, 3 of them found, and 1 more is predicted; b is in none, and none
+        # is predicted.
+        found = metrics.scores([[[5, 1], [1, 3]], [[10, 0], [0, 0]]], ["a", "b"])
+        assert found["dice/a"] == pytest.approx(6 / 8)
+        assert found["iou/a"] == pytest.approx(3 / 5)
+        assert found["precision/a"] == pytest.approx(3 / 4)
+        assert found["recall/a"] == pytest.approx(3 / 4)
+        assert np.isnan(found["dice/b"])
+        assert found["dice/mean"] == pytest.approx(6 / 8)
+        # 8 and 10 of 10 are right; saying "not a" and "not b" everywhere is so in 6 and 10.
+        assert found["accuracy"] == pytest.approx(18 / 20)
+        assert found["majority_baseline"] == pytest.approx(16 / 20)
+        assert set(found) == set(metrics.scores(np.ones((2, 2)), ["a", "b"]))
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_scores_of_batches_together_are_those_of_all_their_pixels(self, jit_compile):
+        names = ["a", "b", "c"]
+        masks, _, logits, _ = overlapping_problem(3)
+        expected = metrics.scores(metrics.confusion_matrix(masks, logits, overlapping=True), names)
+        function = tf.function(
+            lambda m, z: metrics.batch_scores(m, z, names, overlapping=True),
+            jit_compile=jit_compile,
+        )
+        parts = [function(masks[:2], logits[:2]), function(masks[2:], logits[2:])]
+        for name in ("accuracy", "dice/a", "dice/b", "dice/c"):
+            values, weights = np.transpose([part[name] for part in parts])
+            np.testing.assert_allclose(np.average(values, weights=weights), expected[name], 1e-6)

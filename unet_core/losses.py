@@ -4,6 +4,10 @@ Every loss takes class ids [B, H, W] and logits [B, H, W, K] and returns float32
 example. K = 1 stands for two classes that share one logit, that of class 1. None averages over the
 batch: the train step divides once, by the global batch size.
 
+With `overlapping` a pixel may be of none, one or several of K classes, each with a logit of its own
+sigmoid. Its mask holds the sum of 2^c over its classes c, or `IGNORED`, and cross entropy and focal
+loss are binary ones, averaged over the classes.
+
 Pixels whose mask is `IGNORED` count nowhere. Weights of pixels and classes, and that 0 of an
 ignored pixel, stand in the numerator alone: a mean is over all pixels of the example, so it does
 not depend on what else is in the batch or on the replica.
@@ -24,7 +28,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unet_core.conventions import IGNORED
+from unet_core.conventions import IGNORED, has_class
 from unet_core.errors import UserError
 from unet_core.own_code import is_name
 from unet_core.registry import LazyModule
@@ -39,9 +43,14 @@ Loss = Callable[..., "tf.Tensor"]
 """(masks, logits, pixel_weights=None) -> [B] float32."""
 
 
-def probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """Returns class probabilities [..., C] float32 of logits [..., K]; K = 1 gives C = 2."""
+def probabilities(logits: tf.Tensor, overlapping: bool = False) -> tf.Tensor:
+    """Returns class probabilities [..., C] float32 of logits [..., K].
+
+    K = 1 gives C = 2, unless classes may overlap.
+    """
     logits = tf.cast(logits, tf.float32)
+    if overlapping:
+        return tf.sigmoid(logits)
     if logits.shape[-1] == 1:
         return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], -1)
     return tf.nn.softmax(logits)
@@ -53,14 +62,17 @@ def cross_entropy(
     *,
     class_weights: Sequence[float] | None = None,
     pixel_weights: tf.Tensor | None = None,
+    overlapping: bool = False,
 ) -> tf.Tensor:
     """Returns the mean cross entropy of each example's pixels, in nats.
 
     Args:
         masks: [B, H, W] integer or bool class ids, or `IGNORED`.
         logits: [B, H, W, K] float; binary cross entropy for K = 1, categorical for more.
-        class_weights: One factor per class, >= 0, on its pixels' terms.
+        class_weights: One factor per class, >= 0, on its pixels' terms; of overlapping classes, on
+            all terms of the class.
         pixel_weights: [B, H, W] float, one factor per pixel.
+        overlapping: Whether classes may overlap, see the head of this module.
 
     Returns:
         [B] float32. The weighted sum is divided by the number of pixels of the example, ignored
@@ -70,9 +82,9 @@ def cross_entropy(
         ValueError: If the shapes do not fit, masks are not integers, an id is no class, or a class
             weight is negative or not finite.
     """
-    ids, counted, valid = _checked_ids(masks, logits)
-    ids, per_pixel = _cross_entropy_per_pixel(ids, counted, logits)
-    return valid * _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights)
+    ids, counted, valid = _checked_ids(masks, logits, overlapping)
+    ids, terms = _cross_entropy_terms(ids, counted, logits, overlapping)
+    return valid * _mean_of_terms(terms, ids, logits, class_weights, pixel_weights, overlapping)
 
 
 def focal(
@@ -82,21 +94,23 @@ def focal(
     gamma: float = 2.0,
     class_weights: Sequence[float] | None = None,
     pixel_weights: tf.Tensor | None = None,
+    overlapping: bool = False,
 ) -> tf.Tensor:
     """Returns the focal loss: the mean over pixels of -(1 - p)^gamma ln p.
 
-    p is the probability of the true class. Arguments and result are those of `cross_entropy`;
+    p is the probability of what is true: of the class, or of an overlapping one's being there or
+    not. Arguments and result are those of `cross_entropy`;
     `gamma` >= 0, and 0 gives cross entropy itself.
 
     Source: Lin et al. 2017, arXiv:1708.02002.
     """
     _check_number("gamma", gamma)
-    ids, counted, valid = _checked_ids(masks, logits)
-    ids, per_pixel = _cross_entropy_per_pixel(ids, counted, logits)
+    ids, counted, valid = _checked_ids(masks, logits, overlapping)
+    ids, terms = _cross_entropy_terms(ids, counted, logits, overlapping)
     # Kept off 0, where the derivative of a power below 1 has no bound.
-    miss = tf.maximum(-tf.math.expm1(-per_pixel), 1e-7)
-    per_pixel = miss**gamma * per_pixel
-    return valid * _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights)
+    miss = tf.maximum(-tf.math.expm1(-terms), 1e-7)
+    terms = miss**gamma * terms
+    return valid * _mean_of_terms(terms, ids, logits, class_weights, pixel_weights, overlapping)
 
 
 def tversky(
@@ -108,6 +122,7 @@ def tversky(
     classes: Sequence[int] | None = None,
     smooth: float = 1.0,
     batchwise: bool = False,
+    overlapping: bool = False,
 ) -> tf.Tensor:
     """Returns one minus the Tversky index TP / (TP + alpha FP + beta FN), averaged over `classes`.
 
@@ -121,6 +136,7 @@ def tversky(
             predicted then scores about 0, not NaN.
         batchwise: Whether TP, FP and FN are summed over the global batch, all replicas included,
             before the ratio is taken. Every example then gets the value of the batch.
+        overlapping: Whether classes may overlap, see the head of this module.
 
     Returns:
         [B] float32 in [0, 1]; 0 is perfect overlap.
@@ -134,12 +150,13 @@ def tversky(
     _check_number("alpha", alpha)
     _check_number("beta", beta)
     _check_number("smooth", smooth, above_zero=True)
-    ids, counted, valid = _checked_ids(masks, logits)
+    ids, counted, valid = _checked_ids(masks, logits, overlapping)
     if classes is not None:
-        _check_classes(classes, _number_of_classes(logits))
-    predicted = probabilities(logits) * tf.cast(counted, tf.float32)[..., None]
+        _check_classes(classes, _number_of_classes(logits, overlapping))
+    predicted = probabilities(logits, overlapping) * tf.cast(counted, tf.float32)[..., None]
     # An ignored pixel's row is all zeros here: its id is no class.
-    truth = tf.one_hot(ids, predicted.shape[-1])
+    number = predicted.shape[-1]
+    truth = _presence(ids, number) if overlapping else tf.one_hot(ids, number)
     hit = tf.reduce_sum(predicted * truth, (1, 2))
     false_positive = tf.reduce_sum(predicted, (1, 2)) - hit
     false_negative = tf.reduce_sum(truth, (1, 2)) - hit
@@ -161,6 +178,7 @@ def soft_dice(
     classes: Sequence[int] | None = None,
     smooth: float = 1.0,
     batchwise: bool = False,
+    overlapping: bool = False,
 ) -> tf.Tensor:
     """Returns one minus the soft Dice overlap (2 TP + s) / (2 TP + FP + FN + s).
 
@@ -170,9 +188,8 @@ def soft_dice(
     Source: Milletari et al. 2016, V-Net, arXiv:1606.04797, with plain sums in the denominator.
     """
     _check_number("smooth", smooth, above_zero=True)
-    return tversky(
-        masks, logits, alpha=0.5, beta=0.5, classes=classes, smooth=smooth / 2, batchwise=batchwise
-    )
+    how: dict[str, Any] = dict(classes=classes, batchwise=batchwise, overlapping=overlapping)
+    return tversky(masks, logits, alpha=0.5, beta=0.5, smooth=smooth / 2, **how)
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
@@ -225,6 +242,7 @@ class LossOptions:
         focal_gamma: Exponent of `focal`.
         tversky_alpha: Weight of false positives in `tversky`.
         tversky_beta: Weight of false negatives in `tversky`.
+        overlapping: Whether classes may overlap.
     """
 
     class_weights: Sequence[float] | None = None
@@ -232,11 +250,16 @@ class LossOptions:
     focal_gamma: float = 2.0
     tversky_alpha: float = 0.3
     tversky_beta: float = 0.7
+    overlapping: bool = False
 
 
 def _cross_entropy(masks, logits, pixel_weights, options: LossOptions) -> tf.Tensor:
     return cross_entropy(
-        masks, logits, class_weights=options.class_weights, pixel_weights=pixel_weights
+        masks,
+        logits,
+        class_weights=options.class_weights,
+        pixel_weights=pixel_weights,
+        overlapping=options.overlapping,
     )
 
 
@@ -247,11 +270,18 @@ def _focal(masks, logits, pixel_weights, options: LossOptions) -> tf.Tensor:
         gamma=options.focal_gamma,
         class_weights=options.class_weights,
         pixel_weights=pixel_weights,
+        overlapping=options.overlapping,
     )
 
 
 def _dice(masks, logits, _, options: LossOptions, *, batchwise: bool = False) -> tf.Tensor:
-    return soft_dice(masks, logits, classes=options.overlap_classes, batchwise=batchwise)
+    return soft_dice(
+        masks,
+        logits,
+        classes=options.overlap_classes,
+        batchwise=batchwise,
+        overlapping=options.overlapping,
+    )
 
 
 def _tversky(masks, logits, _, options: LossOptions, *, batchwise: bool = False) -> tf.Tensor:
@@ -262,6 +292,7 @@ def _tversky(masks, logits, _, options: LossOptions, *, batchwise: bool = False)
         beta=options.tversky_beta,
         classes=options.overlap_classes,
         batchwise=batchwise,
+        overlapping=options.overlapping,
     )
 
 
@@ -313,10 +344,18 @@ def _weighted(entry: str) -> tuple[str, float]:
         return (entry, 1.0) if is_name(entry) else (name, math.nan)
 
 
-def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns ids and cross entropy, [B, H, W] int64 and float32, both 0 where nothing counts."""
+def _cross_entropy_terms(ids, counted, logits, overlapping) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns ids and cross entropy, [B, H, W] int64 and float32, both 0 where nothing counts.
+
+    Of overlapping classes the cross entropy is [B, H, W, C].
+    """
     logits = tf.cast(logits, tf.float32)
     ids = tf.where(counted, ids, tf.zeros_like(ids))
+    if overlapping:
+        terms = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=_presence(ids, logits.shape[-1]), logits=logits
+        )
+        return ids, tf.where(counted[..., None], terms, 0.0)
     if logits.shape[-1] == 1:
         per_pixel = tf.nn.sigmoid_cross_entropy_with_logits(
             labels=tf.cast(ids, tf.float32), logits=logits[..., 0]
@@ -326,10 +365,12 @@ def _cross_entropy_per_pixel(ids, counted, logits) -> tuple[tf.Tensor, tf.Tensor
     return ids, tf.where(counted, per_pixel, 0.0)
 
 
-def _mean_of_pixels(per_pixel, ids, logits, class_weights, pixel_weights) -> tf.Tensor:
+def _mean_of_terms(terms, ids, logits, class_weights, pixel_weights, overlapping) -> tf.Tensor:
     if class_weights is not None:
-        _check_class_weights(class_weights, _number_of_classes(logits))
-        per_pixel *= tf.gather(tf.constant(class_weights, tf.float32), ids)
+        _check_class_weights(class_weights, _number_of_classes(logits, overlapping))
+        factors = tf.constant(class_weights, tf.float32)
+        terms *= factors if overlapping else tf.gather(factors, ids)
+    per_pixel = tf.reduce_mean(terms, -1) if overlapping else terms
     if pixel_weights is not None:
         pixel_weights = tf.convert_to_tensor(pixel_weights)
         _check_pixel_weights(pixel_weights, ids)
@@ -344,11 +385,19 @@ def _sum_over_replicas(sums: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
 
 
-def _number_of_classes(logits: tf.Tensor) -> int:
-    return max(2, logits.shape[-1])
+def _number_of_classes(logits: tf.Tensor, overlapping: bool) -> int:
+    return logits.shape[-1] if overlapping else max(2, logits.shape[-1])
 
 
-def _checked_ids(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _presence(ids: tf.Tensor, classes: int) -> tf.Tensor:
+    """Returns where each class is, [B, H, W, C] float32, of the masks of overlapping classes."""
+    found = [has_class(ids, class_id, overlapping=True) for class_id in range(classes)]
+    return tf.cast(tf.stack(found, -1), tf.float32)
+
+
+def _checked_ids(
+    masks: tf.Tensor, logits: tf.Tensor, overlapping: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns ids [B, H, W] int64, whether a pixel counts [B, H, W] bool, and a factor.
 
     The loss is multiplied by the factor: 1, or NaN if an id is neither a class nor `IGNORED`. Such
@@ -366,14 +415,16 @@ def _checked_ids(masks: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     # TensorFlow compares int32 on the host even if it is on a GPU, int64 not (seen on 2.21,
     # tensorflow#16106).
     ids = tf.cast(masks, tf.int64)
-    classes = _number_of_classes(logits)
+    classes = _number_of_classes(logits, overlapping)
+    ids_end = 2**classes if overlapping else classes
     ignored = tf.equal(ids, IGNORED)
-    counted = (ids >= 0) & (ids < classes) & ~ignored
+    counted = (ids >= 0) & (ids < ids_end) & ~ignored
     valid = tf.reduce_all(counted | ignored)
     message = (
-        f"Class ids in masks must be from 0 to {classes - 1} (logits {logits.shape}: {classes} "
-        f"classes) or {IGNORED} (`IGNORED`). Make class ids of the values that mask files hold, or "
-        "give the network more classes. Lowest and highest id found:"
+        f"Class ids in masks must be from 0 to {ids_end - 1} (logits {logits.shape}: {classes} "
+        f"{'overlapping ' * overlapping}classes) or {IGNORED} "
+        "(`IGNORED`). Make class ids of the values that mask files hold, or give the network more "
+        "classes. Lowest and highest id found:"
     )
 
     def found():

@@ -82,6 +82,13 @@ class TestPixelOf:
         rng = np.random.default_rng(0)
         assert {balance.pixel_of(mask, (1,), rng) for _ in range(200)} == {(n, n) for n in range(4)}
 
+    def test_pixel_of_a_class_that_overlaps_others_counts(self):
+        # Only the last is of the second class, 2 or 3; 255 is of none.
+        mask = np.array([[0, 1, 255, 3]], np.uint8)
+        rng = np.random.default_rng(0)
+        found = {balance.pixel_of(mask, (1,), rng, overlapping=True) for _ in range(50)}
+        assert found == {(0, 3)}
+
     def test_mask_without_the_classes_has_none(self):
         rng = np.random.default_rng(0)
         assert balance.pixel_of(np.zeros((3, 3), np.uint8), (1, 2), rng) is None

@@ -107,6 +107,62 @@ class TestParse:
             ClassMap.parse("0:a,#ff0000:b")
 
 
+class TestOverlapping:
+    CLASSES = ClassMap.parse("cells, nuclei")
+
+    def test_names_alone_are_classes_that_may_overlap(self):
+        assert self.CLASSES.overlapping
+        assert not ClassMap.parse(AXONS).overlapping
+        assert self.CLASSES.names == ("cells", "nuclei")
+        assert self.CLASSES.mask_values == (255, 255)
+
+    @pytest.mark.parametrize("text", ["cells", "cells,nuclei", "a,b,ignore"])
+    def test_text_of_a_map_parses_to_the_same_map(self, text):
+        assert str(ClassMap.parse(text)) == text
+        assert ClassMap.parse(str(ClassMap.parse(text))) == ClassMap.parse(text)
+
+    @pytest.mark.parametrize("text", ["", "a,", "a,b,c,d,e,f,g,h", "ignore", "ignore,a"])
+    def test_other_than_one_to_seven_names_are_refused(self, text):
+        with pytest.raises(UserError, match=r"1 to 7 names.*last `ignore`"):
+            ClassMap.parse(text)
+
+    def test_seven_classes_and_what_is_ignored_are_enough_for_a_byte(self):
+        ids = ClassMap.parse("a,b,c,d,e,f,g").ids_of_binary([np.ones((1, 1), np.uint8)] * 7)
+        assert ids.dtype == np.uint8
+        assert ids[0, 0] == 127
+
+    def test_id_is_the_sum_of_two_to_the_power_of_each_class(self):
+        cells = np.array([[0, 255, 0, 1]], np.uint8)
+        nuclei = np.array([[0, 0, 7, 255]], np.uint8)
+        ids = self.CLASSES.ids_of_binary([cells, nuclei])
+        np.testing.assert_array_equal(ids, [[0, 1, 2, 3]])
+        np.testing.assert_array_equal(self.CLASSES.has(ids, 0), [[False, True, False, True]])
+        np.testing.assert_array_equal(self.CLASSES.has(ids, 1), [[False, False, True, True]])
+        np.testing.assert_array_equal(self.CLASSES.count(ids), [2, 2])
+
+    def test_last_mask_may_say_what_is_ignored(self):
+        classes = ClassMap.parse("cells,ignore")
+        ids = classes.ids_of_binary([np.array([[255, 255, 0]]), np.array([[0, 255, 255]])])
+        np.testing.assert_array_equal(ids, [[1, IGNORED, IGNORED]])
+        np.testing.assert_array_equal(classes.has(ids, 0), [[True, False, False]])
+        np.testing.assert_array_equal(classes.count(ids), [1])
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_each_class_needs_a_mask(self, number):
+        with pytest.raises(UserError, match=rf"{number} binary mask.*cells, nuclei.*mask_folder"):
+            self.CLASSES.ids_of_binary([np.zeros((1, 1), np.uint8)] * number)
+
+    def test_names_of_an_id_are_those_of_its_classes(self):
+        found = [self.CLASSES.name_of(value) for value in (0, 1, 3, IGNORED)]
+        assert found == ["no class", "cells", "cells + nuclei", "ignore"]
+
+    def test_where_classes_overlap_their_colours_are_mixed(self):
+        # The mean of (213, 94, 0) and (0, 114, 178), halves rounded to even.
+        first, second = self.CLASSES.palette()
+        assert self.CLASSES.colours() == [(0, 0, 0), first, second, (106, 104, 89)]
+        assert ClassMap.parse(AXONS).colours() == ClassMap.parse(AXONS).palette()
+
+
 class TestIds:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
     def test_values_become_ids_in_the_order_of_the_map(self, dtype):

@@ -66,11 +66,12 @@ class TestSampleStream:
                 np.testing.assert_array_equal(image, by_name[name][0])
                 np.testing.assert_array_equal(mask, by_name[name][1])
 
-    def test_forced_share_of_the_crops_contains_the_class(self):
+    @pytest.mark.parametrize(("classes", "value"), [("0:a,1:b", 1), ("a,b", 3)])
+    def test_forced_share_of_the_crops_contains_the_class(self, classes, value):
         # One pixel of 64x64 is of class 1: a crop of 16x16 has it once in 16 or so by chance.
         image, mask = np.zeros((2, 64, 64), np.uint8)
-        mask[60, 3] = 1
-        read = ArrayReader({named("a"): (image, mask)})
+        mask[60, 3] = value
+        read = ArrayReader({named("a"): (image, mask)}, classes)
         settings = dict(foreground_share=0.5, foreground_classes=(1,))
         stream = SampleStream(list(read.arrays), read, make_sampling(recipe=Recipe(), **settings))
         found = [pair_at(stream, index)[1].any() for index in range(200)]

@@ -1,7 +1,15 @@
+import cv2
 import numpy as np
 
 from unet_core.conventions import IGNORED
-from unet_core.inference.masks import MaskRule, Threshold, predicted_ids
+from unet_core.data.classes import ClassMap
+from unet_core.inference.masks import (
+    OVERLAPPING,
+    MaskRule,
+    Threshold,
+    predicted_ids,
+    write_mask,
+)
 from unet_core.inference.post_processing import Step
 
 SECOND = np.array([[0.2, 0.5, 0.51, 0.9]], np.float32)
@@ -28,6 +36,30 @@ class TestPredictedIds:
         broken = TWO.copy()
         broken[0, 0] = np.nan
         assert predicted_ids(broken, Threshold(1, 0.6)).tolist() == [[IGNORED, 0, 0, 1]]
+
+
+class TestOverlapping:
+    def test_id_is_the_sum_over_the_classes_above_the_threshold(self):
+        # Of none, of the first, of the second, of both; at the threshold is not above it.
+        p = np.array([[[0.4, 0.1], [0.41, 0.4], [0.2, 0.9], [1, 1]]], np.float32)
+        assert predicted_ids(p, Threshold(None, 0.4)).tolist() == [[0, 1, 2, 3]]
+        assert OVERLAPPING(p).tolist() == [[0, 0, 2, 3]]
+
+    def test_seven_classes_fit(self):
+        p = np.ones((1, 1, 7), np.float32)
+        assert OVERLAPPING(p).tolist() == [[127]]
+
+    def test_pixel_with_nan_is_of_no_class(self):
+        p = np.array([[[np.nan, 1], [0, 1]]], np.float32)
+        assert OVERLAPPING(p).tolist() == [[IGNORED, 2]]
+
+    def test_files_are_of_each_class(self, tmp_path):
+        ids = np.array([[0, 1, 2, 3, IGNORED]], np.uint8)
+        write_mask(tmp_path / "a", ids, ClassMap.parse("x/y,z"), "values")
+        found = {p.name: cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in tmp_path.iterdir()}
+        assert found.keys() == {"a_predict_x_y.png", "a_predict_z.png"}
+        assert found["a_predict_x_y.png"].tolist() == [[0, 255, 0, 255, 0]]
+        assert found["a_predict_z.png"].tolist() == [[0, 0, 255, 255, 0]]
 
 
 class TestMaskRule:

@@ -88,3 +88,21 @@ class TestOrder:
         filled = done(ids, Step("fill_holes", B), Step("keep_largest", B))
         assert filled == ids_of("111000", "111000", "111000", *["000000"] * 3).tolist()
         assert done(ids, Step("keep_largest", B), Step("fill_holes", B))[0] == [0] * 6
+
+
+class TestOverlapping:
+    """Ids are 1 for A, 2 for B, 3 for both."""
+
+    def done(self, ids, step):
+        return post_process(ids, np.zeros((*ids.shape, 2)), [step], overlapping=True).tolist()
+
+    def test_hole_becomes_of_the_class_too_and_keeps_the_others(self):
+        pytest.importorskip("scipy", reason="the extra `scores` is not installed")
+        ids = ids_of("1111", "1021", "1111")
+        assert self.done(ids, Step("fill_holes", A)) == ids_of("1111", "1131", "1111").tolist()
+
+    def test_object_that_is_dropped_leaves_the_others(self):
+        # Of A three pixels and one: the latter goes, what is of B stays.
+        ids = ids_of("1303", "1022")
+        assert self.done(ids, Step("drop_smaller", A, 3)) == ids_of("1302", "1022").tolist()
+        assert self.done(ids, Step("keep_largest", A)) == ids_of("1302", "1022").tolist()

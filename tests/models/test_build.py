@@ -315,6 +315,8 @@ class TestArguments:
             (dict(encoder="x"), r"`encoder` \('x'\) must be one of unet"),
             (dict(precision="int8"), r"`precision` \('int8'\) must be one of float32, "),
             (dict(classes=1), r"`classes` \(1\) must be at least 2"),
+            (dict(classes=0, heads="sigmoid"), r"`classes` \(0\) must be at least 1"),
+            (dict(heads="tanh"), "`heads` .*must be one of softmax, sigmoid"),
             (dict(channels=0), r"`channels` \(0\) must be at least 1"),
             (dict(depth=0), r"`depth` \(0\) must be at least 1"),
             (dict(base_filters=0), r"`base_filters` \(0\) must be at least 1"),

@@ -35,6 +35,12 @@ class TestMeanOfNetworks:
         found = MeanOfNetworks()([np.log(row)[None, None, None] + 3 for row in p])
         np.testing.assert_allclose(tf.nn.softmax(found)[0, 0, 0], [0.4, 0.25, 0.35], rtol=1e-5)
 
+    def test_logit_of_each_overlapping_class_is_that_of_its_mean_probability(self):
+        # 0.8 and 0.3 as above, 0.6 and 0.2: mean 0.4.
+        p = np.array([[0.8, 0.6], [0.3, 0.2]], np.float32)
+        found = MeanOfNetworks(overlapping=True)([np.log(row / (1 - row))[None] for row in p])
+        np.testing.assert_allclose(tf.sigmoid(found)[0], [0.55, 0.4], rtol=1e-5)
+
     def test_networks_that_are_very_certain_stay_finite(self):
         logits = [np.full((1, 1, 1, 1), x, np.float32) for x in (500.0, 500.0, 500.0)]
         np.testing.assert_allclose(MeanOfNetworks()(logits), np.full((1, 1, 1, 1), 500.0))

@@ -269,6 +269,27 @@ class TestFit:
         assert one == same != other
 
 
+class TestOverlappingClasses:
+    @pytest.mark.parametrize("before", [1, 3])
+    def test_classes_of_one_name_keep_their_logits_and_new_ones_begin_anew(self, before):
+        old = make_small(classes=before, heads="sigmoid")
+        new = make_small(classes=2, heads="sigmoid", seed=1)
+        for layer in (old.get_layer("head"), new.get_layer("head")):
+            layer.bias.assign(np.arange(1.0, 1 + layer.bias.shape[0]))
+        given = dict(classes=[None, before - 1], overlapping=True)
+        found = fit(layers_of(old), new, "x", **given).arrays["head"]
+        for array, ours, theirs in zip(
+            found, new.get_layer("head").variables, old.get_layer("head").variables, strict=True
+        ):
+            np.testing.assert_array_equal(array[..., 0], ours.numpy()[..., 0])
+            np.testing.assert_array_equal(array[..., 1], theirs.numpy()[..., before - 1])
+
+    def test_one_class_keeps_its_logit(self):
+        old, new = (make_small(classes=1, heads="sigmoid", seed=seed) for seed in (0, 1))
+        found = fit(layers_of(old), new, "x", classes=[0], overlapping=True).arrays["head"]
+        np.testing.assert_array_equal(found[0], old.get_layer("head").kernel)
+
+
 class TestLayersOf:
     def test_dropout_has_no_weights_to_take(self):
         model = make_small(dropout=0.5)

@@ -26,7 +26,7 @@ from unet_core.temporary import leftovers
 @pytest.fixture(scope="module")
 def predictor():
     """Says cell where the grey value is above 100, with the logit (grey - 100.5) / 20."""
-    return Predictor(make_brightness())
+    return Predictor(make_brightness(clear_class="cell"))
 
 
 @pytest.fixture
@@ -118,14 +118,15 @@ class TestPredictFiles:
         )
 
     @pytest.mark.parametrize("alpha", [0.0, 0.45, 1.0])
-    def test_overlay_colours_the_rarer_class_only_as_strongly_as_asked(
+    def test_overlay_colours_all_but_the_clear_class_as_strongly_as_asked(
         self, predictor, folder, tmp_path, alpha
     ):
         predict_files(
             predictor, [Source(folder / "9.png")], tmp_path / "out", PredictionOutputs(alpha=alpha)
         )
         image = read(folder / "9.png")
-        overlay = read(tmp_path / "out" / "9_overlay.png").astype(float)
+        # The legend stands below.
+        overlay = read(tmp_path / "out" / "9_overlay.png")[: len(image)].astype(float)
         grey = image[..., None].astype(float)
         assert (overlay == grey)[image > 100].all()
         # Class 0 is vermillion, BGR 0, 94, 213.
@@ -142,7 +143,7 @@ class TestPredictFiles:
             tmp_path / "out",
             PredictionOutputs(("outlines",)),
         )
-        outlined = read(tmp_path / "out" / "a_outlines.png")
+        outlined = read(tmp_path / "out" / "a_outlines.png")[:20]
         changed = (outlined != image[..., None]).any(-1)
         frame = np.zeros((20, 20), bool)
         frame[5:15, 5:15] = True
@@ -188,7 +189,8 @@ class TestPredictFiles:
             predict_files(predictor, find_images(folder), out, PredictionOutputs())
         assert {path.name for path in out.iterdir()} == {"9_overlay.png"}
         predict_files(predictor, find_images(folder), out, PredictionOutputs(), overwrite=True)
-        assert read(out / "9_overlay.png").shape == (12, 17, 3)
+        # 12 rows, and a legend of one line of 22.
+        assert read(out / "9_overlay.png").shape == (34, 17, 3)
 
     def test_constant_prediction_is_a_warning_that_names_the_class(self, predictor, tmp_path):
         cv2.imwrite(str(tmp_path / "flat.png"), np.full((8, 8), 3, np.uint8))
@@ -410,8 +412,8 @@ class TestBands:
         monkeypatch.setattr(files, "_LARGEST_OVERLAY", 40)
         _, sources = large
         predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs(("overlay",)))
-        # 101 rows by a factor of 3: rows 0, 3 ... 99.
-        assert read(tmp_path / "out" / "large_overlay.png").shape == (34, 23, 3)
+        # 101 rows by a factor of 3: rows 0, 3 ... 99; and a legend of one line of 22.
+        assert read(tmp_path / "out" / "large_overlay.png").shape == (34 + 22, 23, 3)
 
     def test_stopped_half_way_leaves_nothing(self, large, tmp_path):
         _, sources = large

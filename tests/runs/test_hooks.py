@@ -3,6 +3,7 @@
 import csv
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -90,6 +91,17 @@ class TestLoss:
         masks, logits = np.ones((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 1), np.float32)
         # Cross entropy of a logit of 0 is ln 2; the mean of the mask is 1.
         np.testing.assert_allclose(loss(masks, logits), [2 * np.log(2) + 1.5] * 2, rtol=1e-6)
+
+    @pytest.mark.parametrize("classes", [1, 2, 3])
+    def test_of_classes_that_may_overlap_it_gets_a_logit_of_each(self, monkeypatch, classes):
+        given = []
+        own = types.ModuleType("mine")
+        own.loss = lambda *pair: given.append(pair) or tf.zeros(2)
+        monkeypatch.setitem(sys.modules, "mine", own)
+        hooks.make_own_loss("mine:loss", classes, overlapping=True)
+        masks, logits = given[0]
+        assert set(np.unique(masks)) == set(range(2**classes))
+        assert logits.shape[-1] == classes
 
     @pytest.mark.parametrize(
         ("name", "words"),

@@ -62,6 +62,13 @@ def dice_of_background(logits, batch):
     return losses.cross_entropy(batch[1], logits) + dice
 
 
+def overlapping(logits, batch):
+    # Of none, of the first, of the first and the second class.
+    masks = tf.where(batch[1] == 2, tf.constant(3, tf.uint8), batch[1])
+    entropy = losses.cross_entropy(masks, logits, overlapping=True)
+    return entropy + losses.soft_dice(masks, logits, batchwise=True, overlapping=True)
+
+
 def adamw():
     return keras.optimizers.AdamW(1e-3, epsilon=1e-5)
 
@@ -92,6 +99,7 @@ FLOAT32 = {
     "batch dice": Feature(loss=batch_dice),
     "pixel weights": Feature(loss=pixel_weighted, ignored=True),
     "class weights": Feature(loss=class_weighted),
+    "overlapping classes": Feature(loss=overlapping, ignored=True, network=dict(heads="sigmoid")),
     "dropout": Feature(network=dict(dropout=0.3)),
     "adamw": Feature(optimizer=decaying_adamw),
     "nesterov": Feature(optimizer=nesterov),

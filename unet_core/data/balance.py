@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unet_core.conventions import has_class
+
 METHODS = ("inverse", "median_frequency", "effective_number")
 
 
@@ -81,14 +83,18 @@ def is_forced(index: int, share: float) -> bool:
 
 
 def pixel_of(
-    mask: np.ndarray, classes: Sequence[int], rng: np.random.Generator
+    mask: np.ndarray,
+    classes: Sequence[int],
+    rng: np.random.Generator,
+    overlapping: bool = False,
 ) -> tuple[int, int] | None:
     """Returns row and column of a random pixel of `mask` [H, W] that is of one of `classes`.
 
-    Every class that is present is equally likely. None if no class is.
+    Every class that is present is equally likely. None if no class is. `overlapping` is whether
+    classes may overlap.
     """
     for number in rng.permutation(np.asarray(classes, np.int64)):
-        found = np.flatnonzero(mask == number)
+        found = np.flatnonzero(has_class(mask, int(number), overlapping))
         if found.size:
             row, column = divmod(int(found[rng.integers(found.size)]), mask.shape[1])
             return row, column

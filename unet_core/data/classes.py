@@ -3,6 +3,11 @@
 classes = ClassMap.parse("0:background,127|128:myelin,255:axon,11:ignore")
 ids = classes.ids(mask)          # [H, W] values -> [H, W] uint8 class ids 0, 1, 2, or IGNORED
 values = classes.values(ids)     # and back, to the first value of each class
+
+Names alone are classes that may overlap, each with binary masks of its own; what else is of none:
+
+classes = ClassMap.parse("cells,nuclei")
+ids = classes.ids_of_binary(masks)    # [H, W] each -> [H, W] uint8, 1 cells, 2 nuclei, 3 both
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unet_core.conventions import IGNORED
+from unet_core.conventions import IGNORED, MOST_OVERLAPPING, has_class, names_overlapping
 from unet_core.errors import UserError
 
 BACKGROUND = "background"
@@ -55,9 +60,12 @@ class ClassMap:
         listed: The values of each class: numbers from 0 to 65535, or colours as 0xrrggbb.
         ignored: The values whose pixels are no class and count nowhere.
         is_colour: Whether the values are colours.
-        clear: The id of the class that pictures leave clear: what is no object of interest.
+        clear: The "class id" that pictures leave clear: what is no object of interest.
         nearest: Whether a value that is not listed stands for what the nearest listed value stands
             for, the smaller of two; otherwise it is an error.
+        overlapping: Whether a pixel may be of none, one or several classes. "Class ids" are then
+            sums of 2^i over its classes i, and each class has files of its own, with 255 where it
+            is; `ignored` tells of one more such file.
     """
 
     names: tuple[str, ...]
@@ -66,6 +74,7 @@ class ClassMap:
     is_colour: bool = False
     nearest: bool = False
     clear: int = 0
+    overlapping: bool = False
 
     @classmethod
     def parse(cls, text: str, *, nearest: bool = False, clear: str = "") -> ClassMap:
@@ -74,11 +83,15 @@ class ClassMap:
         A value is a number from 0 to 65535 or a colour `#rrggbb`; `127|128:myelin` gives a class
         several. The entry named `ignore` is no class: its pixels become IGNORED. `clear` names the
         class that pictures leave clear: by default that called background, or else the first.
+        Names alone, `name,name`, are classes that may overlap; `ignore` is the last of them.
 
         Raises:
             UserError: If an entry has another form, numbers and colours are mixed, a value or name
-                occurs twice, or there are fewer than 2 or more than 255 classes.
+                occurs twice, or there are fewer than 2 or more than 255 classes; of classes that
+                may overlap, none or more than 7.
         """
+        if names_overlapping(text):
+            return cls._overlapping(text)
         names, listed = [], []
         for entry in text.split(","):
             values, _, name = entry.strip().partition(":")
@@ -108,10 +121,28 @@ class ClassMap:
             raise UserError(f"`clear_class` ({clear}) must be one of {', '.join(kept)}.")
         return cls(kept, values_of, ignored, is_colour, nearest, kept.index(clear))
 
+    @classmethod
+    def _overlapping(cls, text: str) -> ClassMap:
+        names = [name.strip() for name in text.split(",")]
+        _check_once(text, "name", names)
+        has_ignored = names[-1] == IGNORE
+        kept = tuple(names[:-1] if has_ignored else names)
+        if not 1 <= len(kept) <= MOST_OVERLAPPING or not all(kept) or IGNORE in kept:
+            raise UserError(
+                f"`classes` ({text!r}) without values are classes that may overlap: give 1 to "
+                f"{MOST_OVERLAPPING} names, in the order of their masks (`mask_folder`), and last "
+                f"`{IGNORE}` if there are masks of pixels that count nowhere. Or, for classes that "
+                f"exclude one another, {_EXAMPLES}."
+            )
+        one_file = (255,)
+        return cls(kept, (one_file,) * len(kept), one_file * has_ignored, overlapping=True)
+
     def __len__(self) -> int:
         return len(self.names)
 
     def __str__(self) -> str:
+        if self.overlapping:
+            return ",".join([*self.names, *[IGNORE] * len(self.ignored)])
         entries = list(zip(self.names, self.listed, strict=True))
         if self.ignored:
             entries.append((IGNORE, self.ignored))
@@ -140,8 +171,12 @@ class ClassMap:
     def name_of(self, value: int | str) -> str | None:
         """Returns the name of the class that has `value`, a number or "#rrggbb".
 
-        It is "ignore" for a value to ignore, and None for one that is not listed.
+        It is "ignore" for a value to ignore, and None for one that is not listed. Where classes may
+        overlap, it is the names of those of an id.
         """
+        if self.overlapping:
+            found = [name for i, name in enumerate(self.names) if self.has(np.array(value), i)]
+            return IGNORE if value == IGNORED else " + ".join(found) or "no class"
         for written, class_id in self._ids_of_written().items():
             if written == value:
                 return IGNORE if class_id == IGNORED else self.names[class_id]
@@ -221,6 +256,29 @@ class ClassMap:
             return [_rgb_of(values[0]) for values in self.listed]
         return [_PALETTE[i] if i < len(_PALETTE) else _generated(i) for i in range(len(self))]
 
+    def colours(self) -> list[tuple[int, int, int]]:
+        """Returns the colour of each id: that of the class, or the mean of those that overlap.
+
+        Pixels of none are black.
+        """
+        if not self.overlapping:
+            return self.palette()
+        palette = np.array(self.palette())
+        ids = np.arange(2 ** len(self))
+        chosen = np.stack([self.has(ids, number) for number in range(len(self))], -1)
+        mixed = np.rint(chosen @ palette / np.maximum(chosen.sum(-1, keepdims=True), 1))
+        return [(int(red), int(green), int(blue)) for red, green, blue in mixed]
+
+    def has(self, ids: np.ndarray, class_id: int) -> np.ndarray:
+        """Returns where `ids`, those of this map, have a class, as bool of their shape."""
+        return has_class(ids, class_id, self.overlapping)
+
+    def count(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the pixels of each class in `ids` [H, W], [C] int64."""
+        if not self.overlapping:
+            return np.bincount(ids[ids != IGNORED], minlength=len(self)).astype(np.int64)
+        return np.array([np.count_nonzero(self.has(ids, each)) for each in range(len(self))])
+
     def ids_of_binary(self, masks: Sequence[np.ndarray]) -> np.ndarray:
         """Returns the class ids, [H, W] uint8, of one binary mask per class.
 
@@ -234,6 +292,8 @@ class ClassMap:
             UserError: If there are more or fewer masks, they differ in size or are coloured, a
                 pixel is claimed by several, or, with a mask for each class, by none.
         """
+        if self.overlapping:
+            return self._ids_of_overlapping(masks)
         first = len(self) - len(masks)
         if first not in (0, 1):
             raise UserError(
@@ -241,13 +301,7 @@ class ClassMap:
                 f"({', '.join(self.names)}); there must be one for each, or for each but the "
                 "first. Add or remove masks, or change the classes."
             )
-        claims = [_grey(mask) != 0 for mask in masks]
-        sizes = {claim.shape for claim in claims}
-        if len(sizes) > 1:
-            listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
-            raise UserError(
-                f"The binary masks of one image have several sizes: {listed}. Bring them to one."
-            )
+        claims = _claims(masks)
         claimed = np.sum(claims, axis=0, dtype=np.uint8)
         several = np.count_nonzero(claimed > 1)
         if several:
@@ -264,6 +318,23 @@ class ClassMap:
         ids = np.zeros(claimed.shape, np.uint8)
         for class_id, claim in enumerate(claims, first):
             ids[claim] = class_id
+        return ids
+
+    def _ids_of_overlapping(self, masks: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the ids of one binary mask per class, and of one more of what is ignored."""
+        wanted = [*self.names, *[IGNORE] * len(self.ignored)]
+        if len(masks) != len(wanted):
+            raise UserError(
+                f"There are {len(masks)} binary mask(s) for {', '.join(wanted)}; classes that may "
+                "overlap have one each. Name a folder of masks for each (`mask_folder`), in the "
+                "order of `classes`."
+            )
+        claims = _claims(masks)
+        ids = np.zeros(claims[0].shape, np.uint8)
+        for class_id, claim in enumerate(claims[: len(self)]):
+            ids[claim] += 2**class_id
+        if self.ignored:
+            ids[claims[-1]] = IGNORED
         return ids
 
     def _ids_of_values(self) -> dict[int, int]:
@@ -326,6 +397,22 @@ class ClassMap:
             f"The mask holds values that are not in the class map {self}: {some}{more}.{hint} "
             "Correct the mask, or list the values."
         )
+
+
+def _claims(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns where each of binary masks is not 0, [H, W] bool.
+
+    Raises:
+        UserError: If they differ in size or are coloured.
+    """
+    claims = [_grey(mask) != 0 for mask in masks]
+    sizes = {claim.shape for claim in claims}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise UserError(
+            f"The binary masks of one image have several sizes: {listed}. Bring them to one."
+        )
+    return claims
 
 
 def _grey(mask: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ class Reader:
         """
         files = [images.read_mask(source.path, source.page) for source in sample.mask]
         try:
-            if len(files) == 1:
+            if len(files) == 1 and not self.classes.overlapping:
                 return self.classes.ids(files[0])
             return self.classes.ids_of_binary(files)
         except UserError as error:

@@ -89,7 +89,8 @@ class SampleStream:
         rng = _generator(sampling.seed, index)
         contain = None
         if balance.is_forced(index, sampling.foreground_share):
-            contain = balance.pixel_of(pair.mask, sampling.foreground_classes, rng)
+            foreground, overlapping = sampling.foreground_classes, self._read.classes.overlapping
+            contain = balance.pixel_of(pair.mask, foreground, rng, overlapping)
         self._augment(
             rng,
             pair.image,

@@ -18,7 +18,6 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
@@ -71,7 +70,8 @@ class Pixels:
     """What the pixels of a data set hold.
 
     Attributes:
-        values: Pixels of each value in the masks; colours as `#rrggbb`.
+        values: Pixels of each value in the masks; colours as `#rrggbb`. Where classes may overlap,
+            of each id.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
     """
@@ -196,13 +196,16 @@ def read_pixels(
     problems: list[str] = []
     for sample in progress(list(samples)):
         try:
-            found = _values_of(sample, read, memory)
-            values.update(found)
+            if not read.classes.overlapping:
+                values.update(_values_of(sample, read, memory))
             pair = read(sample)
         except UserError as error:
             problems.append(str(error))
             continue
-        counts[sample] = _count(pair.mask, read.classes)
+        if read.classes.overlapping:
+            ids, pixels = np.unique(pair.mask, return_counts=True)
+            values.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+        counts[sample] = read.classes.count(pair.mask)
     problems += _missing_classes(counts, read.classes, values)
     return Pixels(values, counts, tuple(problems))
 
@@ -219,12 +222,15 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
+        if read.classes.overlapping:
+            counts[sample] = read.classes.count(read.mask(sample))
+            continue
         by_name: collections.Counter[str | None] = collections.Counter()
         for value, count in _values_of(sample, read, memory).items():
             by_name[read.classes.name_of(value)] += count
         if len(sample.mask) > 1 or None in by_name:
             # Binary files, or values that the map assigns by nearness: the ids tell.
-            counts[sample] = _count(read.mask(sample), read.classes)
+            counts[sample] = read.classes.count(read.mask(sample))
         else:
             counts[sample] = np.array([by_name[name] for name in read.classes.names], np.int64)
     return counts
@@ -276,7 +282,8 @@ def describe(
         name = classes.name_of(value)
         if name is None:
             name = "nearest listed" if classes.nearest else "not in the map"
-        lines.append(f"  value {value!s:>7}  {name:16s} {count:12d}  {count / total:7.2%}")
+        written = "" if classes.overlapping else f"value {value!s:>7}  "
+        lines.append(f"  {written}{name:16s} {count:12d}  {count / total:7.2%}")
     return "\n".join(lines)
 
 
@@ -315,10 +322,6 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
     return total
 
 
-def _count(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
-    return np.bincount(ids[ids != IGNORED], minlength=len(classes)).astype(np.int64)
-
-
 def _missing_classes(
     counts: Mapping[Sample, np.ndarray], classes: ClassMap, values: Mapping[int | str, int]
 ) -> list[str]:
@@ -328,7 +331,8 @@ def _missing_classes(
     missing = [name for name, count in zip(classes.names, total, strict=True) if not count]
     if not missing:
         return []
-    present = ", ".join(str(value) for value in sorted(values, key=str))
+    shown = classes.name_of if classes.overlapping else str
+    present = ", ".join(str(shown(value)) for value in sorted(values, key=str))
     return [
         f"No mask has a pixel of class {', '.join(missing)} (values found: {present}; class map: "
         f"{classes}). A network cannot learn a class that never occurs."

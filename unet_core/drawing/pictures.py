@@ -45,12 +45,12 @@ def mask_picture(ids: np.ndarray, classes: ClassMap) -> np.ndarray:
     Two classes that are numbers in mask files are black and white, the larger number white; others
     have their colours. Ignored pixels are grey.
     """
-    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.palette()]
-    if len(classes) == 2 and not classes.is_colour:
+    colours: list[Sequence[int]] = [colour[::-1] for colour in classes.colours()]
+    if len(classes) == 2 and not classes.is_colour and not classes.overlapping:
         first, second = classes.listed
         colours = [[255 * (first > second)] * 3, [255 * (second > first)] * 3]
     table = np.full((256, 3), 128, np.uint8)
-    table[: len(classes)] = colours
+    table[: len(colours)] = colours
     return table[ids]
 
 
@@ -66,7 +66,7 @@ def comparison(
         classes: Their meaning.
     """
     title = "missed blue, invented red"
-    if len(classes) == 2:
+    if len(classes) == 2 and not classes.overlapping:
         title = f"{classes.names[1 - classes.clear]}: {title}"
     else:
         title += ", confused yellow"
@@ -85,7 +85,7 @@ def overlay(
     The class `classes.clear` is left out.
     """
     result = displayable(image)
-    blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(classes.palette())[ids], alpha, 0)
+    blended = cv2.addWeighted(result, 1 - alpha, _in_bgr(classes.colours())[ids], alpha, 0)
     coloured = ids != classes.clear
     result[coloured] = blended[coloured]
     return result
@@ -99,7 +99,7 @@ def with_legend(picture: np.ndarray, classes: ClassMap) -> np.ndarray:
     width = picture.shape[1]
     size = _text_size(width)
     font, line = _font(size), 2 * size
-    shown = [n for n in range(len(classes)) if n != classes.clear]
+    shown = [n for n in range(len(classes)) if classes.overlapping or n != classes.clear]
     places, x, y = [], size // 2, 0
     for number in shown:
         needed = 2 * size + int(font.getlength(classes.names[number]))
@@ -148,7 +148,7 @@ def outlines(image: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.ndarra
     is_edge[:, :-1] |= right
     is_ignored = ids == IGNORED
     drawn = is_edge & ~is_ignored & (ids != classes.clear)
-    result[drawn] = _in_bgr(classes.palette())[ids[drawn]]
+    result[drawn] = _in_bgr(classes.colours())[ids[drawn]]
     # A white line beside a black one is seen on any ground.
     diagonal = np.indices(ids.shape).sum(0) % 8
     result[is_ignored & (diagonal == 0)] = 255

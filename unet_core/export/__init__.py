@@ -43,8 +43,8 @@ class Serving:
         scaling: From pixel values in files to those that the network takes.
         precision: What is computed in, "float32", "bfloat16" or "float16"; None is as the model.
             A format that has only one ignores it.
-        threshold: How masks are made of two classes' probabilities; None is the most probable
-            class. A format without masks ignores it.
+        threshold: How masks are made of the probabilities of two classes or of those that may
+            overlap; None is the most probable class. A format without masks ignores it.
     """
 
     classes: ClassMap

@@ -23,12 +23,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from unet_core.conventions import number_of_logits
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import CLASSES_FILE, Serving
 from unet_core.files import new_folder, os_errors, write_json
-from unet_core.inference.masks import Threshold
+from unet_core.inference.masks import Threshold, usual_rule
 from unet_core.inference.trained import (
     EXPORT_FORMAT,
     EXPORT_FORMAT_OF_SEVERAL,
@@ -62,8 +63,8 @@ def export(
         formats: What to write, names in `FORMATS`; the two JSON files are always written.
         precision: What the SavedModel computes in: "float32", "bfloat16" or "float16"; as `model`
             if None. The ONNX file is float32.
-        threshold: How masks are made of two classes' probabilities; None is the most probable
-            class.
+        threshold: How masks are made of the probabilities of two classes or of those that may
+            overlap; None is the usual: the most probable class, or all above 1/2.
         networks: Of how many networks `make_ensemble` has made `model`.
 
     Raises:
@@ -87,12 +88,14 @@ def export(
             f"{output_dir}: exists, and nothing is overwritten. Choose another folder, or delete "
             "this one."
         )
-    wanted, found = 1 if len(classes) == 2 else len(classes), model.output_shape[-1]
+    wanted = number_of_logits(len(classes), classes.overlapping)
+    found = model.output_shape[-1]
     if found != wanted:
         raise ValueError(
             f"Expected a network of {wanted} logits, for the classes {classes}. Received one of "
             f"{found}."
         )
+    threshold = threshold or usual_rule(classes).threshold
     serving = Serving(classes, scaling, precision, threshold)
     # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(

@@ -63,11 +63,12 @@ def make_onnx(
         scaling: How pixel values are scaled. With "range" the input is uint8; with the other forms
             it is float32, in the units of the files.
         names: The names of the classes, stored as metadata `class_names`, one a line.
-        threshold: How masks are made of two classes' probabilities; None is the most probable
-            class.
+        threshold: How masks are made of the probabilities of two classes or of those that may
+            overlap; None is the most probable class.
 
     Input `images` [B, H, W, C]; outputs `probabilities` [B, H, W, classes] float32 and `masks`
-    [B, H, W] uint8, the class ids.
+    [B, H, W] uint8, the class ids, or of classes that may overlap [B, H, W, classes], 1 where each
+    is.
 
     Raises:
         UserError: If `onnx` is not installed, or the network holds a layer whose class has no
@@ -89,7 +90,10 @@ def make_onnx(
     for axis, size in sizes.items():
         end = graph.add("Reshape", size, graph.constant([1]))
         x = graph.add("Slice", x, graph.constant([0]), end, graph.constant([axis]))
-    if logits_channels == 1:
+    overlapping = threshold is not None and threshold.class_id is None
+    if overlapping:
+        graph.add("Sigmoid", x, output="probabilities")
+    elif logits_channels == 1:
         halves = (graph.add("Sigmoid", graph.add("Neg", x)), graph.add("Sigmoid", x))
         graph.add("Concat", *halves, axis=3, output="probabilities")
     else:
@@ -99,14 +103,15 @@ def make_onnx(
     kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
     sides = ["batch", "height", "width"]
+    masks = [*sides, len(names)] if overlapping else sides
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             model.name,
             [value("images", kind, [*sides, channels])],
             [
-                value("probabilities", onnx.TensorProto.FLOAT, [*sides, max(logits_channels, 2)]),
-                value("masks", onnx.TensorProto.UINT8, sides),
+                value("probabilities", onnx.TensorProto.FLOAT, [*sides, len(names)]),
+                value("masks", onnx.TensorProto.UINT8, masks),
             ],
             graph.constants,
         ),
@@ -123,6 +128,9 @@ def _ids(graph: _Graph, threshold: Threshold | None) -> str:
     """Adds the classes of "probabilities", in some type that can be cast."""
     if threshold is None:
         return graph.add("ArgMax", "probabilities", axis=3, keepdims=0)
+    if threshold.class_id is None:
+        value = graph.constant(threshold.value, np.float32)
+        return graph.add("Greater", "probabilities", value)
     own = graph.add("Gather", "probabilities", graph.constant(threshold.class_id), axis=3)
     above = graph.add("Greater", own, graph.constant(threshold.value, np.float32))
     return above if threshold.class_id == 1 else graph.add("Not", above)

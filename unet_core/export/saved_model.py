@@ -7,7 +7,8 @@ It needs TensorFlow and nothing else. Signatures: `serving_default` for uint8, `
 `serving_float32`, from `images` [B, H, W, channels] of any size to `probabilities`
 [B, H, W, classes] float32 and `masks` [B, H, W] uint8, the class ids; and `classes`, from nothing
 to `names` [classes] and `mask_values` [classes] or, for colours, [classes, 3]. The last is in its
-`assets/classes.json` too. With the intensities "range", floats are 0 to 1.
+`assets/classes.json` too. Of classes that may overlap `masks` are [B, H, W, classes], 1 where each
+is. With the intensities "range", floats are 0 to 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _SIGNATURES = {
 
 def write(model: keras.Model, folder: pathlib.Path, serving: Serving) -> None:
     """Writes saved_model/."""
-    network = InferenceNetwork(model, precision=serving.precision)
+    overlapping = serving.classes.overlapping
+    network = InferenceNetwork(model, precision=serving.precision, overlapping=overlapping)
     server = _Server(network, serving, folder / CLASSES_FILE)
     tf.saved_model.save(server, str(folder / "saved_model"), server.signatures())
 
@@ -77,13 +79,15 @@ class _Server(tf.Module):
             pixels = tf.gather(pixels, mirrored(tf.range(-before, last), size, tf), axis=axis)
         logits = self._network.layers(pixels, training=False)
         logits = logits[:, : shape[1], : shape[2]]
-        probabilities = losses.probabilities(logits)
+        probabilities = losses.probabilities(logits, self._network.overlapping)
         return {"probabilities": probabilities, "masks": self._masks(probabilities)}
 
     def _masks(self, probabilities: tf.Tensor) -> tf.Tensor:
         threshold = self._serving.threshold
         if threshold is None:
             return tf.cast(tf.argmax(probabilities, -1), tf.uint8)
+        if threshold.class_id is None:
+            return tf.cast(probabilities > threshold.value, tf.uint8)
         own = tf.constant(threshold.class_id, tf.uint8)
         return tf.where(probabilities[..., threshold.class_id] > threshold.value, own, 1 - own)
 

@@ -20,14 +20,15 @@ from unet_core.inference.post_processing import Step, post_process
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """Of two classes: the probability above which a pixel is of one of them.
+    """The probability above which a pixel is of a class.
 
     Attributes:
-        class_id: That class, 0 or 1.
+        class_id: One of two classes, 0 or 1; else the pixel is of the other. None, where classes
+            may overlap, is each of them.
         value: The probability, in [0, 1].
     """
 
-    class_id: int
+    class_id: int | None
     value: float
 
 
@@ -46,23 +47,38 @@ class MaskRule:
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
         """Returns the class ids [H, W] uint8 of probabilities [H, W, C] of a whole image."""
         ids = predicted_ids(probabilities, self.threshold)
-        return post_process(ids, probabilities, self.steps) if self.steps else ids
+        if not self.steps:
+            return ids
+        overlapping = self.threshold is not None and self.threshold.class_id is None
+        return post_process(ids, probabilities, self.steps, overlapping=overlapping)
 
 
 MOST_PROBABLE = MaskRule()
 """Each pixel has its most probable class."""
+
+OVERLAPPING = MaskRule(Threshold(None, 0.5))
+"""Each pixel has all classes that are more probable than not."""
+
+
+def usual_rule(classes: ClassMap) -> MaskRule:
+    """Returns how masks are made if nothing else is asked for."""
+    return OVERLAPPING if classes.overlapping else MOST_PROBABLE
 
 
 def predicted_ids(probabilities: np.ndarray, threshold: Threshold | None = None) -> np.ndarray:
     """Returns the class ids [H, W] uint8 of probabilities [H, W, C].
 
     Of two classes the second needs more than 1/2, or the class of `threshold` more than its value,
-    compared in float32. A pixel with NaN is of no class: `IGNORED`.
+    compared in float32; of those that may overlap, each. A pixel with NaN is of no class:
+    `IGNORED`.
     """
     if threshold is not None:
-        own, other = threshold.class_id, 1 - threshold.class_id
-        above = probabilities[..., own] > np.float32(threshold.value)
-        ids = np.where(above, np.uint8(own), np.uint8(other))
+        above = probabilities > np.float32(threshold.value)
+        own = threshold.class_id
+        if own is None:
+            ids = np.packbits(above, axis=-1, bitorder="little")[..., 0]
+        else:
+            ids = np.where(above[..., own], np.uint8(own), np.uint8(1 - own))
     elif probabilities.shape[-1] == 2:
         ids = (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
     else:
@@ -72,19 +88,51 @@ def predicted_ids(probabilities: np.ndarray, threshold: Threshold | None = None)
     return ids
 
 
-def write_mask(path: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
-    """Writes class `ids` [H, W] as PNG, by `mask_format`.
+def suffixes_of_classes(what: str, classes: ClassMap) -> list[str]:
+    """Returns what the names of the files of each class end in: `what` and the name of the class.
 
-    It is "values" (those of the class map), "index" (class numbers) or "palette" (class numbers
-    that show in colours).
+    A name must not lead to another folder, nor two classes to one file.
+    """
+    plain = [name.replace("/", "_") for name in classes.names]
+    return [
+        f"{what}_{name}" + (f"_{number}" if plain.count(name) > 1 else "")
+        for number, name in enumerate(plain)
+    ]
+
+
+def mask_suffixes(classes: ClassMap) -> list[str]:
+    """Returns what the names of the files of a mask end in: one, or one for each class."""
+    return suffixes_of_classes("predict", classes) if classes.overlapping else ["predict"]
+
+
+def mask_pixels(ids: np.ndarray, classes: ClassMap, mask_format: str) -> dict[str, np.ndarray]:
+    """Returns the pixels of each file of a mask by its suffix, [h, W] or [h, W, 3] in RGB order.
+
+    Args:
+        ids: [h, W] class ids.
+        classes: Their meaning.
+        mask_format: "values" (those of the class map), "index" (class numbers) or "palette" (class
+            numbers that show in colours). Of classes that may overlap there are values alone.
+    """
+    if classes.overlapping:
+        return {
+            suffix: np.where(classes.has(ids, number), np.uint8(255), np.uint8(0))
+            for number, suffix in enumerate(mask_suffixes(classes))
+        }
+    return {"predict": classes.values(ids) if mask_format == "values" else ids}
+
+
+def write_mask(stem: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
+    """Writes class `ids` [H, W] as `<stem>_predict.png`, or one such file for each class.
+
+    `mask_pixels` says what they hold.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If a file cannot be written.
     """
-    if mask_format == "palette":
-        images.write_palette_png(path, ids, classes.palette())
-    elif mask_format == "index":
-        images.write_png(path, ids)
-    else:
-        values = classes.values(ids)
-        images.write_png(path, values[..., ::-1] if classes.is_colour else values)
+    for suffix, pixels in mask_pixels(ids, classes, mask_format).items():
+        path = stem.with_name(f"{stem.name}_{suffix}.png")
+        if mask_format == "palette":
+            images.write_palette_png(path, pixels, classes.palette())
+        else:
+            images.write_png(path, pixels[..., ::-1] if pixels.ndim == 3 else pixels)

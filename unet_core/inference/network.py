@@ -44,9 +44,11 @@ class InferenceNetwork:
         model: A network of `make_network`. Of another functional or sequential model, the same
             layers are treated the same and the rest is copied.
         precision: "float32", "bfloat16" or "float16"; as `model` if None.
+        overlapping: Whether classes may overlap, each logit being that of a sigmoid.
 
     Attributes:
         model: The model that the weights are from.
+        overlapping: As given.
         layers: The copy, from [B, H, W, C] pixel values to float32 logits [B, h, w, K]; its
             variables are its own.
         geometry: Which sizes it takes, by how much its logits are smaller, and how many of them
@@ -58,10 +60,13 @@ class InferenceNetwork:
         ValueError: If `model` is neither functional nor sequential, or see `tile_geometry`.
     """
 
-    def __init__(self, model: keras.Model, *, precision: str | None = None):
+    def __init__(
+        self, model: keras.Model, *, precision: str | None = None, overlapping: bool = False
+    ):
         if precision is not None and precision not in PRECISIONS:
             raise UserError(f"`precision` ({precision!r}) must be one of {', '.join(PRECISIONS)}.")
         self.model = model
+        self.overlapping = overlapping
         self.geometry = tile_geometry(model)
         self.channels = model.input_shape[-1]
         self._pairs: list[_Pair] = []
@@ -75,8 +80,8 @@ class InferenceNetwork:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities [B, h, w, K] float32 of [B, H, W, channels].
 
-        `images` are uint8, or float32 in 0..255. Of two classes K is 1, the probability of the
-        second.
+        `images` are uint8, or float32 in 0..255. Of two classes that do not overlap K is 1, the
+        probability of the second.
         """
         if images.dtype not in self._compiled:
             spec = tf.TensorSpec([None, None, None, self.channels], tf.as_dtype(images.dtype))
@@ -102,7 +107,8 @@ class InferenceNetwork:
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         logits = self.layers(images, training=False)
         # Of two classes the second says all.
-        return tf.sigmoid(logits) if logits.shape[-1] == 1 else losses.probabilities(logits)
+        one = logits.shape[-1] == 1
+        return losses.probabilities(logits, overlapping=one or self.overlapping)
 
     def _copy(self, model: keras.Model, precision: str | None) -> keras.Model:
         absorbed = _absorbed(model)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from unet_core.conventions import has_class
 from unet_core.errors import UserError
 
 KINDS = ("fill_holes", "drop_smaller", "keep_largest")
@@ -35,16 +36,24 @@ class Step:
     pixels: int = 0
 
 
-def post_process(ids: np.ndarray, probabilities: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+def post_process(
+    ids: np.ndarray,
+    probabilities: np.ndarray,
+    steps: Sequence[Step],
+    *,
+    overlapping: bool = False,
+) -> np.ndarray:
     """Returns a mask after all `steps`, in their order.
 
     A hole of a class is what its pixels enclose, whatever it is of; it becomes of that class. A
-    pixel that a class loses becomes of the most probable of the other classes.
+    pixel that a class loses becomes of the most probable of the other classes. Where classes may
+    overlap, a pixel gains and loses the class alone.
 
     Args:
         ids: [H, W] uint8 class ids of a whole image; left as it is.
         probabilities: [H, W, C], those of the image.
         steps: What to do.
+        overlapping: Whether classes may overlap.
 
     Returns:
         [H, W] uint8 class ids.
@@ -54,12 +63,16 @@ def post_process(ids: np.ndarray, probabilities: np.ndarray, steps: Sequence[Ste
     """
     ids = ids.copy()
     for step in steps:
-        mask = ids == step.class_id
+        mask = has_class(ids, step.class_id, overlapping)
+        own = np.uint8(2**step.class_id if overlapping else step.class_id)
         if step.kind == "fill_holes":
-            ids[_filled(mask)] = step.class_id
+            filled = _filled(mask)
+            ids[filled] = ids[filled] | own if overlapping else own
             continue
         lost = _small(mask, step.pixels) if step.kind == "drop_smaller" else _not_largest(mask)
-        if lost.any():
+        if overlapping:
+            ids[lost] -= own
+        elif lost.any():
             others = probabilities[lost].copy()
             others[:, step.class_id] = -1
             ids[lost] = others.argmax(-1)

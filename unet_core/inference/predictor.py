@@ -67,14 +67,17 @@ class Predictor:
         if isinstance(source, str | os.PathLike):
             source = open_networks(source, weights=weights, network=network)
         networks = [source] if isinstance(source, Trained) else source
+        first = networks[0]
+        overlapping = first.classes.overlapping
         windows = [
             SlidingWindow(
-                InferenceNetwork(each.model, precision=precision), tta=tta, window_px=window_px
+                InferenceNetwork(each.model, precision=precision, overlapping=overlapping),
+                tta=tta,
+                window_px=window_px,
             )
             for each in networks
         ]
         window = windows[0] if len(windows) == 1 else Ensemble(windows)
-        first = networks[0]
         self._set(window, first.classes, Scaling.parse(first.config.data.intensities))
 
     @classmethod

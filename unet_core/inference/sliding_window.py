@@ -133,7 +133,7 @@ class SlidingWindow:
             if held is not None and after > done:
                 band, held = held[: after - done], held[after - done :]
                 band /= (row_weights[done:after, None] * column_weights)[..., None]
-                yield done, _of_all_classes(band)
+                yield done, band if self.network.overlapping else _of_all_classes(band)
                 done = after
 
     def _kept(self, part: slice) -> slice:

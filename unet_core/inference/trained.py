@@ -87,13 +87,15 @@ def build_network(config: RunConfig) -> keras.Model:
     own = settings.pop("network")
     # They are taken over once, when a run begins.
     del settings["encoder_weights"]
+    classes = make_classes(config.data)
     common: dict[str, Any] = dict(
-        classes=len(make_classes(config.data)),
+        classes=len(classes),
         channels=config.data.channels,
         seed=config.training.seed,
     )
     if own:
-        return make_own_network(own, precision=config.network.precision, **common)
+        precision, overlapping = config.network.precision, classes.overlapping
+        return make_own_network(own, precision=precision, overlapping=overlapping, **common)
     return make_network(**common, **settings)
 
 
@@ -154,7 +156,7 @@ def _open_export(path: pathlib.Path) -> Trained:
                 "keras (`formats`) beside what else you need."
             )
         models = [full_size(build_network(config)) for _ in range(stored.networks)]
-        model = make_ensemble(models)
+        model = make_ensemble(models, make_classes(config.data).overlapping)
         model.load_weights(weights)
     except UserError:
         raise

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+def entropy(probabilities: np.ndarray, overlapping: bool = False) -> np.ndarray:
     """Returns the entropy of class probabilities, divided by that of equal ones.
 
         -sum_c p_c ln p_c / ln C
 
     Args:
         probabilities: [..., C] float, summing to 1; of several networks their mean.
+        overlapping: Whether classes may overlap: the entropy is then the most of any class, of its
+            being there or not.
 
     Returns:
         [...] float32 in [0, 1].
@@ -24,6 +26,8 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
         Scalable Predictive Uncertainty Estimation using Deep Ensembles, arXiv:1612.01474.
     """
     p = np.asarray(probabilities, np.float32)
+    if overlapping:
+        return entropy(np.stack([p, 1 - p], -1)).max(-1)
     # 0 ln 0 is 0.
     terms = p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
     return np.clip(-terms.sum(-1) / np.float32(np.log(p.shape[-1])), 0, 1)

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 
 import keras
 
+from unet_core.conventions import number_of_logits
 from unet_core.errors import UserError
 from unet_core.models.blocks import ACTIVATIONS, NORMALIZATIONS, Blocks, scale_pixels
 from unet_core.models.decoders import DECODERS
@@ -27,6 +28,7 @@ from unet_core.models.weights import fit_file
 PADDINGS = ("same", "valid")
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 PRECISIONS = tuple(_POLICIES)
+HEADS = ("softmax", "sigmoid")
 
 
 def make_network(
@@ -44,6 +46,7 @@ def make_network(
     dropout: float = 0.0,
     stem_stride: int = 1,
     deep_supervision: bool = False,
+    heads: str = "softmax",
     precision: str = "float32",
     seed: int = 0,
 ) -> keras.Model:
@@ -55,7 +58,8 @@ def make_network(
     the end of the encoder.
 
     Args:
-        classes: Number of classes, >= 2. Two classes share one logit, that of class 1.
+        classes: Number of classes, >= 2. Two classes share one logit, that of class 1. With the
+            heads "sigmoid" >= 1, each with a logit of its own.
         channels: Channels of the image.
         encoder: A name in `ENCODERS`; "unet" is that of Ronneberger et al. 2015 (arXiv:1505.04597).
         decoder: A name in `DECODERS`; "transpose" is the U-Net's, which grows by 2x2 transposed
@@ -73,13 +77,14 @@ def make_network(
             depth-to-space by so many pixels, so that it costs 1 / stem_stride**2 as much.
         deep_supervision: Whether each level of the decoder has a head of its own for training
             (Lee et al. 2015, arXiv:1409.5185); see `losses.deeply_supervised`.
+        heads: "softmax" for classes of which a pixel has one, "sigmoid" for those that may overlap.
         precision: "float32", "bfloat16" or "float16": what the layers compute in.
         seed: Seed of the initial weights and of dropout.
 
     Returns:
         A `keras.Model` from [B, H, W, channels], uint8 or float pixel values in 0..255, to float32
-        logits [B, H, W, 1] for two classes and [B, H, W, classes] for more. With deep supervision a
-        list of them, of sizes [H, W], [ceil(H / 2), ceil(W / 2)], ...
+        logits [B, H, W, 1] for two classes of which a pixel has one, else [B, H, W, classes]. With
+        deep supervision a list of them, of sizes [H, W], [ceil(H / 2), ceil(W / 2)], ...
 
     Raises:
         UserError: If an argument is outside its range, or the encoder or decoder cannot do it.
@@ -90,7 +95,8 @@ def make_network(
     _check_choice("normalization", normalization, NORMALIZATIONS)
     _check_choice("activation", activation, ACTIVATIONS)
     _check_choice("precision", precision, PRECISIONS)
-    _check_least("classes", classes, 2)
+    _check_choice("heads", heads, HEADS)
+    _check_least("classes", classes, 1 if heads == "sigmoid" else 2)
     _check_least("channels", channels, 1)
     _check_least("depth", depth, 1)
     _check_least("base_filters", base_filters, 1)
@@ -105,7 +111,7 @@ def make_network(
         normalization=normalization,
         activation=activation,
         dropout=dropout,
-        logits=(1 if classes == 2 else classes) * stem_stride**2,
+        logits=number_of_logits(classes, heads == "sigmoid") * stem_stride**2,
         policy=keras.DTypePolicy(_POLICIES[precision]),
         seed=seed,
     )

@@ -15,12 +15,13 @@ import keras
 from unet_core.models.layers import MeanOfNetworks
 
 
-def make_ensemble(models: Sequence[keras.Model]) -> keras.Model:
+def make_ensemble(models: Sequence[keras.Model], overlapping: bool = False) -> keras.Model:
     """Returns one network with copies of all layers and weights of `models`.
 
     Args:
         models: Networks of `make_network`, of one number of channels and of logits. One alone is
             returned as it is.
+        overlapping: Whether classes may overlap, each logit being that of a sigmoid.
 
     Returns:
         A `keras.Model` from [B, H, W, channels] pixel values to float32 logits [B, H, W, K], of
@@ -39,7 +40,7 @@ def make_ensemble(models: Sequence[keras.Model]) -> keras.Model:
         )
     images = keras.Input(models[0].input_shape[1:], name="images")
     logits = [_copied(model, images, f"network{n}_") for n, model in enumerate(models)]
-    mean = MeanOfNetworks(dtype="float32", name="mean")(logits)
+    mean = MeanOfNetworks(overlapping, dtype="float32", name="mean")(logits)
     return keras.Model(images, mean, name=f"mean_of_{len(models)}")
 
 

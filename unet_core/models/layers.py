@@ -270,12 +270,19 @@ class MeanOfNetworks(keras.layers.Layer):
 
     With one logit, log(sum p / sum (1 - p)) over the networks; with more, log(sum p) of each class.
     Sums are of logarithms, so that nothing overflows.
+
+    Args:
+        overlapping: Whether classes may overlap: each logit is then treated as the only one.
     """
+
+    def __init__(self, overlapping: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.overlapping = overlapping
 
     def call(self, inputs):
         """Returns [B, H, W, K] of a list of such, the logits of one network each."""
         logits = tf.stack([tf.cast(x, self.compute_dtype) for x in inputs])
-        if logits.shape[-1] == 1:
+        if self.overlapping or logits.shape[-1] == 1:
             second, first = (tf.math.log_sigmoid(x) for x in (logits, -logits))
             return tf.reduce_logsumexp(second, 0) - tf.reduce_logsumexp(first, 0)
         return tf.reduce_logsumexp(tf.nn.log_softmax(logits), 0)
@@ -283,6 +290,10 @@ class MeanOfNetworks(keras.layers.Layer):
     def compute_output_spec(self, inputs):
         """Returns the shape and dtype of the output: the shape of each, compute dtype."""
         return keras.KerasTensor(inputs[0].shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        """Returns the settings with which Keras makes the layer again."""
+        return {**super().get_config(), "overlapping": self.overlapping}
 
 
 def padding_for(size, depth: int, valid: bool):

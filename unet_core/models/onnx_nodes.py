@@ -200,7 +200,7 @@ def of_addition(graph: Graph, _: keras.layers.Add, *inputs: str) -> str:
 
 def of_mean_of_networks(graph: Graph, layer: keras.layers.Layer, *logits: str) -> str:
     """Adds the logits whose probabilities are the mean over the networks of `logits`."""
-    if layer.output.shape[-1] == 1:
+    if layer.overlapping or layer.output.shape[-1] == 1:
         second = graph.add("Mean", *(graph.add("Sigmoid", x) for x in logits))
         first = graph.add("Mean", *(graph.add("Sigmoid", graph.add("Neg", x)) for x in logits))
         return graph.add("Sub", graph.add("Log", second), graph.add("Log", first))

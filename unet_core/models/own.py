@@ -7,14 +7,16 @@ The contract
 ------------
 `make_network(*, classes, channels, precision, seed) -> keras.Model`, called by these keywords.
 
-- `classes`: Number of classes, >= 2. `channels`: those of the images, 1 or 3. `precision`:
-  "float32", "bfloat16" or "float16", what the layers should compute in, such as by
-  `dtype="mixed_bfloat16"`. `seed`: give it to the initialisers, so that a run can be repeated.
+- `classes`: Number of classes, >= 2, or >= 1 if they may overlap. `channels`: those of the images,
+  1 or 3. `precision`: "float32", "bfloat16" or "float16", what the layers should compute in, such
+  as by `dtype="mixed_bfloat16"`. `seed`: give it to the initialisers, so that a run can be
+  repeated.
 - The model is functional or sequential, with one input [B, H, W, channels], pixel values 0..255 of
   any height and width: `keras.Input((None, None, channels))`. It scales them itself.
 - It has one output of logits, float32 whatever the precision: [B, H, W, 1] for two classes (that of
-  class 1) and [B, H, W, classes] for more, of the size of the image, for every size. A network that
-  halves its images pads and crops by `unet_core.models.layers.MirrorPad` and `CropLike`.
+  class 1) and [B, H, W, classes] for more or for those that may overlap, of the size of the image,
+  for every size. A network that halves its images pads and crops by
+  `unet_core.models.layers.MirrorPad` and `CropLike`.
 - Layers of classes that `unet_core.models.layer_rules` does not know work. The network is then
   predicted in overlapping windows that are blended, and cannot be written as ONNX; an entry there
   for the class, in the module of the function, tells how.
@@ -30,6 +32,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from unet_core.conventions import number_of_logits
 from unet_core.errors import UserError
 from unet_core.models.geometry import tile_geometry
 from unet_core.models.walk import calls
@@ -41,9 +44,17 @@ _ODD_SIZE = (97, 131)
 
 
 def make_own_network(
-    name: str, *, classes: int, channels: int, precision: str, seed: int
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    precision: str,
+    seed: int,
+    overlapping: bool = False,
 ) -> keras.Model:
     """Imports the function `name`, "module:function", calls it and checks what it returns.
+
+    `overlapping` is whether classes may overlap, so that each has a logit.
 
     Raises:
         UserError: If it cannot be imported or called, raises an error, or returns something that is
@@ -53,7 +64,7 @@ def make_own_network(
     function = OwnFunction.load("network", name, _SIGNATURE, **arguments)
     model = function(**arguments)
     try:
-        _check(model, channels, 1 if classes == 2 else classes)
+        _check(model, channels, number_of_logits(classes, overlapping))
     except ValueError as error:
         raise UserError(f"`network` ({name}): {error}") from error
     return model

@@ -102,6 +102,7 @@ def fit(
     *,
     part: str | None = None,
     classes: Sequence[int | None] | None = None,
+    overlapping: bool = False,
 ) -> Taken:
     """Returns the weights of `source` that fit the layers of `model`.
 
@@ -112,6 +113,7 @@ def fit(
         part: "encoder" for its layers alone; None is the whole network.
         classes: For each class of the network the class of the source that it is, None for a new
             one. Heads are then taken over class by class; new classes keep what they begin with.
+        overlapping: Whether the classes of both may overlap, so that each has a logit.
 
     Raises:
         UserError: If no layer fits, or values are not finite.
@@ -130,7 +132,7 @@ def fit(
         found = source[theirs]
         reason = ""
         if classes is not None and _is_head(layer) and _may_be_heads(found, layer):
-            found, reason = _of_classes(found, layer, classes)
+            found, reason = _of_classes(found, layer, classes, overlapping)
         problem = _misfit(found, layer)
         if not problem:
             arrays[name] = [_read(array, name, where) for array in found]
@@ -179,21 +181,24 @@ def _may_be_heads(arrays: Sequence[Any], layer: keras.Layer) -> bool:
 
 
 def _of_classes(
-    arrays: Sequence[Any], layer: keras.Layer, classes: Sequence[int | None]
+    arrays: Sequence[Any],
+    layer: keras.Layer,
+    classes: Sequence[int | None],
+    overlapping: bool,
 ) -> tuple[Sequence[Any], str]:
     """Returns the arrays of a head with the classes of the network, and what was done.
 
     One logit for two classes is that of the second, the first having 0: the sigmoid of z is the
-    softmax of (0, z).
+    softmax of (0, z). Where classes may overlap, there is one for each.
     """
     found = []
     for array, variable in zip(arrays, layer.variables, strict=True):
         there, here = np.asarray(array[...]), keras.ops.convert_to_numpy(variable.value).copy()
-        if there.shape[-1] == 1:
+        if there.shape[-1] == 1 and not overlapping:
             there = np.concatenate([np.zeros_like(there), there], -1)
         if max((old for old in classes if old is not None), default=0) >= there.shape[-1]:
             return arrays, ""
-        if here.shape[-1] == 1 and None not in classes:
+        if here.shape[-1] == 1 and None not in classes and not overlapping:
             here[..., 0] = there[..., classes[1]] - there[..., classes[0]]
         elif here.shape[-1] == len(classes):
             for new, old in enumerate(classes):

@@ -30,7 +30,14 @@ from unet_core.errors import UserError
 from unet_core.files import os_errors
 from unet_core.inference import instances, uncertainty
 from unet_core.inference.ensemble import Ensemble
-from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
+from unet_core.inference.masks import (
+    MaskRule,
+    mask_pixels,
+    mask_suffixes,
+    suffixes_of_classes,
+    usual_rule,
+    write_mask,
+)
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
 from unet_core.outputs.figures import Figures
@@ -48,10 +55,11 @@ class PredictionOutputs:
     """What to write of each prediction.
 
     Attributes:
-        outputs: Out of "mask", "overlay", "outlines", "probabilities" (for two classes the
-            second's, for more one file per class with its name, "/" being "_"), "uncertainty" and,
-            of several networks, "disagreement", see `unet_core.inference.uncertainty`. The last
-            three have 16 bits, 65535 being 1.
+        outputs: Out of "mask" (one file, or of classes that may overlap one per class), "overlay",
+            "outlines", "probabilities" (for two classes the second's, for more or overlapping ones
+            one file per class with its name, "/" being "_"), "uncertainty" and, of several
+            networks, "disagreement", see `unet_core.inference.uncertainty`. The last three have 16
+            bits, 65535 being 1.
         mask_format: "values" writes the mask values of the class map, "index" the class numbers,
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
@@ -59,7 +67,8 @@ class PredictionOutputs:
         object_class: The class they are of.
         objects: Files about them, out of `OBJECT_FILES`.
         pixel_size_um: Width and height of a pixel in them; 0 is as each file says.
-        make_mask: From probabilities to the mask, which all but the 16-bit files show.
+        make_mask: From probabilities to the mask, which all but the 16-bit files show; None is the
+            usual.
     """
 
     outputs: Collection[str] = ("mask", "overlay")
@@ -69,7 +78,7 @@ class PredictionOutputs:
     object_class: str = ""
     objects: Collection[str] = ()
     pixel_size_um: float = 0.0
-    make_mask: MaskRule = MOST_PROBABLE
+    make_mask: MaskRule | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +168,7 @@ def predict_files(
                     continue
                 if figures is None:
                     break
-                predicted += figures.pixels()
+                predicted += figures.pixels
                 rows.append([stem + source.path.suffix, *figures.cells()])
                 warnings += figures.warnings(source)
         object_files.finish()
@@ -179,7 +188,7 @@ def output_paths(
     Raises:
         UserError: If two images would write one file.
     """
-    suffixes = {"mask": ["predict"], "probabilities": list(_class_of_level(classes))}
+    suffixes = {"mask": mask_suffixes(classes), "probabilities": list(_class_of_level(classes))}
     suffixes |= {name: [name] for name in _UNCERTAIN}
     whole = {
         path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
@@ -201,7 +210,8 @@ def output_paths(
 def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
     """Raises UserError if something is wanted that cannot be made."""
     classes = predictor.classes
-    check_installed(wanted.make_mask.steps)
+    if wanted.make_mask is not None:
+        check_installed(wanted.make_mask.steps)
     if "disagreement" in wanted.outputs and not isinstance(predictor.window, Ensemble):
         raise UserError(
             "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
@@ -271,6 +281,7 @@ class _Image:
         self._rows = rows
         self._stem = stem
         self._wanted = wanted
+        self._make_mask = wanted.make_mask or usual_rule(predictor.classes)
         self._read = predictor.reader(rows)
 
     def write_whole(self) -> np.ndarray | None:
@@ -279,10 +290,10 @@ class _Image:
         image = self._read(0, height)
         bands = list(self._bands(lambda first, last: image[first:last], height, width))
         probabilities = np.concatenate([band.probabilities for band in bands])
-        ids = wanted.make_mask(probabilities)
+        ids = self._make_mask(probabilities)
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
-            write_mask(self._path("predict"), ids, self._classes, wanted.mask_format)
+            write_mask(self._stem, ids, self._classes, wanted.mask_format)
         self._write_pictures(image, ids)
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
@@ -295,7 +306,7 @@ class _Image:
         """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
-        steps = dict.fromkeys(step.kind for step in self._wanted.make_mask.steps)
+        steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
         for setting in [*(["instances"] if self._wanted.instances != "none" else []), *steps]:
             raise UserError(
                 f"has {width}x{height} pixels; objects are looked for in pictures of up to "
@@ -310,10 +321,11 @@ class _Image:
                     for tiff in tiffs.values():
                         tiff.abandon()
                     return False
-                ids = self._wanted.make_mask(band.probabilities)
+                ids = self._make_mask(band.probabilities)
                 self.figures.add(band.probabilities, ids)
                 if "mask" in outputs:
-                    tiffs["predict"].write(self._mask_pixels(ids))
+                    for suffix, pixels in self._mask_pixels(ids).items():
+                        tiffs[suffix].write(pixels)
                 for suffix, levels in band.levels.items():
                     tiffs[suffix].write(levels)
                 if draws:
@@ -330,12 +342,12 @@ class _Image:
         kinds: dict[str, dict[str, Any]] = {}
         if "mask" in self._wanted.outputs:
             indexed = self._wanted.mask_format == "palette"
-            sample = self._mask_pixels(np.zeros((1, 1), np.uint8))
-            kinds["predict"] = {
-                "channels": sample.shape[2] if sample.ndim == 3 else 1,
-                "dtype": sample.dtype,
-                "palette": self._classes.palette() if indexed else None,
-            }
+            for suffix, sample in self._mask_pixels(np.zeros((1, 1), np.uint8)).items():
+                kinds[suffix] = {
+                    "channels": sample.shape[2] if sample.ndim == 3 else 1,
+                    "dtype": sample.dtype,
+                    "palette": self._classes.palette() if indexed else None,
+                }
         if "probabilities" in self._wanted.outputs:
             kinds |= {suffix: {"dtype": np.uint16} for suffix in _class_of_level(self._classes)}
         uncertain = set(_UNCERTAIN) & set(self._wanted.outputs)
@@ -349,8 +361,8 @@ class _Image:
     def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
         return self._stem.with_name(f"{self._stem.name}_{suffix}{kind}")
 
-    def _mask_pixels(self, ids: np.ndarray) -> np.ndarray:
-        return self._classes.values(ids) if self._wanted.mask_format == "values" else ids
+    def _mask_pixels(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        return mask_pixels(ids, self._classes, self._wanted.mask_format)
 
     def _write_pictures(self, image: np.ndarray, ids: np.ndarray) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
@@ -379,7 +391,8 @@ class _Image:
     def _band(self, first: int, probabilities: np.ndarray, levels: dict[str, np.ndarray]) -> _Band:
         check_finite(probabilities)
         if "uncertainty" in self._wanted.outputs:
-            levels["uncertainty"] = _levels(uncertainty.entropy(probabilities))
+            entropy = uncertainty.entropy(probabilities, self._classes.overlapping)
+            levels["uncertainty"] = _levels(entropy)
         if "probabilities" in self._wanted.outputs:
             for suffix, number in _class_of_level(self._classes).items():
                 levels[suffix] = _levels(probabilities[..., number])
@@ -387,7 +400,8 @@ class _Image:
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
         number_objects = getattr(instances, self._wanted.instances)
-        labels = number_objects(ids == self._classes.index(self._wanted.object_class))
+        object_class = self._classes.index(self._wanted.object_class)
+        labels = number_objects(self._classes.has(ids, object_class))
         if labels.max() > 65535:
             raise UserError(
                 f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
@@ -455,23 +469,16 @@ def _stems(sources: Sequence[Source]) -> list[str]:
 
 
 def _class_of_level(classes: ClassMap) -> dict[str, int]:
-    """Returns the suffixes of the files of probabilities and the class that each is of.
-
-    A name must not lead to another folder, nor two classes to one file.
-    """
-    if len(classes) == 2:
+    """Returns the suffixes of the files of probabilities and the class that each is of."""
+    if len(classes) == 2 and not classes.overlapping:
         return {"probability": 1}
-    plain = [name.replace("/", "_") for name in classes.names]
-    return {
-        f"probability_{name}" + (f"_{number}" if plain.count(name) > 1 else ""): number
-        for number, name in enumerate(plain)
-    }
+    return {suffix: n for n, suffix in enumerate(suffixes_of_classes("probability", classes))}
 
 
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
-    suffixes = ["predict", "overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
-    suffixes += _class_of_level(classes)
+    suffixes = ["overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
+    suffixes += [*mask_suffixes(classes), *_class_of_level(classes)]
     taken = [
         path
         for stem in stems

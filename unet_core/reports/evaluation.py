@@ -25,7 +25,7 @@ from unet_core.data.samples import Sample
 from unet_core.drawing import pictures, plots, tables
 from unet_core.files import os_errors
 from unet_core.inference import instances
-from unet_core.inference.masks import MOST_PROBABLE, MaskRule, write_mask
+from unet_core.inference.masks import MaskRule, usual_rule, write_mask
 from unet_core.inference.predictor import check_finite
 
 _WORST = 6
@@ -42,11 +42,11 @@ class Evaluation:
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
         make_mask: From probabilities to the mask that is scored. Calibration, precision and recall
-            at every threshold, V_Rand and V_Info are those of the probabilities.
+            at every threshold, V_Rand and V_Info are those of the probabilities. None is the usual.
 
     Attributes:
-        scores_segments: Whether V_Rand and V_Info are scored: of two classes, one of them objects,
-            if scikit-image is installed.
+        scores_segments: Whether V_Rand and V_Info are scored: of two classes that exclude one
+            another, one of them objects, if scikit-image is installed.
         make_mask: As given.
 
     Raises:
@@ -60,17 +60,20 @@ class Evaluation:
         object_class: str = "",
         boundary_px: float = 2.0,
         baseline: bool = False,
-        make_mask: MaskRule = MOST_PROBABLE,
+        make_mask: MaskRule | None = None,
     ):
         number = len(classes)
         self._classes = classes
+        # Scores of a class and its complement.
+        self._of_two = number == 2 and not classes.overlapping
         self._object = classes.index(object_class) if object_class else None
         # V_Rand and V_Info are scores of two classes, one of them objects.
-        self._has_segments = self._object is not None and number == 2
+        self._has_segments = self._object is not None and self._of_two
         self.scores_segments = self._has_segments and scores.can_score_segments()
         self._boundary_px = boundary_px
-        self.make_mask = make_mask
-        self._confusion = np.zeros((number, number), np.int64)
+        self.make_mask = make_mask or usual_rule(classes)
+        shape = (number, 2, 2) if classes.overlapping else (number, number)
+        self._confusion = np.zeros(shape, np.int64)
         self._per_image: dict[str, dict[str, float]] = {}
         self._curves: dict[str, dict[str, list[float]]] = {}
         self._baseline = scores.ThresholdBaseline(number) if baseline else None
@@ -87,29 +90,31 @@ class Evaluation:
         """
         truth, ids = pair.mask, self.make_mask(probabilities)
         kept = truth != IGNORED
-        number = len(self._classes)
-        confusion = np.bincount(
-            truth[kept].astype(np.int64) * number + ids[kept], minlength=number**2
-        ).reshape(number, number)
+        confusion = _confusion(truth, ids, self._classes)
         self._confusion += confusion
         found = metrics.scores(confusion, self._classes.names)
         for each, name in enumerate(self._classes.names):
-            predicted, true = ids == each, truth == each
+            predicted, true = self._classes.has(ids, each), self._classes.has(truth, each)
             found[f"boundary_f1/{name}"] = scores.boundary_f1(
                 predicted, true, tolerance_px=self._boundary_px, kept=kept
             )
             found[f"hausdorff95/{name}"] = scores.hausdorff95(predicted, true, kept=kept)
             self._precision_recall[each].add(probabilities[..., each], true, kept)
-        self._calibration.add(probabilities, truth)
-        if number == 2:
+            if self._classes.overlapping:
+                of_class = probabilities[..., each]
+                both = np.stack([1 - of_class, of_class], -1)
+                self._calibration.add(both, np.where(kept, true, IGNORED))
+        if not self._classes.overlapping:
+            self._calibration.add(probabilities, truth)
+        if self._of_two:
             found["unet_medical_dice"] = scores.unet_medical_dice(probabilities, truth)
             found["unet_medical_dice/soft_labels"] = scores.unet_medical_dice(
                 probabilities, truth, hard_labels=False
             )
         if self._object is not None:
             self._objects.add(
-                instances.components(ids == self._object),
-                instances.components(truth == self._object),
+                instances.components(self._classes.has(ids, self._object)),
+                instances.components(self._classes.has(truth, self._object)),
                 kept,
             )
         if self._has_segments:
@@ -211,13 +216,14 @@ def score_samples(
     boundary_px: float = 2.0,
     training_samples: Sequence[Sample] = (),
     mask_format: str = "values",
-    make_mask: MaskRule = MOST_PROBABLE,
+    make_mask: MaskRule | None = None,
     progress: Callable[[str], Callable] = lambda _: iter,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Predicts `samples` and returns their scores.
 
-    It writes, for each, `held_out/<name>_predict.png` and `held_out/<name>_errors.png`, and
+    It writes, for each, `held_out/<name>_predict.png` (see `write_mask`) and
+    `held_out/<name>_errors.png`, and
     `per_image.csv`, `worst.png` (the images with the lowest mean Dice) and `precision_recall.png`.
 
     Args:
@@ -245,7 +251,8 @@ def score_samples(
         read.classes,
         object_class=object_class,
         boundary_px=boundary_px,
-        baseline=read.channels == 1 and read.dtype == np.uint8,
+        # One threshold makes classes that exclude one another.
+        baseline=read.channels == 1 and read.dtype == np.uint8 and not read.classes.overlapping,
         make_mask=make_mask,
     )
     picture_dir = output_dir / "held_out"
@@ -298,7 +305,7 @@ def _score_one(
     check_finite(probabilities, str(sample.image))
     dice = evaluation.add(pair, probabilities)["dice/mean"]
     ids, classes = evaluation.make_mask(probabilities), read.classes
-    write_mask(picture_dir / f"{sample.name}_predict.png", ids, classes, mask_format)
+    write_mask(picture_dir / sample.name, ids, classes, mask_format)
     picture = pictures.comparison(pair.image, pair.mask, ids, classes)
     images.write_png(picture_dir / f"{sample.name}_errors.png", picture)
     return _Row(dice, f"{sample.name}: mean Dice {dice:.4f}", picture)
@@ -354,6 +361,17 @@ def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
                 )
             lines.append(text)
     return "\n".join(lines)
+
+
+def _confusion(truth: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.ndarray:
+    """Returns the confusion matrix of one image, as `metrics.confusion_matrix`."""
+    kept, number = truth != IGNORED, len(classes)
+    if not classes.overlapping:
+        pairs = truth[kept].astype(np.int64) * number + ids[kept]
+        return np.bincount(pairs, minlength=number**2).reshape(number, number)
+    of_each = [2 * classes.has(truth, n) + classes.has(ids, n) for n in range(number)]
+    counts = [np.bincount(pairs[kept], minlength=4) for pairs in of_each]
+    return np.reshape(counts, (number, 2, 2))
 
 
 def _mean(values: Sequence[float]) -> float:

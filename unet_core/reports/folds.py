@@ -37,7 +37,8 @@ class _Result(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     format: int = 0
     scores: _Scores
-    confusion: list[list[int]]
+    # Rows of numbers; of classes that may overlap, two rows of two for each.
+    confusion: list[list[int | list[int]]]
     per_image: dict[str, _Scores]
     segments: _Segments | None = None
 
@@ -121,11 +122,13 @@ def _problem_of(result: _Result) -> str | None:
     """Returns what contradicts itself in the scores of a fold, if anything does."""
     names = _class_names(result.scores)
     number = len(names) - 1
-    if "mean" not in names or number < 2:
+    counts = np.array(result.confusion, object)
+    least = 1 if counts.ndim == 3 else 2
+    if "mean" not in names or number < least:
         return "$.scores: names no Dice of two classes and their mean"
-    if [len(row) for row in result.confusion] != [number] * number:
+    if counts.shape not in ((number, number), (number, 2, 2)):
         return f"$.confusion: must have {number} rows of {number} numbers"
-    if any(not 0 <= count < 2**63 for row in result.confusion for count in row):
+    if any(not isinstance(count, int) or not 0 <= count < 2**63 for count in counts.flat):
         return "$.confusion: holds what is no count of pixels"
     if not result.per_image:
         return "$.per_image: names no image"

@@ -21,7 +21,7 @@ from unet_core.data.samples import Sample
 from unet_core.drawing import pictures
 from unet_core.drawing.network import draw_network
 from unet_core.files import write_whole
-from unet_core.inference.masks import predicted_ids
+from unet_core.inference.masks import usual_rule
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
 from unet_core.settings.training import TrainingSettings
@@ -166,7 +166,7 @@ class TrainingLogger:
         """Writes input, ground truth, prediction and errors of `samples`."""
         for sample in samples:
             pair = read(sample)
-            ids = predicted_ids(window(pair.image))
+            ids = usual_rule(self._classes)(window(pair.image))
             panels = {
                 "input": pictures.displayable(pair.image),
                 "truth": pictures.mask_picture(pair.mask, self._classes),

@@ -49,6 +49,11 @@ def choose(config: RunConfig, stop: StopRequest) -> None:
             "that `run_dir`."
         )
     config, run, trained = open_runs(config, stop)
+    if trained[0].classes.overlapping:
+        raise UserError(
+            f"{run.path}: `mode` choose compares masks of classes that exclude one another, and "
+            "those of `heads` sigmoid may overlap. Compare thresholds by `mode` evaluate."
+        )
     comparison = _Comparison(config, run, trained[0].classes, stop)
     del trained
     rows, chosen = comparison.compare()

@@ -238,7 +238,7 @@ def make_sampling(
     """
     classes = make_classes(settings)
     own = augmentation.augmentation
-    foreground = settings.foreground_classes or classes.names[1:]
+    foreground = settings.foreground_classes or classes.names[not classes.overlapping :]
     return SamplingConfig(
         seed=seed,
         crop_size=settings.crop_size,

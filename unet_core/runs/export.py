@@ -29,10 +29,12 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     if rule.threshold is None:
         settings["threshold"] = "0.5"
     else:
-        name = first.classes.names[rule.threshold.class_id]
-        settings["threshold"] = f"{name}:{rule.threshold.value:g}"
+        number, value = rule.threshold.class_id, f"{rule.threshold.value:g}"
+        settings["threshold"] = (
+            value if number is None else f"{first.classes.names[number]}:{value}"
+        )
     write_export(
-        make_ensemble([each.model for each in trained]),
+        make_ensemble([each.model for each in trained], first.classes.overlapping),
         output_dir,
         classes=first.classes,
         scaling=Scaling.parse(first.config.data.intensities),

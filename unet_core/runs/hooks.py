@@ -3,8 +3,9 @@
 The contracts
 -------------
 `my_loss(masks, logits) -> [B]`, a value of each example. `masks` are [B, H, W] class ids, 255 where
-    nothing counts, `logits` [B, H, W, K] float32, K = 1 for two classes. TensorFlow functions
-    alone; it is traced once. Pixel weights do not act on it.
+    nothing counts, `logits` [B, H, W, K] float32, K = 1 for two classes. With `heads` sigmoid masks
+    hold the sum of 2^c over the classes c of a pixel, and each class has a logit. TensorFlow
+    functions alone; it is traced once. Pixel weights do not act on it.
 `my_metric(masks, logits) -> {name: (value, weight)}`, scalars of a batch. The score of all held-out
     images is sum(value * weight) / sum(weight), over all batches and replicas.
 `my_augmentation(image, mask, rng) -> (image, mask)`, after the recipe: arrays [crop, crop(, C)] and
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from unet_core.conventions import number_of_logits
 from unet_core.own_code import OwnFunction, described
 from unet_core.settings import RunConfig
 from unet_core.training.controls import Control
@@ -37,13 +39,15 @@ _ROWS, _SIZE = 2, 16
 Sums = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 
-def make_own_loss(name: str, classes: int) -> Callable[..., tf.Tensor]:
+def make_own_loss(name: str, classes: int, overlapping: bool = False) -> Callable[..., tf.Tensor]:
     """Returns the loss that module:function names, for `unet_core.losses.parse`.
+
+    `overlapping` is whether the classes may overlap.
 
     Raises:
         UserError: If it breaks its contract.
     """
-    masks, logits = _made_up(classes)
+    masks, logits = _made_up(classes, overlapping)
     own = OwnFunction.load("loss", name, OF_LOSS, masks, logits)
     found = own(masks, logits)
     if not tf.is_tensor(found) or found.shape != (_ROWS,) or not found.dtype.is_floating:
@@ -60,6 +64,7 @@ class OwnMetric:
     Args:
         name: "module:function".
         classes: The number of classes.
+        overlapping: Whether they may overlap.
 
     Attributes:
         names: The names of its scores.
@@ -68,8 +73,8 @@ class OwnMetric:
         UserError: If it breaks its contract.
     """
 
-    def __init__(self, name: str, classes: int):
-        masks, logits = _made_up(classes)
+    def __init__(self, name: str, classes: int, overlapping: bool = False):
+        masks, logits = _made_up(classes, overlapping)
         self._own = OwnFunction.load("metric", name, OF_METRIC, masks, logits)
         found = self._own(masks, logits)
         if not isinstance(found, dict) or not found:
@@ -155,11 +160,13 @@ def make_own_control(config: RunConfig) -> Control | None:
     return control
 
 
-def _made_up(classes: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _made_up(classes: int, overlapping: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns masks and logits of a batch."""
     rng = np.random.default_rng(0)
-    masks = rng.integers(0, classes, (_ROWS, _SIZE, _SIZE)).astype(np.uint8)
-    logits = rng.standard_normal((_ROWS, _SIZE, _SIZE, 1 if classes == 2 else classes), np.float32)
+    shape = (_ROWS, _SIZE, _SIZE)
+    masks = rng.integers(0, 2**classes if overlapping else classes, shape).astype(np.uint8)
+    number = number_of_logits(classes, overlapping)
+    logits = rng.standard_normal((*shape, number), np.float32)
     return tf.constant(masks), tf.constant(logits)
 
 

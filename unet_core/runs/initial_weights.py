@@ -67,9 +67,13 @@ def _whole(config: RunConfig, model: keras.Model, given: str) -> Taken:
     if not path.is_dir():
         return fit_file(path, model)
     trained = open_trained(path, network=config.network.network)
-    theirs, ours = list(trained.classes.names), make_classes(config.data).names
-    classes = [theirs.index(name) if name in theirs else None for name in ours]
-    return fit(layers_of(trained.model), model, given, classes=classes)
+    there, here = trained.classes, make_classes(config.data)
+    # Logits of classes that exclude one another are not those of classes that may overlap.
+    theirs = list(there.names) if there.overlapping == here.overlapping else []
+    classes = [theirs.index(name) if name in theirs else None for name in here.names]
+    return fit(
+        layers_of(trained.model), model, given, classes=classes, overlapping=here.overlapping
+    )
 
 
 def _there(setting: str, given: str, what: str) -> pathlib.Path:

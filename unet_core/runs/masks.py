@@ -61,10 +61,14 @@ def check_masks(config: RunConfig, classes: ClassMap) -> None:
 
     Raises:
         UserError: If there is no such class, a package is missing, or a threshold is given for
-            more than two classes.
+            more than two classes, or for one of those that may overlap, or is to be chosen for
+            them.
     """
     check_installed(post_processing(config.prediction, classes))
-    _threshold_class(config, classes)
+    if classes.overlapping:
+        _threshold_of_each(config)
+    else:
+        _threshold_class(config, classes)
 
 
 def post_processing(settings: PredictionSettings, classes: ClassMap) -> list[Step]:
@@ -110,6 +114,18 @@ def _threshold_class(config: RunConfig, classes: ClassMap) -> tuple[int, float |
     return class_id, value
 
 
+def _threshold_of_each(config: RunConfig) -> Threshold:
+    """Returns the threshold of classes that may overlap."""
+    text = config.prediction.threshold
+    name, value = parse_threshold(text)
+    if name or value is None:
+        raise UserError(
+            f"`threshold` ({text}) must be a probability, such as 0.4, for classes that may "
+            "overlap (`heads` sigmoid): above it a pixel is of a class, whichever it is."
+        )
+    return Threshold(None, value)
+
+
 def mask_rule(
     config: RunConfig,
     run: RunDirectory,
@@ -132,9 +148,11 @@ def mask_rule(
         UserError: As `check_masks`; if what is kept cannot be read.
     """
     made_by = post_processing(config.prediction, classes)
-    wanted = _threshold_class(config, classes)
     if made_by:
         print(f"Post-processing: {describe_post_processing(config.prediction)}.")
+    if classes.overlapping:
+        return MaskRule(_threshold_of_each(config), made_by)
+    wanted = _threshold_class(config, classes)
     if wanted is None:
         return MaskRule(None, made_by)
     class_id, value = wanted

@@ -248,10 +248,11 @@ def _resolve(
         counts = data.count_classes(training_samples)
         class_weights = dataset.balanced_class_weights(config.loss.class_balance, counts)
     clear_class = config.data.clear_class
-    if not clear_class and BACKGROUND not in data.read.classes.names:
+    found = data.read.classes
+    if not (clear_class or found.overlapping or BACKGROUND in found.names):
         counts = data.count_classes(training_samples[:_LOOKED_AT])
         shares = np.sum(list(counts.values()), axis=0)
-        clear_class = data.read.classes.names[int(shares.argmax())]
+        clear_class = found.names[int(shares.argmax())]
     resolved = config.replace(
         clear_class=clear_class,
         precision=precision,
@@ -291,7 +292,7 @@ def _make_metric(config: RunConfig, classes: ClassMap) -> OwnMetric | None:
         UserError: If it cannot be used.
     """
     name = config.training.metric
-    metric = OwnMetric(name, len(classes)) if name else None
+    metric = OwnMetric(name, len(classes), classes.overlapping) if name else None
     taken = sorted(set(metric.names) & set(score_names(classes))) if metric else []
     if taken:
         raise UserError(
@@ -315,12 +316,13 @@ def _make_loss(config: RunConfig, classes: ClassMap) -> losses.Loss:
         )
     loss = losses.parse(
         settings.loss,
-        own=functools.partial(make_own_loss, classes=len(classes)),
+        own=functools.partial(make_own_loss, classes=len(classes), overlapping=classes.overlapping),
         # Weight maps hold them already.
         class_weights=None if settings.border_weight else settings.class_weights or None,
         overlap_classes=[classes.index(name) for name in settings.overlap_classes] or None,
         focal_gamma=settings.focal_gamma,
         tversky_alpha=settings.tversky_alpha,
         tversky_beta=settings.tversky_beta,
+        overlapping=classes.overlapping,
     )
     return losses.deeply_supervised(loss) if config.network.deep_supervision else loss

@@ -125,6 +125,11 @@ def _predict_video(
     output_dir: pathlib.Path,
     stop: StopRequest,
 ) -> None:
+    if predictor.classes.overlapping:
+        raise UserError(
+            f"{source}: a video cannot be predicted with classes that may overlap (`heads` "
+            "sigmoid). Give its frames as pictures."
+        )
     if settings.instances != "none" or settings.objects or settings.mask_format != "values":
         raise UserError(
             "`instances`, `objects` and `mask_format` are for pictures; leave them out of a video."

@@ -13,7 +13,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
-from unet_core.inference.masks import MaskRule
+from unet_core.inference.masks import MaskRule, mask_suffixes
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
@@ -51,14 +51,14 @@ def predictor_of(config: RunConfig, network: InferenceNetwork) -> Predictor:
     )
 
 
-def claim_pictures(run: RunDirectory, samples: Sequence[Sample]) -> None:
+def claim_pictures(run: RunDirectory, samples: Sequence[Sample], classes: ClassMap) -> None:
     """Notes that the run writes the pictures of its held-out samples.
 
     Raises:
         UserError: If one of them is there and the run has not written it.
     """
-    folder = run.path / "held_out"
-    run.claim(*(folder / f"{s.name}_{kind}.png" for s in samples for kind in ("predict", "errors")))
+    folder, kinds = run.path / "held_out", [*mask_suffixes(classes), "errors"]
+    run.claim(*(folder / f"{s.name}_{kind}.png" for s in samples for kind in kinds))
 
 
 def score(
@@ -79,7 +79,7 @@ def score(
     If stopped, it writes no scores and shows no table.
     """
     if output_dir == run.path:
-        claim_pictures(run, samples)
+        claim_pictures(run, samples, read.classes)
     result = score_samples(
         predictor.window,
         samples,
@@ -134,8 +134,11 @@ def _described(
     """Returns how masks were made, for `scores.json`; nothing if in the usual way."""
     found: dict[str, Any] = {}
     if make_mask.threshold is not None:
-        name = classes.names[make_mask.threshold.class_id]
-        found["threshold"] = {"class": name, "value": make_mask.threshold.value}
+        number, value = make_mask.threshold.class_id, make_mask.threshold.value
+        if number is not None:
+            found["threshold"] = {"class": classes.names[number], "value": value}
+        elif value != 0.5:
+            found["threshold"] = {"value": value}
     for name in KINDS:
         if settings_of_step := getattr(settings, name):
             found[name] = list(settings_of_step)

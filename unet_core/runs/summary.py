@@ -76,7 +76,8 @@ def with_classes(config: RunConfig) -> RunConfig:
     if config.data.classes is not None:
         return config
     print("Of two classes, as none are given by --classes.\n")
-    return config.replace(classes="0:background,1:foreground")
+    may_overlap = config.network.heads == "sigmoid"
+    return config.replace(classes="one,other" if may_overlap else "0:background,1:foreground")
 
 
 def _config(config: RunConfig) -> RunConfig:

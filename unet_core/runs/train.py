@@ -135,7 +135,7 @@ def build(plan: Plan, control: Control | None = None) -> Session:
     stages = fine_tuning.Stages(model, config)
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
-        claim_pictures(plan.run, plan.held_out)
+        claim_pictures(plan.run, plan.held_out, plan.classes)
         plan.run.claim(plan.run.network)
         plan.data.memory.store()
     if plan.initial_weights:
@@ -159,7 +159,7 @@ def build(plan: Plan, control: Control | None = None) -> Session:
     if start:
         print(f"Going on from step {start} of {plan.run.path}.")
     print(stages.begin(start))
-    network = InferenceNetwork(full_size(model))
+    network = InferenceNetwork(full_size(model), overlapping=plan.classes.overlapping)
     return Session(model, loop, checkpoints, steered, stages, network, start, failures=[])
 
 
@@ -282,14 +282,15 @@ def make_loop(
 ) -> training.Loop:
     """Returns the loop of a run, with `schedule` in place of the plan's."""
     settings, optimization = plan.config.training, plan.config.optimization
+    names, overlapping = plan.classes.names, plan.classes.overlapping
 
     def sums(logits, batch):
         full = tf.nest.flatten(logits)[0]
         own = plan.metric.sums(batch.mask, full) if plan.metric else {}
-        return {"confusion": metrics.confusion_matrix(batch.mask, full), **own}
+        return {"confusion": metrics.confusion_matrix(batch.mask, full, overlapping), **own}
 
     def loss(logits, batch):
-        scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], plan.classes.names)
+        scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], names, overlapping)
         named = {name: training.Mean(*pair) for name, pair in scores.items()}
         return plan.loss(batch.mask, logits, batch.weights), named
 

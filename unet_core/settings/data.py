@@ -60,14 +60,15 @@ class DataSettings:
         None,
         "Mask values and their classes, numbered in this order: 0:background,127|128:myelin, or "
         "#ff0000:car; a class called ignore counts nowhere. Two classes share one logit, the "
-        "second's.",
+        "second's. With --heads sigmoid names alone, one for each of --mask_folder: cells,nuclei.",
         modes=(*SPLIT, *NO_DATA),
         binds=True,
     )
     clear_class: str = setting(
         "",
         "Class that overlays, outlines and pictures of errors leave clear; by default that called "
-        "background, or else the most frequent one of the training masks.",
+        "background, or else the most frequent one of the training masks. With --heads sigmoid it "
+        "is what no class covers.",
         modes=(*IMAGES, "check_data"),
     )
     stray_values: str = setting(
@@ -134,7 +135,10 @@ class DataSettings:
         most=1,
     )
     foreground_classes: tuple[str, ...] = setting(
-        (), "Those classes; all but the first by default.", modes=SAMPLES, binds=True
+        (),
+        "Those classes; by default all but the first, with --heads sigmoid all.",
+        modes=SAMPLES,
+        binds=True,
     )
     crop_size: int = setting(
         256,

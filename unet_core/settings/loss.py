@@ -28,7 +28,8 @@ class LossSettings:
     )
     class_weights: tuple[float, ...] = setting(
         (),
-        "One factor per class in cross entropy and focal loss.",
+        "One factor per class in cross entropy and focal loss: of its pixels, or with "
+        "--heads sigmoid of all its terms.",
         modes=TRAIN,
         binds=True,
         least=0,

@@ -11,7 +11,7 @@ from unet_core.own_code import is_name
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import BUILD, RUN, TRAIN
 
-OF_EVERY_NETWORK = ("network", "precision")
+OF_EVERY_NETWORK = ("network", "heads", "precision")
 """The settings that also count for a network of one's own."""
 
 
@@ -114,6 +114,15 @@ class NetworkSettings:
         "Deep supervision: a head at each level of the decoder in training, weights 1/2^i.",
         modes=BUILD,
         binds=True,
+    )
+    heads: str = setting(
+        "softmax",
+        "Whether a pixel has one class (softmax), or may have none, one or several of up to 7 "
+        "(sigmoid): --mask_folder then names a folder of binary masks for each class, in the order "
+        "of --classes, and there is a file for each class of a prediction.",
+        modes=(*BUILD, "check_data"),
+        binds=True,
+        choices=("softmax", "sigmoid"),
     )
     precision: str = setting(
         "auto",

@@ -89,7 +89,8 @@ class PredictionSettings:
         "0.5",
         "Of two classes: the probability above which a pixel is of one of them, which is the class "
         "in --monitor, or else the second, or the one named before it (cell:0.4). auto: that with "
-        "the best score --monitor on the training images (of folds: out of fold), kept in the run.",
+        "the best score --monitor on the training images (of folds: out of fold), kept in the run. "
+        "With --heads sigmoid: a probability, for each class.",
         modes=NETWORK,
     )
     fill_holes: tuple[str, ...] = setting(

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from unet_core.conventions import names_overlapping
 from unet_core.errors import UserError
 from unet_core.settings.augmentation import AugmentationSettings
 from unet_core.settings.controls import ControlSettings
@@ -63,12 +64,16 @@ class RunConfig:
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     from_file: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
 
+    def __post_init__(self):
+        _check_heads(self)
+
     @classmethod
     def of(cls, **values: Any) -> RunConfig:
         """Returns the config with these settings, by their names, and the defaults of the others.
 
         Raises:
-            UserError: If there is no such setting, or a value breaks its rule.
+            UserError: If there is no such setting, a value breaks its rule, or `heads` and others
+                contradict each other.
         """
         return cls(given=frozenset(values)).replace(**values)
 
@@ -132,6 +137,36 @@ class RunConfig:
         if "batch_norm" in settings:
             settings["normalization"] = "batch" if settings.pop("batch_norm") else "none"
         return cls.of(**settings)
+
+
+def _check_heads(config: RunConfig) -> None:
+    """Checks that classes are written as `heads` needs them, and that nothing else excludes them.
+
+    Raises:
+        UserError: If not.
+    """
+    heads, classes = config.network.heads, config.data.classes
+    if classes is None:
+        return
+    if heads == "softmax" and names_overlapping(classes):
+        raise UserError(
+            f"`classes` ({classes}) must be value:name,value:name. Names alone are classes that "
+            "may overlap; for these set `heads` to sigmoid."
+        )
+    if heads == "softmax":
+        return
+    if not names_overlapping(classes):
+        raise UserError(
+            f"`classes` ({classes}) must be names alone with `heads` sigmoid, such as "
+            "cells,nuclei, one for each folder of `mask_folder`: these masks have no values, and "
+            "what no mask claims is of no class."
+        )
+    for name in ("border_weight", "stray_values", "mask_format"):
+        if config[name] != FIELDS[name].default:
+            raise UserError(
+                f"`{name}` ({config[name]}) is for classes that exclude one another, and those of "
+                "`heads` sigmoid may overlap. Leave one of them out."
+            )
 
 
 def _checked(room: type, values: Mapping[str, Any]) -> Any:
