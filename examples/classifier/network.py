@@ -55,5 +55,6 @@ def fit(model, run, train, valid, names, args):
     how = {"until_step": args.epochs * steps, "every_steps": steps, "history": run.history}
     data = partial(shuffled, train, args)
     for row in training.train_evaluated(loop, data, checkpoints, scores, **how):
-        print(f"epoch {row['step'] // steps}: held out {row['held_out/loss']:.4f} {row['note']}")
+        scored = "loss {held_out/loss:.4f}, accuracy {held_out/accuracy:.4f} {note}".format(**row)
+        print(f"epoch {row['step'] // steps}:", scored)
     return steps, checkpoints.best_step
