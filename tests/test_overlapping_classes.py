@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
-from helpers.program import TINY, check_refused
+from helpers.program import MEMBRANE, TINY, check_refused
 
-import train_loop
+from unet_core import door
 from unet_core.data import images
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import open_trained
 
 NAMES = ("cells", "nuclei")
+SMALLEST = [flag for flag in TINY if flag != MEMBRANE]
 CLASSES = ("--mask_folder=cells,nuclei", "--classes=cells,nuclei", "--heads=sigmoid")
 TRAIN = (
-    *TINY,
+    *SMALLEST,
     "--base_filters=8",
     "--global_batch_size=4",
     "--loss=cross_entropy,batch_dice",
@@ -77,7 +78,7 @@ def finished(discs, tmp_path_factory):
     run = tmp_path_factory.mktemp("finished") / "run"
     flags = ["train_loop", f"--data_dir={discs}", f"--run_dir={run}", *CLASSES, *TRAIN]
     with flagsaver.flagsaver():
-        train_loop.main(train_loop._parse_flags(flags))
+        door.main(door._parse_flags(flags))
     return run
 
 
@@ -91,12 +92,17 @@ class TestCheckData:
         assert f"cells + nuclei {both:14d}  {both / truth[..., 0].size:7.2%}" in out
         assert f"no class {np.count_nonzero(~truth.any(-1)):20d}" in out
 
+    def test_without_classes_the_folders_of_masks_are_proposed(self, discs, door):
+        args = f"--data_dir={discs}", "--heads=sigmoid", "--mask_folder=cells,nuclei"
+        code, out, _ = door("--mode=check_data", *args)
+        assert code == 0
+        assert "--classes=cells,nuclei" in out
+
     @pytest.mark.parametrize(
         ("flags", "words"),
         [
             (["--classes=0:a,1:b", "--heads=sigmoid"], ["--classes", "names alone", "--heads"]),
             (["--classes=cells,nuclei"], ["--classes", "value:name", "--heads", "sigmoid"]),
-            (["--heads=sigmoid"], ["--classes", "0:membrane,255:cell", "names alone"]),
             (["--classes=a,b,c,d,e,f,g,h", "--heads=sigmoid"], ["--classes", "1 to 7 names"]),
             (["--classes=cells", "--heads=sigmoid", "--mask_folder=cells,nuclei"], ["2 binary"]),
             (["--stray_values=nearest", *CLASSES], ["--stray_values", "exclude", "sigmoid"]),
@@ -124,7 +130,7 @@ class TestTrain:
 
     def test_two_classes_have_a_logit_each_and_one_has_one(self, finished, discs, door, tmp_path):
         assert open_trained(finished).model.output_shape[-1] == 2
-        args = ["--mask_folder=nuclei", "--classes=nuclei", "--heads=sigmoid", *TINY]
+        args = ["--mask_folder=nuclei", "--classes=nuclei", "--heads=sigmoid", *SMALLEST]
         args += ["--train_steps=2", "--foreground_share=0.5", "--class_balance=inverse"]
         run = tmp_path / "run"
         code, _, err = door(f"--data_dir={discs}", f"--run_dir={run}", *args)
@@ -164,7 +170,7 @@ class TestTrain:
             assert 0 <= float(last[f"train/{name}"]) <= 1
 
     def test_resumed_run_ends_like_the_undisturbed_one(self, discs, door, tmp_path):
-        args = [f"--data_dir={discs}", *CLASSES, *TINY, "--deterministic"]
+        args = [f"--data_dir={discs}", *CLASSES, *SMALLEST, "--deterministic"]
         args += ["--loss=focal,batch_tversky", "--augment=nnunet"]
         for run, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
             flags = [f"--run_dir={tmp_path / run}", f"--train_steps={steps}", "--schedule_steps=4"]
@@ -177,7 +183,7 @@ class TestTrain:
         self, discs, door, tmp_path
     ):
         first, second = tmp_path / "first", tmp_path / "second"
-        common = [f"--data_dir={discs}", *TINY, "--train_steps=2"]
+        common = [f"--data_dir={discs}", *SMALLEST, "--train_steps=2"]
         flags = ["--mask_folder=nuclei", "--classes=0:cells,255:nuclei"]
         code, _, err = door(*common, *flags, f"--run_dir={first}")
         assert code == 0, err
@@ -273,7 +279,7 @@ class TestFinishedRun:
 class TestFolds:
     def test_scores_of_folds_are_pooled_and_their_mean_exported(self, discs, door, tmp_path):
         run, folder = tmp_path / "run", tmp_path / "export"
-        args = [f"--data_dir={discs}", *CLASSES, *TINY, "--train_steps=2", "--fold=all"]
+        args = [f"--data_dir={discs}", *CLASSES, *SMALLEST, "--train_steps=2", "--fold=all"]
         code, _, err = door(*args, f"--run_dir={run}")
         assert code == 0, err
         folds = [json.loads((run / f"fold-{n}" / "scores.json").read_text()) for n in range(3)]

@@ -73,6 +73,9 @@ def propose_classes(data_dir: str, config: RunConfig) -> None:
     )
     if not found.samples:
         raise UserError(survey.list_problems(data_dir, found.problems))
+    if config.network.heads == "sigmoid":
+        print(f"Name a class for each folder of masks:\n  --classes={settings.mask_folder}")
+        return
     counts = proposal.count_values(found.samples, progress_bar("Reading masks"))
     print(proposal.describe(counts))
     if found.problems:
