@@ -14,6 +14,7 @@ from unet_core import door
 from unet_core.data import images
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import open_trained
+from unet_core.outputs import files
 
 NAMES = ("cells", "nuclei")
 SMALLEST = [flag for flag in TINY if flag != MEMBRANE]
@@ -225,6 +226,23 @@ class TestFinishedRun:
             entropy = np.max(-p * np.log2(p) - (1 - p) * np.log2(1 - p), -1)
             found = cv2.imread(str(tmp_path / f"{number}_uncertainty.png"), cv2.IMREAD_UNCHANGED)
             np.testing.assert_allclose(found / 65535, entropy, atol=1e-3)
+
+    def test_large_pictures_have_the_same_masks_as_tiff(
+        self, finished, door, tmp_path, monkeypatch
+    ):
+        args = ["--mode=predict", f"--run_dir={finished}", "--window_px=32"]
+        code, _, err = door(*args, f"--output_dir={tmp_path / 'whole'}")
+        assert code == 0, err
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 64)
+        code, _, err = door(*args, f"--output_dir={tmp_path / 'bands'}")
+        assert code == 0, err
+        for name in NAMES:
+            whole, bands = (
+                cv2.imread(str(tmp_path / path), cv2.IMREAD_UNCHANGED)
+                for path in (f"whole/6_predict_{name}.png", f"bands/6_predict_{name}.tif")
+            )
+            assert set(np.unique(whole)) == {0, 255}
+            np.testing.assert_array_equal(bands, whole)
 
     def test_post_processing_touches_its_class_alone(self, finished, door, tmp_path):
         folders = [tmp_path / "plain", tmp_path / "processed"]

@@ -477,8 +477,8 @@ def _class_of_level(classes: ClassMap) -> dict[str, int]:
 
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
-    suffixes = ["overlay", "outlines", "instances", "instances_overlay", *_UNCERTAIN]
-    suffixes += [*mask_suffixes(classes), *_class_of_level(classes)]
+    suffixes = [*mask_suffixes(classes), "overlay", "outlines", "instances", "instances_overlay"]
+    suffixes += [*_UNCERTAIN, *_class_of_level(classes)]
     taken = [
         path
         for stem in stems
