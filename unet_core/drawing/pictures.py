@@ -16,6 +16,8 @@ from unet_core.data.classes import ClassMap
 
 MISSED_BGR = (255, 120, 30)
 INVENTED_BGR = (40, 40, 255)
+# Of the frame of a picture in a row, in pixels.
+_ABOVE, _AROUND = 22, 4
 Colours = Sequence[tuple[int, int, int]]
 """A colour (red, green, blue) for each class, as `ClassMap.palette` gives them."""
 
@@ -156,13 +158,27 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     for picture, title in zip(pictures, titles, strict=True):
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture
         framed = cv2.copyMakeBorder(
-            picture, 22, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)
+            picture, _ABOVE, _AROUND, _AROUND, _AROUND, cv2.BORDER_CONSTANT, value=(255,) * 3
         )
         cv2.putText(
             framed, title, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA
         )
         columns.append(framed)
     return np.hstack(columns)
+
+
+def panels_of(row: np.ndarray, count: int) -> list[np.ndarray] | None:
+    """Returns the pictures that `side_by_side` has put in a row; None if it cannot be of `count`.
+
+    Args:
+        row: [H, W, 3].
+        count: Their number; they are of one size.
+    """
+    height, width = row.shape[0] - _ABOVE - _AROUND, row.shape[1] // count - 2 * _AROUND
+    if row.shape[1] % count or height < 1 or width < 1:
+        return None
+    columns = np.split(row, count, axis=1)
+    return [each[_ABOVE:-_AROUND, _AROUND:-_AROUND] for each in columns]
 
 
 def stacked(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
