@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f")
-"""Colours that all people can tell apart: after Okabe and Ito 2008, darker for white paper."""
+COLOURS = (
+    *("#d55e00", "#0072b2", "#009e73", "#9c8c00", "#56b4e9", "#d18f00", "#cc79a7", "#7f7f7f"),
+)
+"""Colours that all people can tell apart: those of `ClassMap.palette`, darker for white paper."""
 MARKERS = ("", "o", "s", "^", "D", "v", "P", "X")
 """What tells lines of one colour apart, beyond the number of colours."""
 # In an SVG these stand for the page's colours of text and of lines of a grid.
@@ -52,7 +54,7 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: int = 0
+    colour: int = 1
     dashed: bool = False
 
     @property
@@ -160,7 +162,7 @@ def confusion_png(counts: np.ndarray, names: Sequence[str]) -> bytes:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.85 * len(names)
     with _style():
-        figure = _figure(side, side, layout="constrained")
+        figure = _figure(side, side, measured=True)
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
@@ -202,10 +204,10 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float, *, layout: str | None = None) -> Figure:
+def _figure(width: float, height: float, *, measured: bool = False) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout=layout)
+    return Figure(figsize=(width, height), layout="constrained" if measured else None)
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -56,6 +56,11 @@ def missing_packages() -> list[str]:
     return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
+def report_files(run: RunDirectory) -> list[pathlib.Path]:
+    """Returns what the report of a run may write in its folder."""
+    return [run.report, *(run.plots / name for name in PLOTS)]
+
+
 def write_report(run: RunDirectory) -> None:
     """Writes `report.html` and `plots/` of a run.
 
@@ -64,8 +69,8 @@ def write_report(run: RunDirectory) -> None:
             the run has not written.
     """
     files = RunFiles.read(run)
+    run.claim(*report_files(run))
     drawn = _plots(files)
-    run.claim(run.report, *(run.plots / name for name in drawn))
     page = render("report.html", _context(files))
     with os_errors(run.path, "the report cannot be written", "Make room, or permit writing."):
         run.plots.mkdir(exist_ok=True)
@@ -372,8 +377,8 @@ def _frequencies(files: RunFiles) -> list[dict[str, Any]]:
             "title": title,
             "total": sum(pixels.values()),
             "classes": [
-                (name, count, count / max(sum(pixels.values()), 1))
-                for name, count in pixels.items()
+                (name, pixels.get(name, 0), pixels.get(name, 0) / max(sum(pixels.values()), 1))
+                for name in files.classes.names
             ],
         }
         for title, pixels in parts.items()

@@ -11,7 +11,7 @@ from unet_core.reports.run_files import SPEEDS, RunFiles
 from unet_core.reports.scores_file import Scores, class_names
 
 HELD_OUT, TRAINING = "held out", "training"
-_GREY = COLOURS.index("#7f7f7f")
+_BLUE, _GREY = COLOURS.index("#0072b2"), COLOURS.index("#7f7f7f")
 _TITLES = {"dice": "Dice (= F1)", "iou": "IoU", "precision": "Precision", "recall": "Recall"}
 # Bins of a reliability curve of one class.
 _RELIABILITY_BINS = 20
@@ -29,7 +29,7 @@ def learning_curves(files: RunFiles) -> list[Chart]:
         lines = [
             line
             for place, (label, name) in enumerate(group)
-            for line in _pair(files, label, name, place)
+            for line in _pair(files, label, name, _BLUE - place)
         ]
         if title == "Accuracy":
             steps, values = files.column("held_out/majority_baseline")

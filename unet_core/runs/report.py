@@ -68,9 +68,7 @@ def _page_path(config: RunConfig) -> pathlib.Path:
 
 def report_files(run: RunDirectory) -> list[pathlib.Path]:
     """Returns what the report of a run may write in its folder; nothing without the extra."""
-    if page.missing_packages():
-        return []
-    return [run.report, *(run.plots / name for name in page.PLOTS)]
+    return [] if page.missing_packages() else page.report_files(run)
 
 
 def write_if_possible(run: RunDirectory) -> None:

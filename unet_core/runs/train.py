@@ -162,8 +162,9 @@ def build(plan: Plan, given: RunConfig, control: Control | None = None) -> Sessi
         print(f"Going on from step {start} of {plan.run.path}.")
     print(stages.begin(start))
     network = InferenceNetwork(full_size(model))
-    writes = workers.is_chief and not plan.run.is_finished(start)
-    note = begin_note(plan, model, given, start) if writes else None
+    ended = start >= config.training.train_steps or steered.controls.stopped_by
+    is_done = ended and plan.run.is_finished(start)
+    note = begin_note(plan, model, given, start) if workers.is_chief and not is_done else None
     return Session(model, loop, checkpoints, steered, stages, network, start, [], note)
 
 
