@@ -20,6 +20,7 @@ from unet_core.data.survey import Memory
 from unet_core.errors import UserError
 from unet_core.inference.trained import open_trained
 from unet_core.reports import folds
+from unet_core.reports.about import Part, RunNote, SampleOf, Session, read_about
 from unet_core.run_directory import RunDirectory
 from unet_core.runs.masks import read_thresholds
 from unet_core.settings import RunConfig
@@ -140,7 +141,19 @@ def make_thresholds(folder):
     return path
 
 
+def make_about(folder):
+    part = Part(samples=[SampleOf(name="x", width=3, height=2, group="g")], class_pixels={"a": 6})
+    words = {"a": "b"}
+    session = Session(
+        **{"command": "c", "began": "now", "versions": words, "hardware": words},
+        **{"first_step": 0, "last_step": 2},
+    )
+    RunNote(folder / "about.json", session, training=part, held_out=part, network=words)
+    return folder / "about.json"
+
+
 KINDS = {
+    "about": Kind(make_about, lambda folder: read_about(folder / "about.json")),
     "config": Kind(make_config, lambda folder: RunDirectory(folder).read()),
     "written": Kind(make_written, lambda folder: RunDirectory(folder).claim(folder / "new")),
     "finished": Kind(make_finished, lambda folder: RunDirectory(folder).is_finished(5)),

@@ -477,6 +477,14 @@ class TestPrecisionRecall:
         assert (precision, recall, thresholds) == ([0.25], [1], [0.5])
         assert found.average_precision() == 0.25
 
+    def test_histogram_counts_by_hand(self):
+        # Two bins: 0.1 and 0.499 in the first, 0.5 and 1 in the second.
+        found = scores.PrecisionRecall()
+        found.add(np.array([[0.1, 0.499], [0.5, 1.0]]), np.array([[0, 1], [1, 1]], bool))
+        np.testing.assert_array_equal(found.histogram(2), [[1, 0], [1, 2]])
+        with pytest.raises(ValueError, match="must divide the 1000 levels"):
+            found.histogram(3)
+
     def test_images_add_up(self):
         # Each alone is perfect. Together: 0.9 right, 0.8 wrong, 0.3 right: 1/2 + 1/2 * 2/3.
         found = scores.PrecisionRecall()

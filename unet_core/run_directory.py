@@ -70,8 +70,8 @@ class RunDirectory:
 
     Attributes:
         path: The folder, absolute.
-        checkpoints, events, history, metrics, predictions, known_masks, network: Where each of
-            these lies.
+        checkpoints, events, history, metrics, predictions, known_masks, network, about, report,
+            plots: Where each of these lies.
 
     Raises:
         UserError: If `path` is not a path of this machine.
@@ -87,6 +87,9 @@ class RunDirectory:
         self.predictions = self.path / "predictions"
         self.known_masks = self.path / "known_masks.json"
         self.network = self.path / "network.svg"
+        self.about = self.path / "about.json"
+        self.report = self.path / "report.html"
+        self.plots = self.path / "plots"
         self._config = self.path / "config.json"
         self._bound = self.path / "settings.json"
         self._finished = self.path / "finished"

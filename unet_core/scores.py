@@ -556,6 +556,20 @@ class PrecisionRecall:
             recall = positives / self._counts[1].sum()
         return precision, recall, occurs / self._levels
 
+    def histogram(self, bins: int) -> np.ndarray:
+        """Returns the pixels [2, bins] int64 by probability: not of the class, of the class.
+
+        The bins are of equal width, each with its lower bound, the last with 1 too.
+
+        Raises:
+            ValueError: If the levels cannot be put into so many bins of equal width.
+        """
+        if self._levels % bins:
+            raise ValueError(f"`bins` ({bins}) must divide the {self._levels} levels.")
+        counts = self._counts[:, :-1].reshape(2, bins, -1).sum(-1)
+        counts[:, -1] += self._counts[:, -1]
+        return counts
+
     def average_precision(self) -> float:
         """Returns the sum of (R_n - R_n-1) P_n over falling thresholds, in [0, 1].
 

@@ -119,6 +119,18 @@ class TestSideBySide:
             pictures.side_by_side([np.zeros((4, 4), np.uint8)], [])
 
 
+class TestPanelsOf:
+    def test_are_the_pictures_that_were_put_in_a_row(self):
+        shown = [np.full((5, 6, 3), value, np.uint8) for value in (10, 20, 30)]
+        row = pictures.side_by_side(shown, ["a", "b", "c"])
+        for found, expected in zip(pictures.panels_of(row, 3), shown, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+    def test_of_another_picture_are_none(self):
+        assert pictures.panels_of(np.zeros((40, 41, 3), np.uint8), 4) is None
+        assert pictures.panels_of(np.zeros((26, 64, 3), np.uint8), 4) is None
+
+
 class TestMaskPicture:
     @pytest.mark.parametrize("text", ["0:a,255:b", "0:a,1:b", "0:a,40000:b"])
     def test_two_classes_are_black_and_white_and_ignored_pixels_grey(self, text):

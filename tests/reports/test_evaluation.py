@@ -55,6 +55,18 @@ class TestScoreSamples:
         assert result["per_image"]["a"]["accuracy"] == 1
         assert "v_rand" not in result["scores"]
 
+    def test_probabilities_are_counted_by_truth(self, window, tmp_path):
+        read = reader(0, 60)
+        found = score(window, read, tmp_path)["probabilities"]
+        truth = np.concatenate([mask.ravel() for _, mask in read.arrays.values()])
+        for name, is_class in (("membrane", truth == 0), ("cell", truth == 1)):
+            assert len(found[name]["of_class"]) == len(found[name]["of_others"]) == 100
+            assert sum(found[name]["of_class"]) == is_class.sum()
+            assert sum(found[name]["of_others"]) == (~is_class).sum()
+        # Where the network is sure of cells there are more of them than where it is not.
+        cell = found["cell"]["of_class"]
+        assert sum(cell[50:]) > sum(cell[:50])
+
     def test_each_score_is_that_of_its_function(self, window, tmp_path):
         read = reader(0, 60)
         found = score(window, read, tmp_path, boundary_px=1.0)["scores"]

@@ -11,6 +11,7 @@ from tensorboard.util import tensor_util
 
 from unet_core.errors import UserError
 from unet_core.training import SummaryWriter
+from unet_core.training.summaries import read_scalars
 
 
 def read(directory):
@@ -38,6 +39,33 @@ def write(directory, steps, *, resumed_at=0):
 def state(path):
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_mode, path.read_bytes()
+
+
+class TestReadScalars:
+    def test_are_those_written_of_the_tags_asked_for_by_step(self, tmp_path):
+        with SummaryWriter(tmp_path) as writer:
+            writer.scalars(2, {"a": 0.5, "b": 7.0})
+            writer.scalars(4, {"a": 0.25})
+            writer.text(0, "config", "x = 1")
+        # A resumed run: another file, of which the step 4 is written anew.
+        with SummaryWriter(tmp_path, resumed_at=2) as writer:
+            writer.scalars(4, {"a": 0.75})
+        found = read_scalars(tmp_path, ["a", "c"])
+        assert found == {"a": [(2, 0.5), (4, 0.75)], "c": []}
+
+    def test_record_that_a_kill_has_cut_is_left_out(self, tmp_path):
+        path = write(tmp_path, (1, 2))
+        path.write_bytes(path.read_bytes()[:-3])
+        assert read_scalars(tmp_path, ["loss"]) == {"loss": [(1, 1.0)]}
+
+    def test_folder_that_is_not_there_has_none(self, tmp_path):
+        assert read_scalars(tmp_path / "none", ["loss"]) == {"loss": []}
+
+    def test_what_is_no_scalar_is_named(self, tmp_path):
+        with SummaryWriter(tmp_path) as writer:
+            writer.text(0, "loss", "high")
+        with pytest.raises(UserError, match="cannot be read as an event file"):
+            read_scalars(tmp_path, ["loss"])
 
 
 class TestSummaryWriter:

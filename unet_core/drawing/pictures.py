@@ -21,6 +21,8 @@ from unet_core.data.classes import ClassMap
 MISSED_BGR = (255, 120, 30)
 INVENTED_BGR = (40, 40, 255)
 CONFUSED_BGR = (60, 220, 255)
+# Of the frame of a picture in a row, in pixels.
+_AROUND = 4
 Colours = Sequence[tuple[int, int, int]]
 """A colour (red, green, blue) for each class, as `ClassMap.palette` gives them."""
 
@@ -182,11 +184,28 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     columns = []
     for picture, title in zip(pictures, titles, strict=True):
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture
-        strip = PIL.Image.new("RGB", (picture.shape[1] + 8, 2 * size), "white")
+        strip = PIL.Image.new("RGB", (picture.shape[1] + 2 * _AROUND, 2 * size), "white")
         PIL.ImageDraw.Draw(strip).text((6, size), title, "black", _font(size), "lm")
-        framed = cv2.copyMakeBorder(picture, 0, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255,) * 3)
+        sides = 0, _AROUND, _AROUND, _AROUND
+        framed = cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=(255,) * 3)
         columns.append(np.vstack([np.asarray(strip), framed]))
     return np.hstack(columns)
+
+
+def panels_of(row: np.ndarray, count: int) -> list[np.ndarray] | None:
+    """Returns the pictures that `side_by_side` has put in a row; None if it cannot be of `count`.
+
+    Args:
+        row: [H, W, 3].
+        count: Their number; they are of one size.
+    """
+    width = row.shape[1] // count - 2 * _AROUND
+    above = 2 * _text_size(width)
+    height = row.shape[0] - above - _AROUND
+    if row.shape[1] % count or height < 1 or width < 1:
+        return None
+    columns = np.split(row, count, axis=1)
+    return [each[above:-_AROUND, _AROUND:-_AROUND] for each in columns]
 
 
 def stacked(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:

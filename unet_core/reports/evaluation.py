@@ -27,6 +27,7 @@ from unet_core.files import os_errors
 from unet_core.inference import instances
 from unet_core.inference.masks import MaskRule, usual_rule, write_mask
 from unet_core.inference.predictor import check_finite
+from unet_core.reports.scores_file import BINS
 
 _WORST = 6
 _MOST_TO_CHOOSE_ON = 6
@@ -139,8 +140,9 @@ class Evaluation:
         Returns:
             A dict of `scores`: overlap scores over all pixels of all images, the others as means
             over the images; `per_image`; `confusion`; `best_threshold` per class, of the grey
-            values, if there is a baseline; `precision_recall` and `calibration`; `objects` and
-            `segments` if there is a class of objects.
+            values, if there is a baseline; `precision_recall` and `calibration`; `probabilities`,
+            for each class the pixels that are of it and those that are not, by its probability in
+            100 bins; `objects` and `segments` if there is a class of objects.
         """
         names = self._classes.names
         total = metrics.scores(self._confusion, names)
@@ -160,6 +162,10 @@ class Evaluation:
                 name: _thinned(*curve.curve())
                 for name, curve in zip(names, self._precision_recall, strict=True)
             },
+        }
+        result["probabilities"] = {
+            name: dict(zip(("of_others", "of_class"), curve.histogram(BINS).tolist(), strict=True))
+            for name, curve in zip(names, self._precision_recall, strict=True)
         }
         if self._baseline is not None:
             for number, name in enumerate(names):

@@ -18,29 +18,12 @@ from unet_core import metrics, scores
 from unet_core.data import images
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
-from unet_core.files import os_errors, read_json, write_json
+from unet_core.files import os_errors, write_json
+from unet_core.reports.scores_file import class_names, read_scores
 
-_FORMAT = 1
 _SHOWN = ("dice/", "iou/mean", "accuracy", "v_rand", "v_info", "unet_medical_dice", "boundary_f1/")
 _WORST = 3
 FILES = ("folds.csv", "folds.json", "worst.png")
-_Scores = dict[str, float | None]
-
-
-class _Segments(msgspec.Struct):
-    chosen: dict[str, float]
-    per_image: dict[str, dict[str, list[float | None]]]
-
-
-class _Result(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is needed here of `scores.json`."""
-
-    format: int = 0
-    scores: _Scores
-    # Rows of numbers; of classes that may overlap, two rows of two for each.
-    confusion: list[list[int | list[int]]]
-    per_image: dict[str, _Scores]
-    segments: _Segments | None = None
 
 
 def write(run_dirs: Sequence[pathlib.Path], output_dir: pathlib.Path) -> str:
@@ -84,8 +67,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     They are those that can be computed from the parts in `results`, which `Evaluation.result` has
     made.
     """
-    names = _class_names(results[0]["scores"])
-    names.remove("mean")
+    names = class_names(results[0]["scores"])
     total = metrics.scores(np.sum([result["confusion"] for result in results], axis=0), names)
     per_image = [found for result in results for found in result["per_image"].values()]
     for key in per_image[0]:
@@ -109,57 +91,19 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     way = "Start the same command again."
     if not os.path.lexists(path):
         raise UserError(f"{path}: the fold has not been scored. {way}")
-    what = "the scores of a fold"
     way = "Remove it, and score the fold again with `mode` evaluate."
-    result = read_json(path, _Result, what=what, way=way, formats=(0, _FORMAT))
-    problem = _problem_of(result)
-    if problem:
-        raise UserError(f"{path}: cannot be read as {what} ({problem}). {way}")
-    return msgspec.to_builtins(result)
-
-
-def _problem_of(result: _Result) -> str | None:
-    """Returns what contradicts itself in the scores of a fold, if anything does."""
-    names = _class_names(result.scores)
-    number = len(names) - 1
-    counts = np.array(result.confusion, object)
-    least = 1 if counts.ndim == 3 else 2
-    if "mean" not in names or number < least:
-        return "$.scores: names no Dice of two classes and their mean"
-    if counts.shape not in ((number, number), (number, 2, 2)):
-        return f"$.confusion: must have {number} rows of {number} numbers"
-    if any(not isinstance(count, int) or not 0 <= count < 2**63 for count in counts.flat):
-        return "$.confusion: holds what is no count of pixels"
-    if not result.per_image:
-        return "$.per_image: names no image"
-    for name, found in result.per_image.items():
-        if "dice/mean" not in found or {"/", "\\", "\0"} & set(name):
-            return f"$.per_image.{name:.80}: is no name of an image with its mean Dice"
-    if result.segments is None:
-        return None
-    chosen, thresholds = result.segments.chosen, scores.SEGMENT_THRESHOLDS
-    if not all(value in thresholds for value in chosen.values()):
-        return f"$.segments.chosen: must hold thresholds out of {', '.join(map(str, thresholds))}"
-    for name, curve in result.segments.per_image.items():
-        lengths = [len(curve.get(score, ())) for score in ("v_rand", "v_info")]
-        if lengths != [len(thresholds)] * 2:
-            return f"$.segments.per_image.{name:.80}: must have {len(thresholds)} numbers each"
-    return None
+    return msgspec.to_builtins(read_scores(path, what="the scores of a fold", way=way))
 
 
 def _check_same_classes(results: Sequence[dict[str, Any]], run_dirs: Sequence[pathlib.Path]):
-    first = _class_names(results[0]["scores"])
+    first = class_names(results[0]["scores"])
     for result, run_dir in zip(results, run_dirs, strict=True):
-        found = _class_names(result["scores"])
+        found = class_names(result["scores"])
         if found != first:
             raise UserError(
                 f"{run_dir / 'scores.json'}: has scores of {', '.join(found)}, and the first fold "
                 f"of {', '.join(first)}. Score all folds again with the same classes."
             )
-
-
-def _class_names(found: _Scores) -> list[str]:
-    return [key[5:] for key in found if key.startswith("dice/")]
 
 
 def _worst(results: Sequence[dict[str, Any]], run_dirs: Sequence[pathlib.Path]) -> np.ndarray:

@@ -185,6 +185,13 @@ class DataSet:
             samples, self.read, memory=self.memory, progress=self.progress("Counting classes")
         )
 
+    def known_counts(self, samples: Sequence[Sample]) -> np.ndarray | None:
+        """Returns the pixels of each class [C] in `samples`; None if masks are yet to be read."""
+        if not all(self.memory.get(mask) for sample in samples for mask in sample.mask):
+            return None
+        counts = survey.count_classes(samples, self.read, memory=self.memory)
+        return np.sum([*counts.values()], axis=0) if counts else None
+
     def shapes(self, samples: Sequence[Sample]) -> dict[Sample, tuple[int, int]]:
         """Returns height and width of each of `samples`."""
         return {sample: self.headers.shapes[sample] for sample in samples}

@@ -16,6 +16,7 @@ from unet_core.runs.dataset import DataSet
 from unet_core.runs.finished_run import open_runs, output_folder, required
 from unet_core.runs.masks import check_masks, rule_of_finished_run, rule_of_training
 from unet_core.runs.process import StopRequest
+from unet_core.runs.report import report_files, write_if_possible
 from unet_core.runs.score import make_predictor, score
 from unet_core.settings import RunConfig
 
@@ -57,7 +58,10 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             "`output_dir`, so that the run's own scores stay."
         )
     predictor = make_predictor(config, trained)
+    reports = not elsewhere and not folders
     with contextlib.nullcontext() if elsewhere else run.locked():
+        if reports:
+            run.claim(*report_files(run))
         if training_samples:
             step, read = trained[0].step, data.read
             rule = rule_of_training(config, run, predictor, step, training_samples, read, stop)
@@ -77,6 +81,8 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             make_mask=rule,
             stop=stop,
         )
+    if reports and not stop():
+        write_if_possible(run)
 
 
 def _check_one_run(run: RunDirectory, folders: Sequence[pathlib.Path]) -> None:

@@ -50,7 +50,8 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
         layer.trainable = False
     work = work_of(model, 1, size, size)
     print(f"{_layer_table(work)}\n")
-    print(f"{_figures(model, work, config)}\n")
+    figures = network_figures(model, work, config)
+    print("\n".join(f"{name + ':':<17}{text}" for name, text in figures.items()) + "\n")
     with os_errors(picture, "cannot be written", "Choose another `output_dir`."):
         picture.parent.mkdir(parents=True, exist_ok=True)
         write_whole(picture, draw_network(model, size, size).encode())
@@ -142,7 +143,14 @@ def _layer_table(work: list[CallWork]) -> str:
     return table(["layer", "kind", "output", "parameters", "operations"], rows)
 
 
-def _figures(model: keras.Model, work: list[CallWork], config: RunConfig) -> str:
+def network_figures(model: keras.Model, work: list[CallWork], config: RunConfig) -> dict[str, str]:
+    """Returns what a network is and costs, in words, each under its title.
+
+    Args:
+        model: The network.
+        work: The work of one crop of the settings.
+        config: The settings.
+    """
     size, rows = config.data.crop_size, config.training.global_batch_size
     trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
     parameters = model.count_params()
@@ -154,22 +162,21 @@ def _figures(model: keras.Model, work: list[CallWork], config: RunConfig) -> str
     if found.halo is not None:
         pixels = 2 * (found.halo + found.cut) + 1
         reach = f"at most {pixels} x {pixels} pixels for one of the output"
-    lines = [
-        ["Parameters", f"{parameters:,}: {trainable:,} trainable, {parameters - trainable:,} not"],
-        ["Inference", f"{inference / _SIDE**2 / 1e3:,.3g} GFLOP a megapixel"],
-        [
-            "Training step",
-            f"{step / 1e9:,.4g} GFLOP: three times forward, {rows} crops of {size} x {size}",
-        ],
-        ["Receptive field", reach],
-        ["Halo", "unbounded" if found.halo is None else f"{found.halo} pixels"],
-        ["Stride", f"{found.stride} pixels"],
-        ["Precision", config.network.precision],
-    ]
+    figures = {
+        "Parameters": f"{parameters:,}: {trainable:,} trainable, {parameters - trainable:,} not",
+        "Inference": f"{inference / _SIDE**2 / 1e3:,.3g} GFLOP a megapixel",
+        "Training step": (
+            f"{step / 1e9:,.4g} GFLOP: three times forward, {rows} crops of {size} x {size}"
+        ),
+        "Receptive field": reach,
+        "Halo": "unbounded" if found.halo is None else f"{found.halo} pixels",
+        "Stride": f"{found.stride} pixels",
+        "Precision": config.network.precision,
+    }
     missing = uncounted(work)
     if missing:
-        lines.append(["Not counted", f"the operations of {', '.join(missing)}, not known"])
-    return "\n".join(f"{name + ':':<17}{text}" for name, text in lines)
+        figures["Not counted"] = f"the operations of {', '.join(missing)}, not known"
+    return figures
 
 
 def _estimated(needed: step_memory.Estimate, config: RunConfig) -> str:

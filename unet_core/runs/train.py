@@ -28,13 +28,16 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
+from unet_core.reports.about import RunNote
 from unet_core.reports.training_logger import TrainingLogger
 from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
+from unet_core.runs.about import begin_note
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
 from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
+from unet_core.runs.report import report_files, write_if_possible
 from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.runs.tracking import Tracking
 from unet_core.settings import RunConfig, binding_settings
@@ -68,11 +71,12 @@ def train_one(
         stack.enter_context(workers.watched())
         if workers.is_chief:
             stack.enter_context(plan.run.locked())
-        session = build(plan, control)
+        session = build(plan, config, control)
         tracking = None
         if workers.is_chief:
             tracking = stack.enter_context(Tracking(plan.config, plan.run.path))
         stopping = run_loop(plan, session, stop, tracking)
+        session.noted(ended="stopped" if stopping else "trained")
         if stopping:
             # Perhaps it was another worker that was asked to stop.
             stop.signal = stop.signal or signal.SIGTERM
@@ -100,6 +104,7 @@ class Session:
         network: Its copy for inference, which pictures, scores and predictions share.
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
+        note: What is kept of this start of the program; of worker 0, while there is work to do.
     """
 
     model: keras.Model
@@ -110,12 +115,18 @@ class Session:
     network: InferenceNetwork
     start: int
     failures: list[UserError]
+    note: RunNote | None
+
+    def noted(self, *, ended: str = "") -> None:
+        """Notes how far the run has come."""
+        if self.note:
+            self.note.update(self.loop.step, ended=ended)
 
 
-def build(plan: Plan, control: Control | None = None) -> Session:
+def build(plan: Plan, given: RunConfig, control: Control | None = None) -> Session:
     """Stores the settings, builds the network and the loop, and restores the last checkpoint.
 
-    `control` is one more control.
+    `given` are the settings as they were given, `control` is one more control.
 
     Raises:
         UserError: If the workers differ, or a checkpoint does not fit.
@@ -136,7 +147,7 @@ def build(plan: Plan, control: Control | None = None) -> Session:
     if workers.is_chief:
         plan.run.store(config, plan.fingerprint)
         claim_pictures(plan.run, plan.held_out, plan.classes)
-        plan.run.claim(plan.run.network)
+        plan.run.claim(plan.run.network, plan.run.about, *report_files(plan.run))
         plan.data.memory.store()
     if plan.initial_weights:
         table = plan.run if workers.is_chief else None
@@ -160,7 +171,10 @@ def build(plan: Plan, control: Control | None = None) -> Session:
         print(f"Going on from step {start} of {plan.run.path}.")
     print(stages.begin(start))
     network = InferenceNetwork(full_size(model), overlapping=plan.classes.overlapping)
-    return Session(model, loop, checkpoints, steered, stages, network, start, failures=[])
+    ended = start >= config.training.train_steps or steered.controls.stopped_by
+    is_done = ended and plan.run.is_finished(start)
+    note = begin_note(plan, model, given, start) if workers.is_chief and not is_done else None
+    return Session(model, loop, checkpoints, steered, stages, network, start, [], note)
 
 
 def run_loop(
@@ -267,6 +281,8 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
         run.mark_finished(loop.step)
+        session.noted(ended="finished")
+        write_if_possible(run)
         print(
             f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
             "\nPredict new images with: python train_loop.py --mode=predict "
@@ -380,6 +396,7 @@ def _handle(
         best_before = checkpoints.best_score
         # A score is not that of the weights that have replaced those it was computed with.
         checkpoints.save(score=None if decision.restore_best else scores.get(settings.monitor))
+        session.noted()
         if scores:
             logger.say_scores(
                 report.step,

@@ -15,6 +15,7 @@ MODES = Registry(
         "predict": "unet_core.runs.predict:predict",
         "export": "unet_core.runs.export:export",
         "choose": "unet_core.runs.choose:choose",
+        "report": "unet_core.runs.report:report",
         "summary": "unet_core.runs.summary:summary",
         "check_data": "unet_core.runs.check_data:check_data",
         "convert_labelme": "unet_core.runs.convert_labelme:convert_labelme",

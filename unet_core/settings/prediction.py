@@ -45,15 +45,16 @@ class PredictionSettings:
     )
     output_dir: str | None = setting(
         None,
-        "Where predictions, scores, exports, converted data or the picture of a network go. "
-        "Default: a place in the run folder.",
-        modes=(*NETWORK, "summary", "convert_labelme"),
+        "Where predictions, scores, exports, converted data, the picture of a network or the "
+        "comparison of runs go. Default: a place in the run folder; of a comparison, the current "
+        "folder.",
+        modes=(*NETWORK, "summary", "report", "convert_labelme"),
         of_run=False,
     )
     overwrite: bool = setting(
         False,
-        "Let predictions, or the picture of a network, replace files that are there.",
-        modes=(*_WRITES, "summary"),
+        "Let predictions, the picture of a network, or a comparison replace files that are there.",
+        modes=(*_WRITES, "summary", "report"),
         of_run=False,
     )
     weights: str = setting(

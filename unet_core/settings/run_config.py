@@ -33,7 +33,13 @@ class TaskSettings:
     run_dir: str | None = setting(
         None,
         "Folder of the run: checkpoints, history, scores, pictures.",
-        modes=(*RUN, "check_data"),
+        modes=(*RUN, "report", "check_data"),
+        of_run=False,
+    )
+    compare: tuple[str, ...] = setting(
+        (),
+        "With --mode=report: folders of runs to put side by side, on a page of their own.",
+        modes=("report",),
         of_run=False,
     )
 

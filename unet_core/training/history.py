@@ -4,6 +4,7 @@ All cells are numbers, except those of a column "note", which are text.
 
 history = History(run_dir / "history.csv", columns, resumed_at=step)
 history.append({"step": 20, "train/loss": 0.7})
+columns, rows = read_history(run_dir / "history.csv")
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class History:
         rows: list[dict[str, str]] = []
         there: list[str] = []
         if os.path.lexists(self._path):
-            there, rows = _read(self._path)
+            there, rows = read_history(self._path)
         kept = [row for row in rows if int(row[_STEP]) <= resumed_at]
         self._columns = list(dict.fromkeys([*columns, *(there if kept else ())]))
         cells = [[row.get(name, "") for name in self._columns] for row in kept]
@@ -121,16 +122,17 @@ def read_columns(path: str | os.PathLike) -> dict[str, list[float]]:
     Raises:
         UserError: If the file is not the history of a run.
     """
-    names, rows = _read(pathlib.Path(path))
+    names, rows = read_history(path)
     return {name: [float(row[name] or "nan") for row in rows] for name in names if name != NOTE}
 
 
-def _read(path: pathlib.Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_history(path: str | os.PathLike) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the columns and the rows of a history.
 
     Raises:
         UserError: If it is none; the message names the line.
     """
+    path = pathlib.Path(path)
     with os_errors(path, "the history of the run cannot be read", _WAY):
         content = read_bytes(path, most_bytes=_MOST_BYTES)
     try:

@@ -2,6 +2,7 @@
 
 with SummaryWriter(run_dir / "events", resumed_at=checkpoints.restore()) as writer:
     writer.scalars(step, {"train/loss": 0.3})
+curves = read_scalars(run_dir / "events", ["train/loss"])
 
 The folder may hold event files of other programs, which stay as they are: those of this class are
 known by the end of their names.
@@ -13,7 +14,7 @@ import contextlib
 import errno
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -95,6 +96,33 @@ class SummaryWriter:
             yield
 
 
+def read_scalars(
+    directory: str | os.PathLike, tags: Sequence[str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Returns (step, value), steps rising, of each of `tags` that `SummaryWriter` has written.
+
+    A tag that is nowhere has an empty list.
+
+    Raises:
+        UserError: If a file of this class cannot be read.
+    """
+    directory = local_path(directory)
+    found: dict[str, dict[int, float]] = {tag: {} for tag in tags}
+    names = sorted(os.listdir(directory)) if directory.is_dir() else []
+    for name in names:
+        if not (name.startswith("events.out.tfevents.") and name.endswith(_SUFFIX)):
+            continue
+        path = directory / name
+        # `make_ndarray` raises TypeError and ValueError for a tensor of another kind.
+        kinds = (*_READ_ERRORS, TypeError, ValueError)
+        with os_errors(path, "cannot be read as an event file", _WAY, kinds=kinds):
+            for event, _ in _events(path):
+                for value in event.summary.value:
+                    if value.tag in found:
+                        found[value.tag][event.step] = float(tf.make_ndarray(value.tensor))
+    return {tag: sorted(values.items()) for tag, values in found.items()}
+
+
 @contextlib.contextmanager
 def _os_error(path: pathlib.Path) -> Iterator[None]:
     """Makes an OSError that names `path` of what TensorFlow says of a full disk and the like."""
@@ -121,14 +149,19 @@ def _cut(path: pathlib.Path, last_step: int) -> None:
 def _spans_until(path: pathlib.Path, last_step: int) -> list[tuple[int, int]]:
     """Returns start and length of the whole records of `path` up to `last_step`."""
     spans, start = [], 0
+    for event, length in _events(path):
+        if event.step <= last_step or event.HasField("file_version"):
+            spans.append((start, length))
+        start += length
+    return spans
+
+
+def _events(path: pathlib.Path) -> Iterator[tuple[tf.compat.v1.Event, int]]:
+    """Gives each whole event of `path`, and the bytes of its record."""
     with contextlib.suppress(tf.errors.DataLossError):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            length = _HEAD_BYTES + len(record) + _TAIL_BYTES
             event = tf.compat.v1.Event.FromString(record)
-            if event.step <= last_step or event.HasField("file_version"):
-                spans.append((start, length))
-            start += length
-    return spans
+            yield event, _HEAD_BYTES + len(record) + _TAIL_BYTES
 
 
 def _replace(path: pathlib.Path, file: BinaryIO, spans: Iterable[tuple[int, int]]) -> None:
