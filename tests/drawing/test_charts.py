@@ -69,7 +69,8 @@ class TestPng:
         assert picture.shape[1] == round(2 * 4.4 * 110)
 
     def test_confusion_of_any_names(self):
-        content = confusion_png(np.array([[8, 2], [0, 0]]), ["_a", "$b$"])
+        counts, names = np.array([[8, 2], [0, 0]]), ["_a", "$b$"]
+        content = confusion_png(counts, counts / 10, names, names)
         assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) is not None
 
 

@@ -105,7 +105,7 @@ def make_run(folder, *, classes=("sky", "road", "tree"), images=("a", "b", "c", 
         image = random.integers(0, 255, (12, 16, 3)).astype(np.uint8)
         evaluation.add(Pair(name, image, mask), probabilities)
         ids = probabilities.argmax(-1).astype(np.uint8)
-        picture = pictures.comparison(image, mask, ids, names, of_class=None)
+        picture = pictures.comparison(image, mask, ids, names)
         cv2.imwrite(str(run.path / "held_out" / f"{name}_errors.png"), picture)
     how = {"step": 40, "weights": "last", "tta": "none"}
     run.write_scores({**how, **evaluation.result()})

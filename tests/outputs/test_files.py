@@ -18,7 +18,7 @@ from unet_core.errors import UserError
 from unet_core.inference.masks import MaskRule, Threshold, predicted_ids
 from unet_core.inference.post_processing import Step
 from unet_core.inference.predictor import Predictor
-from unet_core.outputs import files
+from unet_core.outputs import files, reduced
 from unet_core.outputs.files import PredictionOutputs, output_paths, predict_files
 from unet_core.temporary import leftovers
 
@@ -409,7 +409,7 @@ class TestBands:
         }
 
     def test_overlay_is_reduced(self, large, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "_LARGEST_OVERLAY", 40)
+        monkeypatch.setattr(reduced, "LARGEST_PX", 40)
         _, sources = large
         predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs(("overlay",)))
         # 101 rows by a factor of 3: rows 0, 3 ... 99; and a legend of one line of 22.

@@ -204,7 +204,7 @@ class TestCommand:
     def test_gives_the_settings_that_were_given(self):
         from absl.testing import flagsaver
 
-        import train_loop
+        from unet_core import door
 
         given = {
             **{"data_dir": "my data", "folds": 3, "flips": False, "scale": (0.5, 2.0)},
@@ -213,8 +213,8 @@ class TestCommand:
         config = RunConfig.of(**given)
         with flagsaver.flagsaver():
             _, program, *flags = shlex.split(command_of(config))
-            argv = train_loop._parse_flags([program, *flags])
-            again = train_loop._config(argv)
+            argv = door._parse_flags([program, *flags])
+            again = door._config(argv)
         assert again.values() == config.values()
         assert again.given == config.given
 
@@ -222,7 +222,7 @@ class TestCommand:
 class TestImport:
     def test_package_and_help_load_no_plotting_library(self):
         code = (
-            "import sys, unet_core, train_loop; train_loop.help_text(); "
+            "import sys, unet_core; from unet_core import door; door.help_text(); "
             "print([n for n in ('matplotlib', 'jinja2') if n in sys.modules])"
         )
         done = subprocess.run(

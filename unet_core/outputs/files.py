@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import tqdm
 
@@ -42,10 +41,10 @@ from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
 from unet_core.outputs.figures import Figures
 from unet_core.outputs.objects import ObjectFiles, check_objects
+from unet_core.outputs.reduced import Reduced
 from unet_core.settings.prediction import OBJECT_FILES
 
 MOST_PIXELS_WHOLE = 2**26
-_LARGEST_OVERLAY = 4096
 _UNCERTAIN = ("uncertainty", "disagreement")
 _SILENT = functools.partial(tqdm.tqdm, disable=True)
 
@@ -312,7 +311,7 @@ class _Image:
                 f"has {width}x{height} pixels; objects are looked for in pictures of up to "
                 f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
             )
-        reduced = _Reduced(height, width)
+        reduced = Reduced(height, width)
         draws = bool({"overlay", "outlines"} & set(outputs))
         with contextlib.ExitStack() as stack:
             tiffs = self._open_tiffs(stack)
@@ -412,25 +411,6 @@ class _Image:
         coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
         images.write_png(self._path("instances_overlay"), coloured)
         return labels
-
-
-class _Reduced:
-    """A large image and its class ids, made small band by band."""
-
-    def __init__(self, height: int, width: int):
-        self._factor = -(-max(height, width) // _LARGEST_OVERLAY)
-        self._images: list[np.ndarray] = []
-        self._ids: list[np.ndarray] = []
-
-    def add(self, first: int, image: np.ndarray, ids: np.ndarray) -> None:
-        factor = self._factor
-        offset = -first % factor
-        smooth = cv2.blur(image, (factor, factor))
-        self._images.append(smooth[offset::factor, ::factor].copy())
-        self._ids.append(ids[offset::factor, ::factor].copy())
-
-    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.concatenate(self._images), np.concatenate(self._ids)
 
 
 def _levels(shares: np.ndarray) -> np.ndarray:
