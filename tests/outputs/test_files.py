@@ -436,7 +436,7 @@ class TestBands:
             assert not list((tmp_path / "out").glob("*.tif"))
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(files._Reduced, "add", fail)
+        monkeypatch.setattr(files.Reduced, "add", fail)
         with pytest.raises(UserError, match="No space left on device"):
             predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs())
         assert len(written) == 1
