@@ -92,7 +92,15 @@ class TestReadPixels:
         assert (
             "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (2 px)" in problem
         )
-        assert "`stray_values` to nearest" in problem
+        # 7 lies nearer to 9, the value to ignore, than to 2.
+        assert "With `stray_values` nearest they count: 7 as ignore." in problem
+
+    def test_values_of_many_objects_are_named_as_such(self, tmp_path):
+        mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
+        assert "and 36 more" in problem
+        assert "3, 4, 5, 6 as b" not in problem
+        assert "numbers of single objects" in problem
 
     def test_class_that_never_occurs_is_a_problem(self, tmp_path):
         (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
@@ -210,3 +218,23 @@ class TestDescribe:
             ["value", "1", "b", "36", "75.00%"],
             ["value", "9", "ignore", "12", "25.00%"],
         ]
+
+
+class TestListProblems:
+    def test_one_cause_is_one_line_with_a_count(self):
+        problems = [f"{n}.png: is {n}x{n} pixels, its mask 9x9." for n in range(1, 6)]
+        text = survey.list_problems("data", [*problems, "z.png: cannot be decoded."])
+        assert text.splitlines() == [
+            "data: 6 problem(s) with the data:",
+            "  1. 1.png: is 1x1 pixels, its mask 9x9.",
+            "     So also with 4 more: 2.png, 3.png, 4.png, ...",
+            "  2. z.png: cannot be decoded.",
+        ]
+
+    def test_has_at_most_20_lines(self):
+        words = [f"{a}{b}" for a in "abcdefgh" for b in "abcd"]
+        problems = [f"{name}.png: has {word}" for word in words for name in "xyz"]
+        lines = survey.list_problems("data", problems).splitlines()
+        assert len(lines) == 20
+        # 32 causes of three problems each, of which 9 are shown.
+        assert lines[-1] == "  and 69 more, of 23 other causes"

@@ -12,12 +12,14 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
+from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
@@ -30,6 +32,8 @@ from unet_core.files import read_json, write_whole
 _HASHED_BYTES = 1 << 30
 _MEMORY_FORMAT = 1
 _MOST_MEMORY_BYTES = 2**30
+# Each may take two lines, beside the first and the last.
+_MOST_CAUSES = 9
 # A grey value, or a colour.
 _Value = Annotated[str, msgspec.Meta(pattern="^(-?[0-9]{1,10}|#[0-9a-f]{6})$")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -288,9 +292,26 @@ def describe(
 
 
 def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
-    """Returns one message that numbers every problem of a data set."""
+    """Returns one message of all problems of a data set, in at most 20 lines.
+
+    Problems with one cause, which differ in file and numbers alone, share a line: it gives the
+    first, how many more there are, and some of their files.
+    """
+    by_cause: dict[str, list[str]] = {}
+    for problem in problems:
+        _, _, text = problem.partition(": ")
+        by_cause.setdefault(re.sub(r"[0-9]+", "0", text or problem), []).append(problem)
     lines = [f"{data_dir}: {len(problems)} problem(s) with the data:"]
-    return "\n".join(lines + [f"  {number}. {text}" for number, text in enumerate(problems, 1)])
+    for number, (first, *others) in enumerate(list(by_cause.values())[:_MOST_CAUSES], 1):
+        lines.append(f"  {number}. {first}")
+        if others:
+            files = [each.partition(": ")[0] for each in others[:3]]
+            more = ", ..." if len(others) > len(files) else ""
+            lines.append(f"     So also with {len(others)} more: {', '.join(files)}{more}")
+    hidden = sum(map(len, list(by_cause.values())[_MOST_CAUSES:]))
+    if hidden:
+        lines.append(f"  and {hidden} more, of {len(by_cause) - _MOST_CAUSES} other causes")
+    return "\n".join(lines)
 
 
 def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Counter[int | str]:
@@ -316,10 +337,29 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             raise UserError(
                 f"{sample.mask[0]}: holds values outside the class map {read.classes}: "
-                f"{listed}{more}. Correct the mask, list the values in `classes`, or set "
-                "`stray_values` to nearest."
+                f"{listed}{more}. Correct the mask, or list the values in `classes`. "
+                f"{_what_nearest_does(list(unknown), read.classes)}"
             )
     return total
+
+
+def _what_nearest_does(unknown: list[int | str], classes: ClassMap) -> str:
+    """Returns to which classes `stray_values` nearest would give values that are not listed."""
+    if classes.is_colour:
+        mask = np.array([[[int(str(v)[k : k + 2], 16) for k in (1, 3, 5)] for v in unknown]])
+    else:
+        mask = np.array([unknown])
+    ids = dataclasses.replace(classes, nearest=True).ids(mask)[0]
+    of_class: dict[str, list[str]] = {}
+    for value, number in zip(unknown, ids, strict=True):
+        name = "ignore" if number == IGNORED else classes.names[number]
+        of_class.setdefault(name, []).append(str(value))
+    listed = "; ".join(
+        f"{', '.join(values[:4])}{', ...' * (len(values) > 4)} as {name}"
+        for name, values in of_class.items()
+    )
+    many = " So many are rather the numbers of single objects." * (len(unknown) > 24)
+    return f"With `stray_values` nearest they count: {listed}.{many}"
 
 
 def _missing_classes(
