@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import check_refused, write_slices
+from helpers.program import MEMBRANE, check_refused, write_slices
 
 from unet_core.training.checkpoints import folder_of
 
 AT, LAST = 2, 4
 TINY = [
+    MEMBRANE,
     "--crop_size=16",
     "--base_filters=2",
     "--depth=1",

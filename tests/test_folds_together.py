@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import check_refused, in_a_process, write_slices
+from helpers.program import MEMBRANE, check_refused, in_a_process, write_slices
 
 from unet_core.inference import Predictor
 
 TINY = [
+    MEMBRANE,
     "--crop_size=32",
     "--base_filters=2",
     "--depth=1",

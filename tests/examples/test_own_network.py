@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
-from helpers.program import ROOT, check_refused, write_slices
+from helpers.program import MEMBRANE, ROOT, check_refused, write_slices
 
 from unet_core.inference import Predictor
 from unet_core.inference.trained import build_network
@@ -16,7 +16,14 @@ from unet_core.run_directory import RunDirectory
 from unet_core.settings import RunConfig
 
 NETWORK = "examples.own_network:make_network"
-TRAIN = ["--train_steps=4", "--crop_size=32", "--precision=float32", "--folds=3", "--fold=2"]
+TRAIN = [
+    MEMBRANE,
+    "--train_steps=4",
+    "--crop_size=32",
+    "--precision=float32",
+    "--folds=3",
+    "--fold=2",
+]
 
 
 @pytest.fixture

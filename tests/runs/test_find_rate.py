@@ -4,11 +4,12 @@ import csv
 
 import cv2
 import pytest
-from helpers.program import check_refused, write_slices
+from helpers.program import MEMBRANE, check_refused, write_slices
 
 from unet_core.runs.find_rate import smoothed, suggestion
 
 SMALL = [
+    MEMBRANE,
     "--crop_size=32",
     "--base_filters=4",
     "--depth=2",
