@@ -51,6 +51,13 @@ def door(capfd):
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_report(request, monkeypatch):
+    """Spares every run the seconds that its report takes, except in tests that are about it."""
+    if "report" not in request.node.path.name and "page" not in request.node.path.name:
+        monkeypatch.setattr("unet_core.reports.page.missing_packages", lambda: ["matplotlib"])
+
+
 @pytest.fixture
 def default_hang_up():
     """SIGHUP ends the programs that a test starts, even if the tests run under `nohup`."""

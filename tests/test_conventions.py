@@ -28,7 +28,7 @@ class TestMirrored:
         onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
         runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
         graph, value = onnx_file._Graph(), onnx.helper.make_tensor_value_info
-        found = onnx_file._indices(graph, "size", 2, geometry)
+        found = onnx_file._indices(graph, "size", geometry)
         proto = onnx.helper.make_model(
             onnx.helper.make_graph(
                 graph.nodes,
@@ -44,7 +44,7 @@ class TestMirrored:
             proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         (indices,) = session.run(None, {"size": np.array(size, np.int64)})
-        before, after = geometry.padding(2)
+        before, after = geometry.padding()
         whole = size + -size % geometry.stride
         expected = mirrored(np.arange(-before, whole + after), size, np)
         np.testing.assert_array_equal(indices, expected)

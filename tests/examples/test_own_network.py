@@ -92,7 +92,8 @@ class TestOwnNetwork:
         assert not [name for name in sys.modules if name.startswith("examples")]
 
     def test_flag_that_it_makes_useless_is_refused(self, door, tmp_path, path):
-        refused = door(f"--run_dir={tmp_path / 'run'}", f"--network={NETWORK}", "--depth=3")
+        data, run = f"--data_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}"
+        refused = door(data, run, MEMBRANE, f"--network={NETWORK}", "--depth=3")
         check_refused(refused, "--depth", NETWORK)
 
     def test_run_without_one_refuses_it(self, door, tmp_path, path):
