@@ -32,8 +32,10 @@ from unet_core.reports.about import RunNote
 from unet_core.reports.training_logger import TrainingLogger
 from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
 from unet_core.runs.about import begin_note
+from unet_core.runs.alarms import Alarms
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
+from unet_core.runs.outlook import Outlook
 from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
@@ -105,6 +107,8 @@ class Session:
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
         note: What is kept of this start of the program; of worker 0, while there is work to do.
+        outlook: Says what training needs; of worker 0.
+        alarms: Say what looks wrong at evaluations; of worker 0.
     """
 
     model: keras.Model
@@ -116,6 +120,8 @@ class Session:
     start: int
     failures: list[UserError]
     note: RunNote | None
+    outlook: Outlook | None
+    alarms: Alarms | None
 
     def noted(self, *, ended: str = "") -> None:
         """Notes how far the run has come."""
@@ -174,7 +180,8 @@ def build(plan: Plan, given: RunConfig, control: Control | None = None) -> Sessi
     ended = start >= config.training.train_steps or steered.controls.stopped_by
     is_done = ended and plan.run.is_finished(start)
     note = begin_note(plan, model, given, start) if workers.is_chief and not is_done else None
-    return Session(model, loop, checkpoints, steered, stages, network, start, [], note)
+    said = (Outlook(plan, model, loop), Alarms(plan, network)) if workers.is_chief else (None, None)
+    return Session(model, loop, checkpoints, steered, stages, network, start, [], note, *said)
 
 
 def run_loop(
@@ -191,6 +198,8 @@ def run_loop(
     if session.loop.step < settings.train_steps and (ended := steered.controls.stopped_by):
         print(f"Training ended at step {session.loop.step} ({ended}). {steered.how_to_go_on()}")
         return False
+    if session.outlook and session.loop.step < settings.train_steps:
+        session.outlook.say_memory()
     steered.begin()
     reports = session.stages.train(
         session.loop,
@@ -381,6 +390,8 @@ def _handle(
     decision, seconds = Decision(), 0.0
     if logger:
         logger.show(report)
+    if session.outlook:
+        session.outlook.say_time(report)
     if plan.held_out and evaluates:
         started = time.perf_counter()
         steered.evaluating()
@@ -420,6 +431,8 @@ def _evaluate(
             scores |= plan.metric.scores(sums)
         if logger:
             session.network.refresh()
+            if session.alarms:
+                session.alarms.check(step, sums["confusion"])
             window = SlidingWindow(session.network)
             logger.write_pictures(step, window, plan.held_out[:2], plan.data.read)
     return scores
