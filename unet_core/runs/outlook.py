@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from unet_core import console, training
 from unet_core.models.flops import work_of
+from unet_core.reports.page import duration
 from unet_core.runs import step_memory
 from unet_core.runs.plan import Plan
 from unet_core.runs.step_memory import megabytes
@@ -64,7 +65,7 @@ class Outlook:
             return
         self._is_said = True
         text = (
-            f"Step {report.step}: at {report.step_ms:,.0f} ms a step the other {left} take "
+            f"Step {report.step}: at {report.step_ms:,.0f} ms a step the other {left} take about "
             f"{duration(left * report.step_ms / 1000)}, evaluations not counted"
         )
         if used := step_memory.in_use():
@@ -80,12 +81,3 @@ class Outlook:
         size = config.data.crop_size
         work = work_of(self._model, rows, size, size)
         return step_memory.estimate(self._model, work, config, self._loop.optimizer)
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in the unit in which it is easily read, such as "about 12 min"."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min"
-    return f"about {seconds / 3600:.1f} h"

@@ -301,16 +301,22 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
     if stop():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
-        if plan.held_out:
-            write_final(run)
-        run.mark_finished(loop.step)
-        session.noted(ended="finished")
-        write_if_possible(run)
-        print(
-            f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
-            "\nPredict new images with: python train_loop.py --mode=predict "
-            f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
-        )
+        _mark_finished(plan, session)
+
+
+def _mark_finished(plan: Plan, session: Session) -> None:
+    """Writes what is made of the scores, notes that all is done, and says where it is."""
+    run = plan.run
+    if plan.held_out:
+        write_final(run)
+    run.mark_finished(session.loop.step)
+    session.noted(ended="finished")
+    write_if_possible(run)
+    print(
+        f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
+        "\nPredict new images with: python train_loop.py --mode=predict "
+        f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
+    )
 
 
 def make_loop(
