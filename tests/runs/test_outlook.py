@@ -42,7 +42,7 @@ class TestMemory:
     ):
         # The weights and what the optimizer keeps are there already.
         made_already = 4 * (4 + 4) + 8 + 4
-        monkeypatch.setattr(step_memory, "room", lambda: self.OF_STEP - made_already - 1)
+        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already - 1)
         made.say_memory()
         out, err = capsys.readouterr()
         assert out == ""
@@ -52,14 +52,14 @@ class TestMemory:
 
     def test_that_fits_is_a_line(self, made, monkeypatch, capsys):
         made_already = 4 * (4 + 4) + 8 + 4
-        monkeypatch.setattr(step_memory, "room", lambda: self.OF_STEP - made_already)
+        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already)
         made.say_memory()
         out, err = capsys.readouterr()
         assert err == ""
         assert out.startswith("A training step needs about")
 
     def test_that_is_not_known_is_not_spoken_of(self, made, monkeypatch, capsys):
-        monkeypatch.setattr(step_memory, "room", lambda: None)
+        monkeypatch.setattr(step_memory, "available", lambda: None)
         made.say_memory()
         assert capsys.readouterr() == ("", "")
 

@@ -1,5 +1,7 @@
 """What a run leaves for TensorBoard, each thing once, and nothing of it changes the training."""
 
+import csv
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
+from unet_core.reports.training_logger import TrainingLogger
 from unet_core.training.checkpoint_files import folder_of
 
 STEPS = 12
@@ -81,6 +84,23 @@ def test_resumed_run_has_everything_once_and_the_weights_of_one_without(slices, 
     assert [event.step for event in read(watched / "events" / "final").Tensors("dice/mean")] == [12]
     assert list((watched / "events" / "plugins" / "profile").glob("*/*.xplane.pb"))
     assert not (plain / "events" / "plugins").exists()
+
+
+def test_gradients_are_those_of_the_next_step(slices, door, tmp_path, monkeypatch):
+    found = {}
+    monkeypatch.setattr(
+        TrainingLogger, "write_histograms", lambda self, step, values: found.update({step: values})
+    )
+    run = tmp_path / "run"
+    flags = "--report_every_steps=1", "--dropout=0.3", "--normalization=batch", "--train_steps=3"
+    asked = f"--data_dir={slices}", f"--run_dir={run}", "--histograms_every_evaluations=1"
+    assert door(*asked, *TINY, *flags)[0] == 0
+    gradients = [value for tag, value in found[2].items() if tag.startswith("gradients/")]
+    with (run / "history.csv").open() as file:
+        norms = {row["step"]: float(row["train/gradient_norm"]) for row in csv.DictReader(file)}
+    # The third step's batch and dropout; statistics of batch norm are those of the batch.
+    assert float(tf.linalg.global_norm(gradients)) == pytest.approx(norms["3"], rel=1e-4)
+    assert norms["2"] != pytest.approx(norms["3"], rel=1e-2)
 
 
 def check_histograms(events, run, names):

@@ -36,10 +36,10 @@ class Outlook:
 
     def say_memory(self) -> None:
         """Prints what a step needs by formula beside what is free; a warning if it is more."""
-        needed, there = self._needed(), step_memory.room()
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        needed, there = self._needed(on_gpu), _there(on_gpu)
         if there is None:
             return
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
         if not on_gpu:
             # Made already, and so not part of what is free.
             there += needed.weights + needed.optimizer
@@ -72,12 +72,22 @@ class Outlook:
             text += f"; {megabytes(used[0])} {used[1]}"
         console.say(f"{text}.")
 
-    def _needed(self) -> step_memory.Estimate:
+    def _needed(self, on_gpu: bool) -> step_memory.Estimate:
         """Returns what a step needs on one GPU, or on this machine, whose replicas share it."""
         config = self._config
-        on_gpu = tf.config.list_physical_devices("GPU")
         parts = self._loop.strategy.num_replicas_in_sync if on_gpu else self._workers
         rows = config.training.global_batch_size // config.training.micro_batches // parts
         size = config.data.crop_size
         work = work_of(self._model, rows, size, size)
         return step_memory.estimate(self._model, work, config, self._loop.optimizer)
+
+
+def _there(on_gpu: bool) -> int | None:
+    """Returns the bytes of the GPU, or those free on this machine; None if it does not tell."""
+    if not on_gpu:
+        return step_memory.available()
+    try:
+        return step_memory.room()
+    except (tf.errors.OpError, RuntimeError):
+        # TensorFlow makes devices anew to tell it, and refuses that if they are other ones.
+        return None
