@@ -68,7 +68,12 @@ class TestJson:
         assert "Training:" not in done.stderr
         of_loop = [each for each in events if each["event"] in ("report", "evaluation")]
         assert [each["step"] for each in of_loop] == [2, 4]
-        assert any("Everything is in" in each.get("text", "") for each in events)
+        texts = [each["text"] for each in events if each["event"] == "message"]
+        assert texts[0] == f"Mode train: images of {slices}, run folder {run}, up to step 4."
+        assert texts[1] == "Loading TensorFlow, which takes some seconds."
+        assert sum(text.startswith("A training step needs about") for text in texts) == 1
+        assert sum("ms a step the other 2 take about" in text for text in texts) == 1
+        assert any("Everything is in" in text for text in texts)
         # The same numbers lie in the run's folder.
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for line, event in zip(lines, of_loop, strict=True):

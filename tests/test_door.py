@@ -1,11 +1,15 @@
 """The command: help, version, recipes found from any folder, every mistake listed at once."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 from helpers.program import TINY, check_refused, in_a_process
 
 import unet_core
+from unet_core.errors import UserError
+from unet_core.runs import process
 
 
 @pytest.fixture
@@ -119,3 +123,24 @@ class TestProposedClasses:
         assert "256 value(s)" in out
         assert "and 236 more" in out
         assert "--classes='" not in out
+
+
+class TestBeginning:
+    def test_is_said_before_libraries_are_loaded(self, door, masks, tmp_path, monkeypatch):
+        def refuse():
+            raise UserError("stopped here")
+
+        monkeypatch.setattr(process, "import_libraries", refuse)
+        where = f"--data_dir={masks}", f"--run_dir={tmp_path / 'run'}", TINY[0]
+        _, out, err = door(*where, "--train_steps=30")
+        assert out.splitlines() == [
+            f"Mode train: images of {masks}, run folder {tmp_path / 'run'}, up to step 30.",
+            "Loading TensorFlow, which takes some seconds.",
+        ]
+        assert "stopped here" in err
+        out = door(*where, "--epochs=2", "--log_format=json")[1]
+        first = json.loads(out.splitlines()[0])
+        assert first["event"] == "message"
+        assert first["text"].endswith("for 2 epochs.")
+        # Modes that do not train print what was asked for alone.
+        assert door("--mode=predict", where[1], "--input=x")[1] == ""

@@ -59,6 +59,14 @@ def say(text: str) -> None:
         tqdm.tqdm.write(text)
 
 
+def warn(text: str) -> None:
+    """Prints a warning that a bar does not run into, on standard error or as a JSON message."""
+    if isinstance(sys.stdout, JsonOutput):
+        print(f"WARNING: {text}")
+    else:
+        tqdm.tqdm.write(f"WARNING: {text}", file=sys.stderr)
+
+
 def emit(event: str, **values: Any) -> None:
     """Writes a JSON object to standard output if that is what it holds; else nothing."""
     if isinstance(sys.stdout, JsonOutput):

@@ -24,7 +24,7 @@ from unet_core.errors import UserError
 from unet_core.runs import process
 from unet_core.settings import FIELDS, KINDS, RunConfig
 from unet_core.settings.describe import help_text
-from unet_core.settings.modes import MODES
+from unet_core.settings.modes import MODES, TRAIN
 
 FLAGS = flags.FLAGS
 USAGE = """\
@@ -51,13 +51,14 @@ def main(argv: Sequence[str]) -> int:
         from unet_core.runs.flags import check_flags  # It loads NumPy, which --help does without.
 
         check_flags(config)
-        process.import_libraries()
-        if config.names_own_code():
-            process.find_modules_here()
         as_json = config.training.log_format == "json"
-        output = json_output() if as_json else contextlib.nullcontext()
-        with process.stop_signals(stop), output:
-            MODES[config.task.mode](config, stop)
+        with json_output() if as_json else contextlib.nullcontext():
+            _say_what_begins(config)
+            process.import_libraries()
+            if config.names_own_code():
+                process.find_modules_here()
+            with process.stop_signals(stop):
+                MODES[config.task.mode](config, stop)
         return 128 + stop.signal if stop.signal else 0
     except UserError as error:
         return _refuse(_with_flags(str(error)))
@@ -78,6 +79,22 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _refuse("stopped at once; the run goes on from its last checkpoint.")
         return 128 + (stop.signal or signal.SIGINT)
+
+
+def _say_what_begins(config: RunConfig) -> None:
+    """Prints what will happen, before libraries are loaded; of modes that train alone."""
+    mode, steps = config.task.mode, f"up to step {config.training.train_steps}"
+    if mode not in TRAIN:
+        return
+    if config.training.epochs is not None:
+        steps = f"for {config.training.epochs:g} epochs"
+    parts = [
+        f"images of {config.data.data_dir or 'drawn slices'}",
+        f"run folder {config.task.run_dir}",
+        *([steps] if mode == "train" else []),
+    ]
+    print(f"Mode {mode}: {', '.join(parts)}.")
+    print("Loading TensorFlow, which takes some seconds.", flush=True)
 
 
 def _refuse(message: str) -> int:

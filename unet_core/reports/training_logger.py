@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from unet_core import console, metrics
 from unet_core.data.classes import ClassMap
@@ -24,6 +25,7 @@ from unet_core.files import write_whole
 from unet_core.inference.masks import usual_rule
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.run_directory import RunDirectory
+from unet_core.settings import RunConfig
 from unet_core.settings.training import TrainingSettings
 from unet_core.training import Report, SummaryWriter
 from unet_core.training.history import NOTE, History, JsonLines
@@ -178,17 +180,28 @@ class TrainingLogger:
                 self._summaries.images(step, f"held_out_{sample.name}/{name}", in_rgb)
 
     def write_description(
-        self, settings: Mapping[str, Any], model: keras.Model, crop_size: int
+        self, config: RunConfig, command: str, model: keras.Model, crop_size: int
     ) -> None:
-        """Writes the settings as text, the graph of the network, and a picture of it.
+        """Writes the settings and the command as text, the graph of the network, and a picture.
 
-        The picture, the run's `network.svg`, shows sizes for crops of `crop_size` pixels a side.
+        The settings that are not the defaults are also the hyperparameters of the HParams tab. The
+        picture, the run's `network.svg`, shows sizes for crops of `crop_size` pixels a side.
         """
-        text = "\n".join(f"    {name} = {value}" for name, value in settings.items())
+        text = "\n".join(f"    {name} = {value}" for name, value in config.values().items())
         self._summaries.text(0, "config", text)
+        self._summaries.text(0, "command", f"    {command}")
+        chosen = {
+            name: value if isinstance(value, bool | int | float | str) else _as_text(value)
+            for name, value in config.changed().items()
+        }
+        self._summaries.raw(0, hparams.hparams_pb(chosen).SerializeToString())
         spec = tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.uint8)
         self._summaries.graph(lambda images: model(images, training=False), spec)
         write_whole(self._picture, draw_network(model, crop_size, crop_size).encode())
+
+    def write_histograms(self, step: int, values: Mapping[str, tf.Tensor]) -> None:
+        """Writes how the numbers of each tensor are distributed."""
+        self._summaries.histograms(step, values)
 
     def flush(self) -> None:
         """Hands everything to the operating system.
@@ -201,3 +214,8 @@ class TrainingLogger:
 def score_names(classes: ClassMap) -> list[str]:
     """Returns the names of the held-out scores."""
     return ["loss", *metrics.scores(np.zeros([len(classes)] * 2), classes.names)]
+
+
+def _as_text(value: Any) -> str:
+    """Returns a setting of several values, or of none, as text."""
+    return "none" if value is None else ",".join(map(str, value))

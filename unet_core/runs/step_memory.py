@@ -42,17 +42,24 @@ class Estimate:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate(model: keras.Model, work: list[CallWork], config: RunConfig) -> Estimate:
+def estimate(
+    model: keras.Model,
+    work: list[CallWork],
+    config: RunConfig,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> Estimate:
     """Returns what a training step needs by formula.
 
     Args:
         model: The network.
         work: Its work on the images of one micro-batch.
         config: The settings of the training.
+        optimizer: That of the training, built; if None, one like it is made.
     """
     trainable = _bytes(model.trainable_variables)
-    optimizer = optimizers.make_optimizer(config.optimization)
-    optimizer.build(model.trainable_variables)
+    if optimizer is None:
+        optimizer = optimizers.make_optimizer(config.optimization)
+        optimizer.build(model.trainable_variables)
     averages = _bytes(model.variables) if config.optimization.ema_decay else 0
     activations = sum(
         math.prod(size or 1 for size in shape) * tf.as_dtype(tensor.dtype).size
@@ -102,6 +109,21 @@ def _resident(name: str) -> int:
     if not found:
         raise OSError(f"{_STATUS} has no {name}")
     return 1024 * int(found[1])
+
+
+def in_use() -> tuple[int, str] | None:
+    """Returns the bytes in use and what they are; None if this system does not tell.
+
+    They are the peak of TensorFlow's allocator on the first GPU, or what this process has resident.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        peak = tf.config.experimental.get_memory_info(gpus[0].name)["peak"]
+        return peak, "peak of TensorFlow's allocator on the GPU"
+    try:
+        return _resident("VmRSS"), "resident memory of this process"
+    except OSError:
+        return None
 
 
 def available() -> int | None:
@@ -154,6 +176,11 @@ def run_step(model: keras.Model, config: RunConfig) -> None:
 
     for _ in loop.train(data, until_step=2, report_every_steps=1):
         pass
+
+
+def megabytes(count: int) -> str:
+    """Returns bytes as text."""
+    return f"{count / 1e6:,.0f} MB"
 
 
 def _bytes(variables: list[keras.Variable]) -> int:

@@ -20,6 +20,7 @@ from unet_core.run_directory import RunDirectory
 from unet_core.runs import fine_tuning, process, step_memory
 from unet_core.runs.finished_run import check_used, settings_of_run
 from unet_core.runs.process import StopRequest
+from unet_core.runs.step_memory import megabytes
 from unet_core.settings import FIELDS, ROOM_OF, RunConfig
 from unet_core.settings.network import check_same_network
 from unet_core.training import devices
@@ -63,11 +64,11 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
     if not meter.of:
         print("Measured: not on this system, which does not tell a process its peak.")
     elif free is not None and needed.total > free:
-        print(f"Measured: not tried, {_megabytes(free)} are available.")
+        print(f"Measured: not tried, {megabytes(free)} are available.")
     else:
         step_memory.run_step(model, config)
         print(
-            f"Measured: {_megabytes(meter.peak())}, the {meter.of} while the network was built and "
+            f"Measured: {megabytes(meter.peak())}, the {meter.of} while the network was built and "
             "trained two steps on random images."
         )
 
@@ -186,13 +187,9 @@ def _estimated(needed: step_memory.Estimate, config: RunConfig) -> str:
         f"what {config.optimization.optimizer} and averages keep": needed.optimizer,
         "activations kept for the gradient": needed.activations,
     }
-    listed = ", ".join(f"{_megabytes(count)} {name}" for name, count in parts.items())
+    listed = ", ".join(f"{megabytes(count)} {name}" for name, count in parts.items())
     return (
         "Memory of a training step\n"
-        f"Estimated: {_megabytes(needed.total)} by formula, without the room that kernels need: "
+        f"Estimated: {megabytes(needed.total)} by formula, without the room that kernels need: "
         f"{listed}."
     )
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

@@ -29,9 +29,18 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.reports.about import RunNote
+from unet_core.reports.final_events import write_final
 from unet_core.reports.training_logger import TrainingLogger
-from unet_core.runs import dataset, fine_tuning, folds, hooks, initial_weights, steering
-from unet_core.runs.about import begin_note
+from unet_core.runs import (
+    dataset,
+    fine_tuning,
+    folds,
+    hooks,
+    initial_weights,
+    steering,
+    step_profile,
+)
+from unet_core.runs.about import begin_note, command_of
 from unet_core.runs.finished_run import check_used, output_folder
 from unet_core.runs.masks import rule_of_training
 from unet_core.runs.plan import Plan, prepare
@@ -40,6 +49,7 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.report import report_files, write_if_possible
 from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.runs.tracking import Tracking
+from unet_core.runs.watch import Watch
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report
 from unet_core.training.controls import Control, Decision
@@ -75,7 +85,7 @@ def train_one(
         tracking = None
         if workers.is_chief:
             tracking = stack.enter_context(Tracking(plan.config, plan.run.path))
-        stopping = run_loop(plan, session, stop, tracking)
+        stopping = run_loop(plan, session, stop, command_of(config), tracking)
         session.noted(ended="stopped" if stopping else "trained")
         if stopping:
             # Perhaps it was another worker that was asked to stop.
@@ -105,6 +115,7 @@ class Session:
         start: The step it goes on from, 0 for a new run.
         failures: What the generators of samples have raised.
         note: What is kept of this start of the program; of worker 0, while there is work to do.
+        watch: What is looked at beside the scores; of worker 0.
     """
 
     model: keras.Model
@@ -116,6 +127,7 @@ class Session:
     start: int
     failures: list[UserError]
     note: RunNote | None
+    watch: Watch | None
 
     def noted(self, *, ended: str = "") -> None:
         """Notes how far the run has come."""
@@ -174,11 +186,15 @@ def build(plan: Plan, given: RunConfig, control: Control | None = None) -> Sessi
     ended = start >= config.training.train_steps or steered.controls.stopped_by
     is_done = ended and plan.run.is_finished(start)
     note = begin_note(plan, model, given, start) if workers.is_chief and not is_done else None
-    return Session(model, loop, checkpoints, steered, stages, network, start, [], note)
+    watch = None
+    if workers.is_chief:
+        batches = functools.partial(_batches_from, plan)
+        watch = Watch(plan, model, loop, network, batches, start)
+    return Session(model, loop, checkpoints, steered, stages, network, start, [], note, watch)
 
 
 def run_loop(
-    plan: Plan, session: Session, stop: StopRequest, tracking: Tracking | None = None
+    plan: Plan, session: Session, stop: StopRequest, command: str, tracking: Tracking | None
 ) -> bool:
     """Trains until `train_steps` or a control ends it, evaluating, logging and saving.
 
@@ -198,7 +214,10 @@ def run_loop(
         unfrozen=_unfrozen_data(plan, session),
         until_step=settings.train_steps,
         report_every_steps=settings.report_every_steps,
-        pause_every_steps=[settings.eval_every_steps, settings.checkpoint_every_steps],
+        pause_every_steps=[
+            *(settings.eval_every_steps, settings.checkpoint_every_steps),
+            *([step_profile.FIRST] if settings.profile else []),
+        ],
         should_stop=lambda: stop() or steered.time_is_up(),
     )
     interrupted = False
@@ -219,7 +238,9 @@ def run_loop(
             )
             if not session.start:
                 size = plan.config.data.crop_size
-                logger.write_description(plan.config.values(), session.model, size)
+                logger.write_description(plan.config, command, session.model, size)
+        if session.watch and session.loop.step < settings.train_steps:
+            stack.enter_context(contextlib.closing(session.watch)).begin()
         stack.enter_context(explained(plan, session.failures))
         for report in reports:
             interrupted = report.stopping and not steered.ends_now(stop)
@@ -280,14 +301,22 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
     if stop():
         print("Stopped; training is done. Start the same command again for what is missing.")
     else:
-        run.mark_finished(loop.step)
-        session.noted(ended="finished")
-        write_if_possible(run)
-        print(
-            f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
-            "\nPredict new images with: python train_loop.py --mode=predict "
-            f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
-        )
+        _mark_finished(plan, session)
+
+
+def _mark_finished(plan: Plan, session: Session) -> None:
+    """Writes what is made of the scores, notes that all is done, and says where it is."""
+    run = plan.run
+    if plan.held_out:
+        write_final(run)
+    run.mark_finished(session.loop.step)
+    session.noted(ended="finished")
+    write_if_possible(run)
+    print(
+        f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
+        "\nPredict new images with: python train_loop.py --mode=predict "
+        f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
+    )
 
 
 def make_loop(
@@ -345,6 +374,11 @@ def train_data(plan: Plan, failures: list[UserError], *, at_step: int) -> functo
     )
 
 
+def _batches_from(plan: Plan, step: int) -> tf.data.Dataset:
+    """Returns whole global batches, or their micro-batches, from that of `step` on."""
+    return train_data(plan, [], at_step=step)(step, tf.distribute.InputContext())
+
+
 def _unfrozen_data(plan: Plan, session: Session) -> functools.partial | None:
     settings = plan.config.fine_tuning
     if settings.unfrozen_batch_size is None or settings.unfreeze_at_step is None:
@@ -381,6 +415,8 @@ def _handle(
     decision, seconds = Decision(), 0.0
     if logger:
         logger.show(report)
+    if logger and session.watch:
+        session.watch.reported(report, logger, evaluates=evaluates)
     if plan.held_out and evaluates:
         started = time.perf_counter()
         steered.evaluating()
@@ -420,6 +456,8 @@ def _evaluate(
             scores |= plan.metric.scores(sums)
         if logger:
             session.network.refresh()
+            if session.watch:
+                session.watch.alarms.check(step, sums["confusion"])
             window = SlidingWindow(session.network)
             logger.write_pictures(step, window, plan.held_out[:2], plan.data.read)
     return scores

@@ -112,6 +112,14 @@ class RunConfig:
         """Returns every setting by its name."""
         return {name: self[name] for name in FIELDS}
 
+    def changed(self) -> dict[str, Any]:
+        """Returns the settings of the run that do not have their defaults, by name."""
+        return {
+            name: self[name]
+            for name, field in FIELDS.items()
+            if field.metadata["of_run"] and self[name] != field.default
+        }
+
     def __getitem__(self, name: str) -> Any:
         """Returns one setting by its name."""
         return getattr(getattr(self, ROOM_OF[name]), name)

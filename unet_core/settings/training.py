@@ -98,6 +98,21 @@ class TrainingSettings:
         "my_module:make_my_tracker (docs/hooks.md).",
         modes=("train", "sweep"),
     )
+    histograms_every_evaluations: int = setting(
+        0,
+        "Histograms of weights, and of the gradients of one training batch, for TensorBoard, at "
+        "every so many evaluations; 0 is off. They change nothing of the training.",
+        modes=("train", "sweep"),
+        of_run=False,
+        least=0,
+        most=10**6,
+    )
+    profile: bool = setting(
+        False,
+        "TensorFlow's profile of steps 10 to 20, for the profile plugin of TensorBoard.",
+        modes=("train", "sweep"),
+        of_run=False,
+    )
     strategy: str = setting(
         "none",
         "One device, one copy of the network on each (MirroredStrategy), or that on all workers of "

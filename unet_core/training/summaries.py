@@ -32,7 +32,7 @@ _WAY = "Move it away; the run goes on without what it shows."
 
 
 class SummaryWriter:
-    """Writes scalars, text, images and a graph to one new event file.
+    """Writes scalars, text, images, histograms and a graph to one new event file.
 
     Args:
         directory: The folder of the event files. One writer at a time uses it.
@@ -78,6 +78,17 @@ class SummaryWriter:
         """Writes `images`, [N, H, W, 1 or 3] uint8 in RGB order."""
         with self._writing():
             tf.summary.image(tag, images, step=step, max_outputs=len(images))
+
+    def histograms(self, step: int, values: Mapping[str, tf.Tensor]) -> None:
+        """Writes how the numbers of each tensor are distributed, under its tag."""
+        with self._writing():
+            for tag, value in values.items():
+                tf.summary.histogram(tag, value, step=step)
+
+    def raw(self, step: int, summary: bytes) -> None:
+        """Writes a serialised `Summary`, as plugins of TensorBoard make them."""
+        with self._writing():
+            tf.summary.experimental.write_raw_pb(summary, step=step)
 
     def graph(self, function: Callable, *specs: tf.TensorSpec) -> None:
         """Writes the graph that `function` makes of inputs like `specs`."""

@@ -1,0 +1,91 @@
+"""What is said of memory before the first step, and of time after the first that were timed."""
+
+import dataclasses
+import types
+
+import keras
+import pytest
+import tensorflow as tf
+
+from unet_core import training
+from unet_core.runs import step_memory
+from unet_core.runs.outlook import Outlook
+from unet_core.settings import RunConfig
+from unet_core.training.report import Report
+
+REPORT = Report(
+    *(20, True, False, False, 0.5, {}, 1e-3, 1.0, {}, {}, 1.0, 0),
+    step_ms=500.0,
+    examples_per_sec=8.0,
+    data_wait_share=0.0,
+)
+
+
+@pytest.fixture
+def made():
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 1)])
+    config = RunConfig.of(global_batch_size=6, micro_batches=2, crop_size=4, train_steps=140)
+    loop = training.Loop(
+        model, keras.optimizers.SGD(0.1, momentum=0.9), loss=lambda logits, batch: logits
+    )
+    plan = types.SimpleNamespace(config=config, workers=types.SimpleNamespace(count=1))
+    return Outlook(plan, model, loop)
+
+
+class TestMemory:
+    # Weights 2 + 2 = 4 numbers, as many gradients and momenta, and activations of 3 of the 6
+    # examples: 3 * 4 * 4 * 2 = 96 numbers. SGD counts its steps in 64 bits and has a rate of 32.
+    OF_STEP = 4 * (4 + 4 + 4 + 96) + 8 + 4
+
+    def test_that_does_not_fit_is_a_warning_that_names_what_to_change(
+        self, made, monkeypatch, capsys
+    ):
+        # The weights and what the optimizer keeps are there already.
+        made_already = 4 * (4 + 4) + 8 + 4
+        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already - 1)
+        made.say_memory()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("WARNING: A training step needs about")
+        for words in ("--global_batch_size (6)", "--crop_size (4)", "--micro_batches (2)"):
+            assert words in err
+
+    def test_that_fits_is_a_line(self, made, monkeypatch, capsys):
+        made_already = 4 * (4 + 4) + 8 + 4
+        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already)
+        made.say_memory()
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert out.startswith("A training step needs about")
+
+    def test_that_is_not_known_is_not_spoken_of(self, made, monkeypatch, capsys):
+        monkeypatch.setattr(step_memory, "available", lambda: None)
+        made.say_memory()
+        assert capsys.readouterr() == ("", "")
+
+    def test_in_use_is_what_is_resident(self):
+        ballast = tf.zeros([64 << 20], tf.uint8) + 1
+        with_it, of = step_memory.in_use()
+        assert of == "resident memory of this process"
+        del ballast
+        # TensorFlow's allocator gives blocks of this size back at once.
+        assert with_it - step_memory.in_use()[0] > 32 << 20
+
+
+class TestTime:
+    def test_is_said_once_at_the_first_report_that_was_timed(self, made, monkeypatch, capsys):
+        monkeypatch.setattr(step_memory, "in_use", lambda: (1_234_000_000, "in use"))
+        made.say_time(dataclasses.replace(REPORT, step_ms=float("nan")))
+        assert capsys.readouterr().out == ""
+        made.say_time(REPORT)
+        # 140 - 20 = 120 steps of half a second.
+        assert capsys.readouterr().out == (
+            "Step 20: at 500 ms a step the other 120 take about 1 min 0 s, evaluations not "
+            "counted; 1,234 MB in use.\n"
+        )
+        made.say_time(dataclasses.replace(REPORT, step=40))
+        assert capsys.readouterr().out == ""
+
+    def test_is_not_said_at_the_end(self, made, capsys):
+        made.say_time(dataclasses.replace(REPORT, step=140))
+        assert capsys.readouterr().out == ""
