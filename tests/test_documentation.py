@@ -1,5 +1,7 @@
 """README.md and docs: links lead somewhere, and the files of a run are described."""
 
+import fnmatch
+import json
 import pathlib
 import re
 
@@ -102,3 +104,34 @@ class TestFilesOfARun:
         for name in found:
             name = re.sub("/(membrane|cell)$", "/<class>", name)
             assert f"`{name}`" in self.PAGE, name
+
+
+class TestDockerfile:
+    """It cannot be built here: that its commands are those of the README is what is checked."""
+
+    TEXT = (ROOT / "Dockerfile").read_text()
+
+    def commands(self):
+        """Returns the commands of its stages: what is run to build one, and then in it."""
+        for stage in re.split(r"^FROM ", self.TEXT, flags=re.M)[2:]:
+            extras = re.search(r"^ARG EXTRAS=(.*)$", stage, re.M)
+            install = re.search(r"^RUN (.*)$", stage, re.M)[1].replace('"', "'")
+            words = re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", stage, re.M)
+            run = " ".join(word for part in words for word in json.loads(part))
+            yield f"{install} && {run}".replace("$EXTRAS", extras[1] if extras else "")
+
+    def test_its_commands_are_the_two_of_the_readme(self):
+        readme = (ROOT / "README.md").read_text()
+        commands = list(self.commands())
+        assert len(commands) == 2
+        for command in commands:
+            assert f"\n    {command}\n" in readme
+
+    def test_context_has_what_git_has_and_nothing_that_git_ignores(self):
+        """Patterns of .gitignore and .dockerignore differ in their slashes alone."""
+        left_out = {line.strip("/") for line in (ROOT / ".gitignore").read_text().split()}
+        docker = (ROOT / ".dockerignore").read_text().split()
+        for name in left_out:
+            assert any(fnmatch.fnmatch(name, pattern.removeprefix("**/")) for pattern in docker), (
+                name
+            )
