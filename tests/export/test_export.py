@@ -334,7 +334,7 @@ class TestSeveralNetworks:
 
 
 class TestKerasFile:
-    def test_is_loaded_with_the_import_that_the_readme_names(self, tmp_path):
+    def test_is_loaded_with_the_import_that_the_page_names(self, tmp_path):
         config = make_config(stem_stride=2, normalization="group", decoder="upsample")
         write(make_model(config), config, tmp_path / "e", formats=["keras"])
         code = (
@@ -343,7 +343,7 @@ class TestKerasFile:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout == "(None, None, None, 1)\n", done.stderr
-        assert "import unet_core.models.build" in (ROOT / "README.md").read_text()
+        assert "import unet_core.models.build" in (ROOT / "docs" / "production.md").read_text()
 
 
 class TestEdges:

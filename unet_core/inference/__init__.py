@@ -1,9 +1,11 @@
 """Networks to masks: images of any size, files, videos, scores, exports.
 
-from unet_core.inference import Predictor
+    from unet_core.inference import Predictor
 
-predictor = Predictor("runs/membrane")
-probabilities = predictor(image)
+    predictor = Predictor("runs/membrane")
+    probabilities = predictor(image)
+
+Runs, folders of folds and exports are opened alike.
 """
 
 from unet_core.inference.ensemble import open_networks

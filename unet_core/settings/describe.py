@@ -1,6 +1,6 @@
-"""The settings as text: `--help`, docs/flags.md and the table of flags in the README.
+"""The settings as text: `--help` and docs/flags.md.
 
-`python -m unet_core.settings.describe`, started in the root of the project, writes the last two.
+`python -m unet_core.settings.describe`, started in the root of the project, writes the latter.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ TITLES = {
     "search": "Search for a learning rate or other settings",
     "prediction": "Prediction, scores, export",
 }
-BEGIN = "<!-- Begin of the generated table. -->"
-END = "<!-- End of the generated table. -->"
+_HEAD = """# All flags
+
+By room, in the order a person needs them. `--help` shows all of them with ranges, defaults and a
+sentence each, by group, `--help=predict` those of one mode.
+
+A flag that a mode does not use is refused by name. A mode that works with a finished run
+(`evaluate`, `predict`, `export`, `choose`) takes from it what is not given; a flag file that
+describes the training may be given to it too.
+"""
 
 
 def help_text(mode: str | None = None) -> str:
@@ -117,13 +124,9 @@ def _shown(value: Any) -> str:
 
 
 def write_documentation(root: pathlib.Path) -> None:
-    """Writes docs/flags.md, and the table between the two marks of README.md."""
-    head = "# All flags\n\nBy room, in the order a person needs them; `--help` shows the same.\n\n"
-    (root / "docs" / "flags.md").write_text(head + markdown_table() + "\n")
-    readme = root / "README.md"
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    readme.write_text(f"{before}{begin}\n\n{overview()}\n\n{end}{after}")
+    """Writes docs/flags.md: what holds for all flags, the overview, and the table of each room."""
+    text = "\n\n".join([_HEAD.rstrip("\n"), overview(), markdown_table()])
+    (root / "docs" / "flags.md").write_text(text + "\n")
 
 
 if __name__ == "__main__":

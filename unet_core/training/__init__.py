@@ -2,15 +2,15 @@
 
 Nothing here knows of images or segmentation.
 
-from unet_core import training
+    from unet_core import training
 
-loop = training.Loop(model, optimizer, loss=my_loss, strategy=strategy)
-checkpoints = training.Checkpoints(directory, loop, keep=3)
-checkpoints.restore()
+    loop = training.Loop(model, optimizer, loss=my_loss, strategy=strategy)
+    checkpoints = training.Checkpoints(directory, loop, keep=3)
+    checkpoints.restore()
 
-for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
-    print(report.step, report.loss, report.examples_per_sec)
-    checkpoints.save()
+    for report in loop.train(my_dataset, until_step=10_000, report_every_steps=100):
+        print(report.step, report.loss, report.examples_per_sec)
+        checkpoints.save()
 """
 
 from unet_core.training import controls, schedules

@@ -1,8 +1,10 @@
 """Controls that depend on the time or on a person; of several workers the first decides.
 
-budget = TimeBudget(minutes=50, workers=workers)
-controls = Controls([budget, Ask(1000, ask=input, show=print, workers=workers)])
-loop.train(dataset, until_step=10_000, should_stop=budget.is_over)
+    budget = TimeBudget(minutes=50, workers=workers)
+    controls = Controls([budget, Ask(1000, ask=input, show=print, workers=workers)])
+    loop.train(dataset, until_step=10_000, should_stop=budget.is_over)
+
+Their state is in the checkpoint, as that of all controls.
 """
 
 from __future__ import annotations

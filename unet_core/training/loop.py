@@ -64,7 +64,10 @@ class Loop:
         metrics: `(outputs, batch) -> dict` of additive tensors, summed over batches and replicas in
             evaluation, in 64 bits; with a list of parts `batch -> dict`.
         strategy: Where model and optimizer were made; by default the current one.
-        schedule, clip_norm, ema_decay, rate_factor: Of the one part; see `Part`.
+        schedule: Of the one part; see `Part`, as for the next three.
+        clip_norm: Of the one part.
+        ema_decay: Of the one part.
+        rate_factor: Of the one part.
         loss_scaling: Whether to scale the loss, for mixed precision in float16. An overflow on any
             replica then skips the update on all and halves the scale. Without it a gradient that is
             not finite stops the training.
