@@ -131,12 +131,19 @@ class TestKill:
         command = ("-c", KILLED, str(ROOT), "unet_core.training.history:History", "append", "5")
         finish(start(data_dir, run_dir, command=command))
         finish(start(data_dir, run_dir))
-        for part in ("train", "held_out", ""):
+        # Reports every two steps, evaluations every four, both at the end; scores at the end.
+        steps_of = {
+            "train": [2, 4, 6, 8, 10, 12, 14],
+            "held_out": [4, 8, 12, 14],
+            "final": [],
+            "": [],
+        }
+        for part, steps_of_loss in steps_of.items():
             path = str(run_dir / "events" / part)
             events = event_accumulator.EventAccumulator(path, {"tensors": 0})
             events.Reload()
-            if part:
-                assert [e.step for e in events.Tensors("loss")] == [2, 4, 6, 8, 10, 12, 14]
+            if steps_of_loss:
+                assert [e.step for e in events.Tensors("loss")] == steps_of_loss
             for tag in events.Tags()["tensors"]:
                 steps = [event.step for event in events.Tensors(tag)]
                 assert len(steps) == len(set(steps)), tag
