@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.program import ROOT, check_refused, in_a_process, write_slices
-from helpers.program import TINY as SMALLEST
+from helpers.program import MEMBRANE, TINY as SMALLEST
 
 from unet_core.data import synthetic
 
 TINY = [*SMALLEST, "--train_steps=4", "--dropout=0.2", "--normalization=batch"]
 # Those of them that `--mode=check_data` uses.
-CHECK = ["--crop_size=32", "--folds=3", "--fold=2"]
+CHECK = [MEMBRANE, "--crop_size=32", "--folds=3", "--fold=2"]
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,8 @@ class TestProgram:
 
     def test_settings_of_other_modes_are_refused(self, door, tmp_path):
         check_refused(
-            door(f"--data_dir={tmp_path}", f"--run_dir={tmp_path}", "--find_rate_steps=20"),
+            door(
+                f"--data_dir={tmp_path}", f"--run_dir={tmp_path}", MEMBRANE, "--find_rate_steps=20"
+            ),
             "find_rate_steps",
         )
