@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import ROOT, check_refused, in_a_process, write_slices
-from helpers.program import MEMBRANE, TINY as SMALLEST
+from helpers.program import MEMBRANE, ROOT, check_refused, in_a_process, write_slices
+from helpers.program import TINY as SMALLEST
 
 from unet_core.data import synthetic
 

@@ -41,7 +41,7 @@ def begin(slices, run_dir, **kwargs):
     config = RunConfig.of(data_dir=str(slices), run_dir=str(run_dir), **{**MEMBRANES, **settings})
     plan = prepare(config, StopRequest())
     with plan.run.locked():
-        return train.build(plan)
+        return train.build(plan, config)
 
 
 def kernels_of(model):

@@ -12,6 +12,7 @@ from unet_core.inference.ensemble import fold_folders, open_networks
 from unet_core.inference.trained import Trained
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import process
+from unet_core.runs.flags import unused
 from unet_core.settings import FIELDS, ROOM_OF, RunConfig
 from unet_core.settings.network import OF_EVERY_NETWORK
 
@@ -67,7 +68,7 @@ def settings_of_run(config: RunConfig, of_run: RunConfig) -> RunConfig:
                     "give the `run_dir` of another run."
                 )
             if name not in config.from_file:
-                raise UserError(_unused(name, mode))
+                raise UserError(unused(name, mode))
         if field.metadata["of_run"]:
             values[name] = of_run[name]
     return config.replace(**values)
@@ -83,7 +84,7 @@ def check_used(config: RunConfig) -> None:
     mode, own = config.task.mode, config.network.network
     for name in sorted(config.given - config.from_file):
         if mode not in FIELDS[name].metadata["modes"]:
-            raise UserError(_unused(name, mode))
+            raise UserError(unused(name, mode))
         if own and ROOM_OF[name] == "network" and name not in OF_EVERY_NETWORK:
             raise UserError(
                 f"`{name}` does nothing with `network` ({own}), which makes the whole network. "
@@ -105,11 +106,6 @@ def required(config: RunConfig, name: str) -> str:
 def output_folder(config: RunConfig, default: pathlib.Path) -> pathlib.Path:
     """Returns `output_dir`, or the place in the run folder if it was not given."""
     return pathlib.Path(config.prediction.output_dir or default)
-
-
-def _unused(name: str, mode: str) -> str:
-    users = ", ".join(sorted(FIELDS[name].metadata["modes"]))
-    return f"`{name}` is not used with `mode` {mode}, but with {users}. Leave it out."
 
 
 def _same(name: str, ours: Any, theirs: Any) -> bool:

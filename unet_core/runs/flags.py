@@ -6,7 +6,7 @@ import os
 
 from unet_core.data.classes import CLASSES_MISSING, ClassMap
 from unet_core.errors import UserError
-from unet_core.settings import RunConfig
+from unet_core.settings import FIELDS, RunConfig
 from unet_core.settings.modes import TRAIN
 
 _SCORES_OF_A_CLASS = ("dice", "iou", "precision", "recall", "f1")
@@ -20,18 +20,18 @@ def check_flags(config: RunConfig) -> None:
     """
     if config.task.mode not in TRAIN:
         return
-    data, problems = config.data, []
+    data, mode = config.data, config.task.mode
+    typed = config.given - config.from_file
+    problems = [
+        unused(name, mode) for name in sorted(typed) if mode not in FIELDS[name].metadata["modes"]
+    ]
     if config.task.mode in ("train", "sweep") and not config.task.run_dir:
         problems.append("`run_dir` is missing; it names the folder that the run is kept in.")
     if not (data.data_dir or data.synthetic_data):
         problems.append("`data_dir` is missing; it names the folder of images and masks.")
     if data.data_dir and not os.path.exists(data.data_dir):
         problems.append(f"`data_dir` ({data.data_dir}): there is no such folder.")
-    if (
-        data.data_dir
-        and "synthetic_data" in config.given - config.from_file
-        and data.synthetic_data
-    ):
+    if data.data_dir and "synthetic_data" in typed and data.synthetic_data:
         problems.append(
             f"`synthetic_data` and `data_dir` ({data.data_dir}) were both given; slices are not "
             "drawn into a folder of yours. Leave one of them out."
@@ -44,6 +44,12 @@ def check_flags(config: RunConfig) -> None:
         problems += error.problems
     if problems:
         raise UserError(*problems)
+
+
+def unused(name: str, mode: str) -> str:
+    """Returns that a setting is not used with a mode."""
+    users = ", ".join(sorted(FIELDS[name].metadata["modes"]))
+    return f"`{name}` is not used with `mode` {mode}, but with {users}. Leave it out."
 
 
 def _names_of_no_class(config: RunConfig, classes: ClassMap) -> list[str]:
