@@ -68,7 +68,8 @@ class TestFineTuning:
         code, out, err = start(tmp_path / "run", *TINY, *STAGES)
         assert code == 0, err
         # 3x3x1x2 + 3x3x2x2 + 3x3x2x4 + 3x3x4x4 weights, and 2 x (2 + 2 + 4 + 4) of batch norms.
-        assert "447 parameters, 294 frozen until step 2.\nStep 2: unfrozen, all 447" in out
+        assert "447 parameters, 294 frozen until step 2.\n" in out
+        assert "\nStep 2: unfrozen, all 447" in out
         first, before, after = (encoder_of(saved(tmp_path / "run", s)) for s in (1, AT, AT + 1))
         assert len(before) == ENCODER - 1
         for one, two, three in zip(first, before, after, strict=True):
