@@ -138,7 +138,7 @@ class TestTwoWorkers:
         assert "worker 0 shows the progress" in both[1][1]
         assert (tmp_path / "two" / "scores.json").exists()
         files = [path for path in (tmp_path / "two" / "events").rglob("*") if path.is_file()]
-        assert len(files) == 3
+        assert len(files) == 4
         assert not list((tmp_path / "two").glob("seen-by*"))
 
     @pytest.mark.parametrize(

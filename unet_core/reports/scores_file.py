@@ -155,11 +155,12 @@ def class_names(found: Mapping[str, Any]) -> list[str]:
 def _problem_of(result: Scores) -> str | None:
     """Returns what contradicts itself in the scores of a run, if anything does."""
     number = len(class_names(result.scores))
-    counts = np.array(result.confusion, object)
-    least = 1 if counts.ndim == 3 else 2
-    if "dice/mean" not in result.scores or number < least:
+    exclusive = [[int] * number] * number
+    overlapping = [[[int] * 2] * 2] * number
+    found = _kinds(result.confusion)
+    if "dice/mean" not in result.scores or number < (1 if found == overlapping else 2):
         return "$.scores: names no Dice of two classes and their mean"
-    if counts.shape not in ((number, number), (number, 2, 2)):
+    if found not in (exclusive, overlapping):
         return f"$.confusion: must have {number} rows of {number} numbers"
     if not result.per_image:
         return "$.per_image: names no image"
@@ -176,6 +177,11 @@ def _problem_of(result: Scores) -> str | None:
         if lengths != [len(thresholds)] * 2:
             return f"$.segments.per_image.{name:.80}: must have {len(thresholds)} numbers each"
     return None
+
+
+def _kinds(value: Any) -> Any:
+    """Returns lists of lists with the types of what they hold in its place."""
+    return [_kinds(each) for each in value] if isinstance(value, list) else type(value)
 
 
 def _problem_of_curves(result: Scores) -> str | None:
