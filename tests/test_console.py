@@ -119,4 +119,6 @@ class TestLog:
         reports = [
             line for line in text.splitlines() if line.startswith("Training:") and "loss" in line
         ]
-        assert [line.split("|")[2].split("[")[0].strip() for line in reports] == ["2/4", "4/4"]
+        assert [line.split()[2] for line in reports] == ["2/4", "4/4"]
+        # Whole, with what stands at its end.
+        assert all("data wait" in line and line.endswith("]") for line in reports)

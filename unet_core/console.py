@@ -17,6 +17,7 @@ from typing import Any, TextIO
 import tqdm
 
 _SECONDS_BETWEEN_LINES = 30
+_LINE = "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class _Lines:
@@ -47,8 +48,10 @@ def bar(*args: Any, **kwargs: Any) -> tqdm.tqdm:
     if sys.stderr.isatty():
         return tqdm.tqdm(*args, **kwargs, dynamic_ncols=True)
     seconds = _SECONDS_BETWEEN_LINES
-    how = {"file": _Lines(sys.stderr), "ncols": 100, "mininterval": seconds, "delay": seconds}
-    return tqdm.tqdm(*args, **{**kwargs, **how, "leave": False})
+    how = {"file": _Lines(sys.stderr), "mininterval": seconds, "delay": seconds, "leave": False}
+    # No drawn bar, which costs the end of the line, and no second line from tqdm's own thread.
+    how |= {"bar_format": _LINE, "maxinterval": 10**9}
+    return tqdm.tqdm(*args, **{**kwargs, **how})
 
 
 def say(text: str) -> None:
@@ -119,5 +122,8 @@ def json_output() -> Iterator[None]:
     """Makes standard output JSON while the block runs."""
     output = JsonOutput(sys.stdout)
     with contextlib.redirect_stdout(output):
-        yield
-        output.write("\n")
+        try:
+            yield
+        finally:
+            # A line that was not ended.
+            output.write("\n")

@@ -23,6 +23,7 @@ from unet_core.console import json_output
 from unet_core.errors import UserError
 from unet_core.runs import process
 from unet_core.settings import FIELDS, KINDS, RunConfig
+from unet_core.settings.command_line import with_flags
 from unet_core.settings.describe import help_text
 from unet_core.settings.modes import MODES, TRAIN
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
                 MODES[config.task.mode](config, stop)
         return 128 + stop.signal if stop.signal else 0
     except UserError as error:
-        return _refuse(_with_flags(str(error)))
+        return _refuse(with_flags(str(error), FIELDS))
     except OSError as error:
         return _refuse(
             f"{error.filename or 'a file'}: {error.strerror or error}. Make room or permit access, "
@@ -88,11 +89,10 @@ def _say_what_begins(config: RunConfig) -> None:
         return
     if config.training.epochs is not None:
         steps = f"for {config.training.epochs:g} epochs"
-    parts = [
-        f"images of {config.data.data_dir or 'drawn slices'}",
-        f"run folder {config.task.run_dir}",
-        *([steps] if mode == "train" else []),
-    ]
+    parts = [f"images of {config.data.data_dir}" if config.data.data_dir else "synthetic slices"]
+    if config.task.run_dir and mode != "overfit":  # It writes nothing.
+        parts.append(f"run folder {config.task.run_dir}")
+    parts += [steps] if mode == "train" else []
     print(f"Mode {mode}: {', '.join(parts)}.")
     print("Loading TensorFlow, which takes some seconds.", flush=True)
 
@@ -100,11 +100,6 @@ def _say_what_begins(config: RunConfig) -> None:
 def _refuse(message: str) -> int:
     print(f"train_loop: {message}", file=sys.stderr)
     return 2
-
-
-def _with_flags(message: str) -> str:
-    """Returns a message of the library with its settings written as flags."""
-    return re.sub(r"`(\w+)`", lambda m: f"--{m[1]}" if m[1] in FIELDS else m[0], message)
 
 
 def _config(argv: Sequence[str]) -> RunConfig:

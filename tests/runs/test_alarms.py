@@ -18,6 +18,8 @@ class TestConstantPrediction:
             ([[0, 5], [0, 7]], "b"),
             ([[5, 0], [7, 0]], "a"),
             ([[5, 0], [6, 1]], None),
+            # 4 of 1000 pixels of a class that are found are as good as none.
+            ([[900, 0], [996, 4]], "a"),
             # The truth is one class too: the prediction is right, or all wrong with no sign of why.
             ([[5, 0], [0, 0]], None),
         ],

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import unet_core
+from unet_core.data.pipeline import usable_cores
 from unet_core.data.samples import Sample
 from unet_core.models.flops import work_of
 from unet_core.reports.about import Part, RunNote, SampleOf, Session
@@ -78,10 +79,7 @@ def versions() -> dict[str, str]:
 def hardware() -> dict[str, str]:
     """Returns the machine in words, by title; what the system does not tell is left out."""
     found = {"System": platform.platform(), "Processor": _processor(), "Memory": _memory()}
-    if hasattr(os, "sched_getaffinity"):
-        found["Cores"] = str(len(os.sched_getaffinity(0)))
-    else:
-        found["Cores"] = str(os.cpu_count() or "")
+    found["Cores"] = str(usable_cores())
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
         for gpu in tf.config.list_physical_devices("GPU")

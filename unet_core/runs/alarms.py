@@ -16,7 +16,12 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.models.walk import calls
 from unet_core.runs.plan import Plan
 
+MANY = 8
+"""Images that are looked at for a cause."""
 _MOST_DEAD = 0.5
+# A class of whose pixels less is found counts as not found.
+_FOUND = 0.005
+_FAINT = 26
 
 
 class Alarms:
@@ -39,11 +44,11 @@ class Alarms:
             found = constant_prediction(confusion, self._plan.classes.names)
             if found is not None:
                 self._said_constant = True
+                images = [self._plan.data.read(each).image for each in self._plan.held_out[:MANY]]
                 console.warn(
-                    f"step {step}: the network predicts {found} everywhere on the held-out images. "
-                    "If later evaluations do not change that: the learning rate may be too high "
-                    "or too low (--mode=find_rate), a class too rare (--class_balance=inverse, "
-                    "--loss=batch_dice), or masks not those of their images (--preview)."
+                    f"step {step}: the network predicts {found} (nearly) everywhere on the "
+                    "held-out images. If later evaluations do not change that: "
+                    f"{likely_cause(images)}"
                 )
         if not self._looked_at_units:
             self._looked_at_units = True
@@ -58,9 +63,10 @@ class Alarms:
 
 
 def constant_prediction(confusion: np.ndarray, names: Sequence[str]) -> str | None:
-    """Returns what is predicted everywhere, None if there are different predictions.
+    """Returns what is predicted (nearly) everywhere, None if there are different predictions.
 
-    None too if the truth is as constant.
+    Of classes that exclude one another that is so if at most one has a recall above 0.005. None too
+    if the truth is as constant.
 
     Args:
         confusion: [K, K], pixels by true (row) and predicted class; of classes that may overlap
@@ -68,13 +74,38 @@ def constant_prediction(confusion: np.ndarray, names: Sequence[str]) -> str | No
         names: Those of the classes.
     """
     if confusion.ndim == 2:
-        predicted, true = np.flatnonzero(confusion.sum(0)), np.flatnonzero(confusion.sum(1))
-        return names[predicted[0]] if len(predicted) == 1 < len(true) else None
+        true = confusion.sum(1)
+        found = np.diag(confusion) > _FOUND * true
+        constant = np.count_nonzero(found) <= 1 < np.count_nonzero(true)
+        return names[int(confusion.sum(0).argmax())] if constant else None
     predicted, true = confusion.sum(1) > 0, confusion.sum(2) > 0
     if predicted.all(1).any() or not true.all(1).any():
         return None
     everywhere = [name for name, (_, is_there) in zip(names, predicted, strict=True) if is_there]
     return " and ".join(everywhere) or "no class"
+
+
+def likely_cause(images: Sequence[np.ndarray]) -> str:
+    """Returns in a sentence why a network may have learned nothing, by what it was given."""
+    if text := faint(images):
+        return text
+    return (
+        "too few steps (--train_steps), a learning rate that is too high or too low "
+        "(--mode=find_rate), a rare class (--class_balance=inverse, --loss=batch_dice), or masks "
+        "that do not belong to their images (--preview)."
+    )
+
+
+def faint(images: Sequence[np.ndarray]) -> str | None:
+    """Returns what to do about images that fill less than a tenth of 0..255, None of others."""
+    low = min(float(np.percentile(image, 0.1)) for image in images)
+    high = max(float(np.percentile(image, 99.9)) for image in images)
+    if high - low >= _FAINT:
+        return None
+    return (
+        f"as they are scaled now, the images fill only {low:.3g} to {high:.3g} of 0 to 255. Train "
+        "with --intensities=percentile:1,99."
+    )
 
 
 def middle(image: np.ndarray, size: int) -> np.ndarray:

@@ -25,7 +25,7 @@ def check_flags(config: RunConfig) -> None:
     problems = [
         unused(name, mode) for name in sorted(typed) if mode not in FIELDS[name].metadata["modes"]
     ]
-    if config.task.mode in ("train", "sweep") and not config.task.run_dir:
+    if mode in ("train", "sweep") and not config.task.run_dir:
         problems.append("`run_dir` is missing; it names the folder that the run is kept in.")
     if not (data.data_dir or data.synthetic_data):
         problems.append("`data_dir` is missing; it names the folder of images and masks.")

@@ -19,6 +19,7 @@ from unet_core.conventions import IGNORED
 from unet_core.errors import UserError
 from unet_core.inference.trained import build_network
 from unet_core.runs import fine_tuning
+from unet_core.runs.alarms import faint
 from unet_core.runs.finished_run import check_used, required
 from unet_core.runs.plan import Plan, prepare
 from unet_core.runs.process import StopRequest
@@ -27,7 +28,7 @@ from unet_core.settings import RunConfig
 from unet_core.training import schedules
 
 ENOUGH = 0.99
-_FALLEN, _FAINT = 0.95, 26
+_FALLEN = 0.95
 
 
 def overfit(config: RunConfig, stop: StopRequest) -> None:
@@ -111,15 +112,13 @@ def _learn(
 
 def _reason(batch: tuple[np.ndarray, ...], losses: list[float]) -> str:
     """Returns what is wrong, or most likely so."""
-    image, mask = batch[0].astype(np.float32), batch[1]
-    spread = float(np.percentile(image, 99.9) - np.percentile(image, 0.1))
+    image, mask = batch[:2]
     if len(set(np.unique(mask)) - {IGNORED}) < 2:
         return (
             "All its pixels are of one class: draw crops that hold others, by `foreground_share`."
         )
-    if spread < _FAINT:
-        levels = f"Its images fill only {spread:.3g} of 255 levels"
-        return f"{levels}: set `intensities` to percentile:1,99."
+    if text := faint([image]):
+        return f"The likely cause: {text}"
     if losses[-1] > _FALLEN * losses[0]:
         return (
             "The loss has not fallen: try another `learning_rate`, which the mode find_rate "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from unet_core import console
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
@@ -21,14 +21,11 @@ from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import Trained, make_classes
 from unet_core.reports.evaluation import describe_scores, score_samples
 from unet_core.run_directory import RunDirectory
+from unet_core.runs import alarms
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
 from unet_core.settings.prediction import PredictionSettings
-
-# A class of which less is found counts as not found; an image narrower than this as faint, of 255.
-_FOUND, _FAINT = 0.005, 26
-_LOOKED_AT = 8
 
 
 def make_predictor(config: RunConfig, trained: Trained | Sequence[Trained]) -> Predictor:
@@ -98,33 +95,21 @@ def score(
         how |= _described(make_mask, settings, read.classes)
         run.write_scores({**how, **result}, output_dir)
         print(f"\n{describe_scores(result, read.classes)}\n")
-        if warning := nothing_learned(result["scores"], samples, read):
-            print(f"WARNING: {warning}", file=sys.stderr)
+        if warning := nothing_learned(np.array(result["confusion"]), samples, read):
+            console.warn(warning)
 
 
-def nothing_learned(
-    scores: Mapping[str, float], samples: Sequence[Sample], read: Reader
-) -> str | None:
-    """Returns what to say of a network that predicts one class everywhere, None of any other."""
-    recalls = {name: scores[f"recall/{name}"] for name in read.classes.names}
-    present = {name: recall for name, recall in recalls.items() if recall == recall}
-    found = [name for name, recall in present.items() if recall > _FOUND]
-    if len(present) < 2 or len(found) > 1:
+def nothing_learned(confusion: np.ndarray, samples: Sequence[Sample], read: Reader) -> str | None:
+    """Returns what to say of a network that predicts one class everywhere, None of any other.
+
+    `confusion` is as for `alarms.constant_prediction`.
+    """
+    found = alarms.constant_prediction(confusion, read.classes.names)
+    if found is None:
         return None
-    everywhere = f"{found[0]} " if found else "one class "
-    text = f"the network has learned nothing: it predicts {everywhere}(nearly) everywhere. "
-    images = [read(sample).image for sample in samples[:_LOOKED_AT]]
-    low = min(float(np.percentile(image, 0.1)) for image in images)
-    high = max(float(np.percentile(image, 99.9)) for image in images)
-    if high - low < _FAINT:
-        return (
-            f"{text}The likely cause: as they are scaled now, the images fill only {low:.3g} to "
-            f"{high:.3g} of 0 to 255. Train with --intensities=percentile:1,99."
-        )
+    cause = alarms.likely_cause([read(sample).image for sample in samples[: alarms.MANY]])
     return (
-        f"{text}Likely causes: too few steps (--train_steps), a learning rate that is too high or "
-        "too low (--mode=find_rate), a rare class (--class_balance=inverse, --loss=batch_dice), or "
-        "masks that do not belong to their images (--preview)."
+        f"the network has learned nothing: it predicts {found} (nearly) everywhere. Likely: {cause}"
     )
 
 

@@ -11,10 +11,10 @@ settings by name and the run's folder. A tracker has three methods:
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from unet_core import console
 from unet_core.own_code import OwnFunction, described
 from unet_core.settings import RunConfig
 
@@ -72,9 +72,8 @@ class Tracking:
             getattr(self._tracker, method)(*args)
         except Exception as error:
             if not self._warned:
-                print(
-                    f"WARNING: --tracker: {method} raised {described(error)}. Training goes on; "
-                    "further failures are not shown.",
-                    file=sys.stderr,
+                console.warn(
+                    f"--tracker: {method} raised {described(error)}. Training goes on; further "
+                    "failures are not shown."
                 )
             self._warned = True

@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from unet_core.errors import UserError
@@ -49,7 +49,8 @@ def run(
     try:
         program(parse(settings, argv, name=name, description=description))
     except (UserError, OSError, NonFiniteError) as error:
-        print(f"{name}: {_with_flags(str(error), settings)}", file=sys.stderr)
+        names = {field.name for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+        print(f"{name}: {with_flags(str(error), names)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: stopped; what is saved is whole.", file=sys.stderr)
@@ -90,9 +91,8 @@ def parse(
     return found
 
 
-def _with_flags(message: str, settings: type) -> str:
-    """Returns a message with settings written as flags."""
-    names = {field.name for field in dataclasses.fields(settings)}
+def with_flags(message: str, names: Container[str]) -> str:
+    """Returns a message of the library with the settings of these names written as flags."""
     return re.sub(r"`(\w+)`", lambda m: f"--{m[1]}" if m[1] in names else m[0], message)
 
 
