@@ -346,7 +346,9 @@ class TestJson:
     def test_largest_number_is_read(self, tmp_path):
         path = make_memory(tmp_path)
         path.write_text(path.read_text().replace("[7, 8]", f"[7, {2**64 - 1}]"))
-        Memory(path, ClassMap.parse("0:a,1:b"))
+        memory = Memory(path, ClassMap.parse("0:a,1:b"))
+        memory.store()
+        assert json.loads(path.read_text())["masks"]["m.png"][0] == [7, 2**64 - 1]
 
 
 class TestFinished:

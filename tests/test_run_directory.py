@@ -337,6 +337,8 @@ class TestClaim:
         run.path.rename(tmp_path / "fold-0")
         (tmp_path / "folds.csv").touch()
         RunDirectory(tmp_path).claim(tmp_path / "folds.csv")
+        owned = json.loads((tmp_path / "written.json").read_text())["files"]
+        assert "folds.csv" in owned
 
     def test_config_that_is_none_of_a_run_makes_nothing_its_own(self, tmp_path):
         for name in ("config.json", "scores.json"):

@@ -252,7 +252,9 @@ class TestReadImage:
 
     def test_pixels_may_be_written_to(self, tmp_path):
         images.write_png(tmp_path / "a.png", PICTURE)
-        images.read_image(tmp_path / "a.png")[0, 0] = 1
+        pixels = images.read_image(tmp_path / "a.png")
+        pixels[0, 0] = 1
+        assert (pixels[0, 0] == 1).all()
 
     def test_jpeg_is_read_in_rgb_order(self, tmp_path):
         Image.new("RGB", (20, 12), (250, 120, 10)).save(tmp_path / "a.jpg", quality=95)

@@ -32,7 +32,9 @@ def opened(folder, **settings):
 
 class TestCheck:
     def test_sound_folder_passes(self, folder):
-        opened(folder).check()
+        data = opened(folder)
+        data.check()
+        assert data.problems == ()
 
     def test_names_headers_and_values_are_told_of_at_once(self, folder):
         (folder / "train" / "image" / "more.png").write_bytes(b"")
@@ -46,6 +48,8 @@ class TestCheck:
     def test_set_beyond_the_cache_is_checked_by_headers_alone(self, folder):
         cv2.imwrite(str(folder / "train" / "label" / "rat0_1.png"), np.full((20, 24), 7, np.uint8))
         opened(folder, cache_mb=0).check()
+        with pytest.raises(UserError, match=r"7 \(480 px\)"):
+            opened(folder).check()
 
 
 class TestSplit:
