@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+import tensorflow as tf
 from helpers.program import check_refused
 
 from unet_core.runs import step_memory
@@ -31,3 +33,17 @@ class TestMode:
     def test_system_that_does_not_tell_its_memory_is_refused(self, door, monkeypatch):
         monkeypatch.setattr(step_memory, "room", lambda: None)
         check_refused(door(*SMALL), "does not tell")
+
+    @pytest.mark.parametrize(
+        ("fitting", "code", "words"),
+        [(0, 2, ["one example", "does not fit"]), (1, 0, ["--global_batch_size=1."])],
+    )
+    def test_device_that_runs_out_of_memory(self, door, monkeypatch, fitting, code, words):
+        def run_step(model, config):
+            if config.training.global_batch_size > fitting:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+        monkeypatch.setattr(step_memory, "run_step", run_step)
+        found, out, err = door(*SMALL)
+        assert found == code
+        assert all(word in out + err for word in words)

@@ -60,7 +60,10 @@ def find_batch(config: RunConfig, stop: StopRequest) -> None:
     meter = step_memory.Meter()
     to_spare = step_memory.room()
     if not meter.of or to_spare is None:
-        raise UserError("This system does not tell how much memory it has to spare.")
+        raise UserError(
+            "This system does not tell how much memory it has to spare. Double `global_batch_size` "
+            "by hand until a step fails."
+        )
     room = (1 - _KEPT_FREE) * to_spare
     measured: dict[int, int] = {}
     for rows in _MEASURED:
@@ -78,11 +81,14 @@ def find_batch(config: RunConfig, stop: StopRequest) -> None:
         if stop():
             print("Stopped.")
             return
-    if len(measured) < 2:
+    if not measured:
         raise UserError(
-            f"A step of {len(measured) + 1} example(s) of `crop_size` {config.data.crop_size} does "
-            "not fit into memory. Take smaller crops or a smaller network."
+            f"A step of one example of `crop_size` {config.data.crop_size} does not fit into "
+            "memory. Take smaller crops or a smaller network."
         )
+    if len(measured) == 1:
+        print("\nTwo do not fit. Largest batch on one device: --global_batch_size=1.")
+        return
     memory = Memory.of(measured)
     found = max(memory.largest(room), max(measured))
     each, fixed, spare = (n / _MEGABYTE for n in (memory.each, memory.fixed, room))
