@@ -2,7 +2,7 @@
 
 U-Nets are tried with all that this package trains them with; small models of many kinds with what
 they have of their own. By default most features are tried on two replicas alone, and few of the
-small models; `-m slow` tries the others. `pytest -s` prints one line per comparison: what, largest
+small models; `-m exhaustive` tries the others. `pytest -s` prints one line per comparison: what, largest
 deviation, bound.
 
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
@@ -197,11 +197,11 @@ def first_of(copies):
 
 
 def on_two_and_four(names):
-    """Each feature on two replicas, and on four; the latter are slow but for a few kinds."""
+    """Each feature on two replicas, and on four; by default a few kinds of the latter."""
     fast = {"plain", "accumulation", "batch norm", "together with batch norm"}
     for name in names:
         yield pytest.param(name, 2, id=f"{name}-2")
-        marks = () if name in fast else pytest.mark.slow
+        marks = () if name in fast else pytest.mark.exhaustive
         yield pytest.param(name, 4, id=f"{name}-4", marks=marks)
 
 
