@@ -2,8 +2,8 @@
 
 U-Nets are tried with all that this package trains them with; small models of many kinds with what
 they have of their own. By default most features are tried on two replicas alone, and few of the
-small models; `-m exhaustive` tries the others. `pytest -s` prints one line per comparison: what, largest
-deviation, bound.
+small models; `-m exhaustive` tries the others. `pytest -s` prints one line per comparison: what,
+largest deviation, bound.
 
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
 within rounding of zero passes its gradient in one run and not in the other, which AdamW turns into
