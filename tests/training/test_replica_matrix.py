@@ -201,7 +201,7 @@ def marks_of(name, replicas=2):
     if replicas == 4:
         is_fast = name in ("accumulation", "together with batch norm")
     else:
-        # What is left out is in "together" or the small models.
+        # The others are in "together with batch norm" or among the small models.
         is_fast = name not in ("class weights", "adamw", "nesterov", "averages", "together")
     return () if is_fast else pytest.mark.exhaustive
 
