@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -76,6 +77,11 @@ def program(*args, env=None, before=None):
 def run_code(code, *argv):
     """Runs Python code with `sys.argv[1:]`; returns (exit code, output)."""
     return Forked(_execute, code, [str(arg) for arg in argv]).finish()
+
+
+def run_file(path):
+    """Runs a Python file as a program; returns (exit code, output)."""
+    return Forked(runpy.run_path, str(path), None, "__main__").finish()
 
 
 def kill_itself_at(owner, name, count):
