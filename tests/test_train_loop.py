@@ -576,7 +576,7 @@ class TestRun:
         )
         assert code == 0, err
         assert "network" in out
-        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.avi"))
+        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.mp4"))
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
         assert capture.get(cv2.CAP_PROP_FPS) == 10
         result = door(

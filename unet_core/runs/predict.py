@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
+from unet_core.data.videos import camera_number, is_video
 from unet_core.errors import UserError
 from unet_core.inference.masks import MaskRule
 from unet_core.inference.predictor import Predictor
@@ -35,7 +36,7 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
     output_dir = output_folder(config, run.predictions)
     how = f"with the {config.prediction.weights} weights ({_steps(trained)})"
     predictor = make_predictor(config, trained)
-    if video.is_video(source) or video.camera_number(str(source)) is not None:
+    if is_video(source) or camera_number(str(source)) is not None:
         print(f"Predicting {source} {how}.")
         rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
         _predict_video(config.prediction, predictor, rule, str(source), output_dir, stop)
