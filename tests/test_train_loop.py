@@ -583,6 +583,7 @@ class TestRun:
             "--mode=predict",
             f"--run_dir={finished[0]}",
             "--input=camera:97",
+            "--outputs=mask",
             f"--output_dir={tmp_path}",
         )
         check_refused(result, "camera:97")
