@@ -286,17 +286,21 @@ class TestStack:
 
 
 class TestFindImages:
-    def test_folder_in_numeric_order_without_earlier_predictions(self, tmp_path):
-        suffixes = "predict overlay outlines probability probability_cell instances"
-        for suffix in (*suffixes.split(), "instances_overlay"):
-            write(tmp_path / f"9_{suffix}.png")
+    def test_folder_in_numeric_order(self, tmp_path):
         for name in ("10.png", "9.bmp"):
             write(tmp_path / name)
         assert [source.path.name for source in find_images(tmp_path)] == ["9.bmp", "10.png"]
 
-    def test_file_that_is_named_is_an_image_whatever_it_is_called(self, tmp_path):
-        write(tmp_path / "9_predict.png")
-        assert len(find_images(tmp_path / "9_predict.png")) == 1
+    def test_link_that_leads_nowhere_is_told(self, tmp_path):
+        write(tmp_path / "a.png")
+        for name in ("b.png", "c.png"):
+            (tmp_path / name).symlink_to(tmp_path / "none" / name)
+        problems = []
+        assert len(find_images(tmp_path, problems=problems)) == 1
+        assert "2 link(s) there lead to no file, such as b.png" in problems[0]
+        (tmp_path / "a.png").unlink()
+        with pytest.raises(UserError, match=r"2 link\(s\)"):
+            find_images(tmp_path / "*.png")
 
     def test_damaged_stack_is_told_of_when_its_turn_comes(self, tmp_path):
         (tmp_path / "a.tif").write_bytes(b"II*\0damaged")
@@ -325,10 +329,6 @@ class TestFindImages:
         (tmp_path / "notes.txt").write_text("x")
         (tmp_path / "old.tif").mkdir()
         assert find_images(tmp_path / "*") == [Source(tmp_path / "a.png")]
-
-    def test_name_that_only_holds_the_word_overlay_is_an_image(self, tmp_path):
-        write(tmp_path / "cells_overlay_growth.png")
-        assert len(find_images(tmp_path)) == 1
 
     def test_nothing_to_predict_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="holds no pictures"):

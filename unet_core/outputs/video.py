@@ -53,7 +53,8 @@ class VideoResult:
         decode_frames_per_sec: The rate of decoding alone; of a camera, waiting for it.
         network_frames_per_sec: The rate of converting the pixels and predicting alone.
         encode_frames_per_sec: The rate of drawing and writing alone.
-        outputs: The finished files and folders.
+        is_whole: Whether the video was predicted to its end.
+        outputs: The finished files.
         warnings: Complete sentences about all that a person would not expect.
     """
 
@@ -65,6 +66,7 @@ class VideoResult:
     decode_frames_per_sec: float
     network_frames_per_sec: float
     encode_frames_per_sec: float
+    is_whole: bool
     outputs: tuple[pathlib.Path, ...]
     warnings: tuple[str, ...]
 
@@ -82,6 +84,7 @@ def predict_video(
     show: Callable[[np.ndarray], bool] | None = None,
     most_frames: int | None = None,
     overwrite: bool = False,
+    claim: Callable[[], object] = lambda: None,
     progress: Callable = iter,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
@@ -105,6 +108,7 @@ def predict_video(
         show: Takes each overlay, [H, W, 3] uint8 in BGR order, and returns whether to go on.
         most_frames: Frames after which to end; None for all.
         overwrite: Whether finished outputs of that name may be replaced.
+        claim: Called before the first output takes its name.
         progress: Wraps the numbers of the frames; their count has a length if it is known.
         should_stop: Asked before every frame. What is done by then is finished and kept.
         clock: Tells the seconds.
@@ -125,7 +129,8 @@ def predict_video(
         for _ in progress(_Steps(video.frames, most_frames)):
             if should_stop():
                 warnings.append(
-                    f"{source}: stopped after {run.done} frame(s), as asked; what was done is kept."
+                    f"{source}: stopped after {run.done} frame(s), as asked; what was done is "
+                    "kept, and replaced when it is predicted again."
                 )
                 break
             if not run.next_frame():
@@ -133,6 +138,8 @@ def predict_video(
         ended = clock()
         written = []
         if run.done:
+            with _written_to(stem.parent):
+                claim()
             for writer in writers.values():
                 with _written_to(stem.parent):
                     writer.commit()
@@ -149,6 +156,7 @@ def predict_video(
         decode_frames_per_sec=decode,
         network_frames_per_sec=network,
         encode_frames_per_sec=encode,
+        is_whole=run.is_at_end,
         outputs=tuple(written),
         warnings=tuple(warnings),
     )
@@ -189,6 +197,7 @@ class _Run:
     Attributes:
         make_mask: From probabilities to class ids.
         done: Frames so far.
+        is_at_end: Whether these are all.
         begun: When the first frame was done; NaN before.
         length: Seconds of video so far.
         seconds: Of decoding, predicting and writing, all frames but the first.
@@ -208,6 +217,7 @@ class _Run:
     ):
         self.make_mask: Callable[[np.ndarray], np.ndarray] = predicted_ids
         self.done = 0
+        self.is_at_end = False
         self.begun = math.nan
         self.length = fractions.Fraction(0)
         self.seconds = np.zeros(3)
@@ -227,6 +237,7 @@ class _Run:
         times = [self._clock()]
         frame = next(self._frames, None)
         if frame is None:
+            self.is_at_end = True
             return False
         times.append(self._clock())
         image = images.to_channels(frame.pixels, self._channels)

@@ -53,7 +53,8 @@ class PredictionSettings:
     )
     overwrite: bool = setting(
         False,
-        "Let predictions, the picture of a network, or a comparison replace files that are there.",
+        "Let predictions replace earlier ones of other weights or settings, and the picture of a "
+        "network or a comparison the file that is there.",
         modes=(*_WRITES, "summary", "report"),
         of_run=False,
     )

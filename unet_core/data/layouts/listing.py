@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
@@ -93,8 +93,10 @@ def pairs(
     return samples
 
 
-def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+def pictures(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
     """Returns the pictures in `folder` in numeric order.
+
+    Links that lead to no file are added to `problems`.
 
     Raises:
         UserError: If there is no such folder.
@@ -103,19 +105,37 @@ def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(
             f"{folder}: there is no such folder. See README.md for the layout of a data folder."
         )
-    with os.scandir(folder) as entries:
-        found = [
-            folder / entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-        ]
-    return sorted(found, key=numeric_order)
+    return files_of(folder, folder.iterdir(), problems)
+
+
+def files_of(
+    place: str | os.PathLike, paths: Iterable[pathlib.Path], problems: list[str]
+) -> list[pathlib.Path]:
+    """Returns the pictures among `paths` in numeric order.
+
+    Links that lead to no file are added to `problems`, in a sentence that begins with `place`.
+    """
+    found = sorted(
+        (path for path in paths if path.name.lower().endswith(SUFFIXES)), key=numeric_order
+    )
+    files, empty = [], []
+    for path in found:
+        if path.is_file():
+            files.append(path)
+        elif path.is_symlink() and not path.is_dir():
+            empty.append(path)
+    if empty:
+        problems.append(
+            f"{place}: {len(empty)} link(s) there lead to no file, such as {empty[0].name}. Fetch "
+            "what they lead to (`git annex get`, `dvc pull`), or remove them."
+        )
+    return files
 
 
 def listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path] | None:
     """Returns the pictures in `folder`, or None if there is none, which is a problem."""
     try:
-        return pictures(folder)
+        return pictures(folder, problems)
     except UserError as error:
         problems.append(str(error))
         return None
