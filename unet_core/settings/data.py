@@ -20,6 +20,7 @@ class DataSettings:
         None,
         "Folder (or CSV file) of the images and masks; see --layout.",
         modes=(*NETWORK, "choose", "check_data"),
+        is_path=True,
     )
     synthetic_data: bool = setting(
         False,
@@ -153,6 +154,7 @@ class DataSettings:
         "Folder to write a sheet of augmented training crops to, before anything else.",
         modes=SAMPLES,
         of_run=False,
+        is_path=True,
     )
     cache_mb: int = setting(
         1024,

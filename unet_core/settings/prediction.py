@@ -42,6 +42,7 @@ class PredictionSettings:
         "test in the data folder. With --mode=convert_labelme: the folder of JSON files.",
         modes=("predict", "convert_labelme"),
         of_run=False,
+        is_path=True,
     )
     output_dir: str | None = setting(
         None,
@@ -50,6 +51,7 @@ class PredictionSettings:
         "folder.",
         modes=(*NETWORK, "summary", "report", "convert_labelme"),
         of_run=False,
+        is_path=True,
     )
     overwrite: bool = setting(
         False,
