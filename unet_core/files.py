@@ -111,11 +111,12 @@ def os_errors(
 
 
 def printable(text: str) -> str:
-    """Returns a name that every program can write, of one that need not be text.
+    """Returns a name that every program can write in a line, of one that need not be text.
 
-    Bytes that are no UTF-8, as file systems allow and old archives give, become `%E4`.
+    Control characters, and bytes that are no UTF-8, as old archives leave them, become `%E4`.
     """
-    return re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", text)
+    not_text = "[\x00-\x1f\x7f\udc80-\udcff]"
+    return re.sub(not_text, lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
 
 
 def safe_name(name: str) -> str:
@@ -125,7 +126,7 @@ def safe_name(name: str) -> str:
     ends in a digest of the whole.
     """
     name = unicodedata.normalize("NFC", printable(name))
-    content = name.encode(errors="backslashreplace")
+    content = name.encode()
     if len(content) <= _MOST_BYTES_OF_A_NAME:
         return name
     digest = hashlib.sha256(content).hexdigest()[:8]

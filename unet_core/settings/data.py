@@ -52,6 +52,11 @@ class DataSettings:
         "What a mask's name adds to its image's, such as _mask.",
         modes=(*NETWORK, "choose", "check_data"),
     )
+    outside_paths: bool = setting(
+        False,
+        "Let samples.csv name files outside of its folder: by absolute paths, .. and links.",
+        modes=(*NETWORK, "choose", "check_data"),
+    )
     group_pattern: str = setting(
         "",
         "Regular expression that finds the group (patient, animal) in a sample's name.",

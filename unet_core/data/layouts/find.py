@@ -18,6 +18,7 @@ from unet_core.data.layouts.listing import (
     SampleListing,
     files_of,
     pictures,
+    unique_names,
 )
 from unet_core.data.predicted import NAME as PREDICTED_LIST
 from unet_core.data.predicted import Predicted
@@ -33,6 +34,7 @@ def find_samples(
     mask_folder: str = "label",
     mask_suffix: str = "",
     group_pattern: str = "",
+    outside_paths: bool = False,
 ) -> SampleListing:
     """Returns the samples of `data_dir`.
 
@@ -46,13 +48,15 @@ def find_samples(
             lie in one folder.
         group_pattern: A regular expression found in every sample's name; its first group, or all
             it matches, is the sample's group.
+        outside_paths: Whether a table may name files outside of its folder.
 
     Raises:
         UserError: If the pattern is none.
     """
-    names = FolderNames(image_folder, tuple(mask_folder.split(",")), mask_suffix)
+    names = FolderNames(image_folder, tuple(mask_folder.split(",")), mask_suffix, outside_paths)
     listing = LAYOUTS[layout](pathlib.Path(data_dir), names)
-    return _grouped(listing, group_pattern) if group_pattern else listing
+    listing = _grouped(listing, group_pattern) if group_pattern else listing
+    return dataclasses.replace(listing, samples=tuple(unique_names(listing.samples)))
 
 
 def find_images(
@@ -63,7 +67,8 @@ def find_images(
 ) -> list[Source]:
     """Returns the images at `path`, in numeric order.
 
-    `path` is a file (each page of it is an image), a folder, or a glob. What an earlier prediction
+    `path` is a file (each page of it is an image), a folder, or a glob, in which `**` is folders at
+    any depth; links to folders are not followed there. What an earlier prediction
     has written there, by its list, is not taken for an image, unless `path` names it.
 
     Args:
@@ -78,7 +83,7 @@ def find_images(
     if os.path.isfile(path):
         paths = [pathlib.Path(path)]
     elif glob.has_magic(str(path)) and not os.path.isdir(path):
-        matches = [pathlib.Path(match) for match in glob.glob(str(path))]
+        matches = _matches(pathlib.Path(path), notes)
         paths = _without_predictions(files_of(path, matches, problems), path, notes)
     else:
         paths = _without_predictions(pictures(pathlib.Path(path), problems), path, notes)
@@ -93,6 +98,27 @@ def find_images(
     if not sources:
         raise UserError(*problems, f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
     return sources
+
+
+def _matches(pattern: pathlib.Path, notes: list[str] | None) -> list[pathlib.Path]:
+    """Returns what a glob matches, hidden files only if it names them.
+
+    A folder that is there is taken as it is called, whatever brackets that has.
+    """
+    base = pathlib.Path(pattern.anchor)
+    parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
+    while len(parts) > 1 and (base / parts[0]).is_dir():
+        base /= parts.pop(0)
+    if "**" in parts and notes is not None:
+        below = (pathlib.Path(folder, name) for folder, names, _ in os.walk(base) for name in names)
+        links = [path for path in below if path.is_symlink()]
+        if links:
+            notes.append(
+                f"{pattern}: {len(links)} link(s) to folders are not followed, such as {links[0]}; "
+                "one may lead to where it is."
+            )
+    found = base.glob(str(pathlib.Path(*parts)))
+    return [path for path in found if parts[-1].startswith(".") or not path.name.startswith(".")]
 
 
 def _without_predictions(
