@@ -91,6 +91,7 @@ class DataSet:
             mask_folder=settings.mask_folder,
             mask_suffix=settings.mask_suffix,
             group_pattern=settings.group_pattern,
+            outside_paths=settings.outside_paths,
         )
         headers = survey.read_headers(
             found.samples, scaling, channels=settings.channels, progress=progress("Reading headers")
@@ -106,17 +107,21 @@ class DataSet:
         memory = survey.Memory(memory_path, classes)
         return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
-    def check(self) -> None:
+    def check(self, *, to_train: bool = True) -> None:
         """Checks headers and, if all samples fit into memory decoded, pixels too.
 
         A larger set is checked as it is decoded.
+
+        Args:
+            to_train: Whether each class must occur, as in training; to be scored, none need.
 
         Raises:
             UserError: If anything is wrong; the message lists every problem.
         """
         problems = self.problems
         if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
-            problems += self.pixels().problems
+            pixels = self.pixels()
+            problems += pixels.problems + (pixels.missing if to_train else ())
         if problems:
             raise UserError(survey.list_problems(str(self.settings.data_dir), problems))
 
