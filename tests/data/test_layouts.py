@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from unet_core.data import images, synthetic
+from unet_core.data import synthetic
+from unet_core.data.io import limits
 from unet_core.data.layouts.find import find_images, find_samples
 from unet_core.data.layouts.voc import write_voc_lists
 from unet_core.data.samples import Source
@@ -338,7 +339,7 @@ class TestFindImages:
 
     def test_tiff_larger_than_is_read_at_once_is_an_image(self, tmp_path, monkeypatch):
         write(tmp_path / "a.tif")
-        monkeypatch.setattr(images, "MOST_PIXELS", 1)
+        monkeypatch.setattr(limits, "memory_bytes", lambda: 1)
         assert find_images(tmp_path) == [Source(tmp_path / "a.tif")]
 
     def test_damaged_tiff_is_left_to_its_reader(self, tmp_path):

@@ -32,7 +32,7 @@ def memory(path=None, classes=CLASSES):
 
 class TestReadHeaders:
     def headers(self, *samples, scaling=RANGE, channels=1):
-        return survey.read_headers(samples, scaling, channels=channels)
+        return survey.read_headers(samples, scaling, CLASSES, channels=channels)
 
     def test_sound_samples_have_shapes_and_kinds(self, tmp_path):
         a = write(tmp_path, "a", picture(), picture())
@@ -71,7 +71,7 @@ class TestReadHeaders:
         assert "sizes.png: is 8x6 pixels, its mask 7x6; both must have one size." in problems
         assert "jpeg_mask.jpg: is a JPEG; its compression changes class values" in problems
         assert "broken.png: cannot be decoded" in problems
-        assert "good.png, page 4: the file has 1 page(s)." in problems
+        assert "good.png: there is no page 4, counted from 1; the file has fewer." in problems
 
 
 class TestReadPixels:
@@ -208,7 +208,7 @@ class TestDescribe:
     def test_table_shows_parts_groups_kinds_and_values(self, tmp_path):
         a = write(tmp_path, "a", picture(), picture(1))
         samples = [Sample(a.name, a.image, a.mask, "rat1", "train")]
-        headers = survey.read_headers(samples, RANGE, channels=1)
+        headers = survey.read_headers(samples, RANGE, CLASSES, channels=1)
         text = survey.describe(samples, headers, {1: 36, 9: 12}, CLASSES)
         assert "1 sound pair(s)" in text
         assert "1 in train" in text

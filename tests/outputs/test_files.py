@@ -93,18 +93,6 @@ class TestPredictFiles:
             assert (read(tmp_path / "out" / f"s_{page:03d}_predict.png") == value).all()
         assert "s_001" in done.table
 
-    def test_header_of_a_stack_is_read_once(self, predictor, tmp_path, monkeypatch):
-        cv2.imwritemulti(str(tmp_path / "s.tif"), [np.full((8, 9), 20, np.uint8)] * 3)
-        sources = find_images(tmp_path / "s.tif")
-        read_header, calls = files.images.read_header, []
-        monkeypatch.setattr(
-            files.images,
-            "read_header",
-            lambda path, **kwargs: calls.append(path) or read_header(path, **kwargs),
-        )
-        predict_files(predictor, sources, tmp_path / "out", PredictionOutputs())
-        assert calls == [tmp_path / "s.tif"]
-
     def test_names_that_would_collide_are_told_apart(self, predictor, folder, tmp_path):
         image = read(folder / "9.png")
         cv2.imwrite(str(folder / "9.tif"), 255 - image)

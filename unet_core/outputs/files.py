@@ -23,7 +23,8 @@ import tqdm
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
 from unet_core.data.samples import Source
-from unet_core.data.tiff_bands import Rows, TiffWriter, open_rows
+from unet_core.data.tiff_bands import Rows, open_rows
+from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import os_errors
@@ -136,9 +137,7 @@ def predict_files(
         _check_free(output_dir, stems, classes)
     if claim is not None:
         claim(*output_paths(sources, output_dir, wanted, classes))
-    # Once for each file: to count the pages of a stack, all of them are visited.
-    pixels = {path: _pixels(path) for path in {source.path for source in sources}}
-    total = sum(pixels[source.path] for source in sources)
+    total = sum(map(_pixels, sources))
     object_files = ObjectFiles(
         wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
     )
@@ -189,14 +188,12 @@ def output_paths(
     """
     suffixes = {"mask": mask_suffixes(classes), "probabilities": list(_class_of_level(classes))}
     suffixes |= {name: [name] for name in _UNCERTAIN}
-    whole = {
-        path: _pixels(path) <= MOST_PIXELS_WHOLE for path in {source.path for source in sources}
-    }
     paths = []
     for source, stem in zip(sources, _stems(sources), strict=True):
+        is_large = _pixels(source) > MOST_PIXELS_WHOLE
         for output in ("mask", "overlay", "outlines", "probabilities", *_UNCERTAIN):
             if output in wanted.outputs:
-                is_tiff = output in suffixes and not whole[source.path]
+                is_tiff = output in suffixes and is_large
                 kind = ".tif" if is_tiff else ".png"
                 names = suffixes.get(output, [output])
                 paths += [pathlib.Path(output_dir, f"{stem}_{name}{kind}") for name in names]
@@ -475,12 +472,12 @@ def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMa
         )
 
 
-def _pixels(path: pathlib.Path) -> int:
-    """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
+def _pixels(source: Source) -> int:
+    """Returns the pixels of a page; 0 if it cannot be read.
 
     Predicting it tells what is wrong with it.
     """
     with contextlib.suppress(UserError):
-        header = images.read_header(path, of_any_size=True)
+        header = images.read_header(source.path, source.page, of_any_size=True)
         return header.height * header.width
     return 0

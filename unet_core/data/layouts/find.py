@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import glob
 import os
 import pathlib
 import re
 
-from unet_core.data import images
 from unet_core.data.layouts import LAYOUTS
 from unet_core.data.layouts.listing import (
     SUFFIXES,
     FolderNames,
     SampleListing,
     numeric_order,
+    page_count,
     pictures,
 )
 from unet_core.data.samples import Source
@@ -75,12 +74,7 @@ def find_images(path: str | os.PathLike) -> list[Source]:
     for found in paths:
         if _PREDICTED.search(found.stem) and not os.path.isfile(path):
             continue
-        pages = 1
-        if found.suffix.lower() in (".tif", ".tiff"):
-            # What cannot be read is one picture, of which its reader tells; the others can be.
-            with contextlib.suppress(UserError):
-                pages = images.read_header(found, of_any_size=True).pages
-        sources += [Source(found, page) for page in range(pages)]
+        sources += [Source(found, page) for page in range(page_count(found))]
     if not sources:
         raise UserError(f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
     return sources

@@ -7,7 +7,7 @@ import io
 import itertools
 import pathlib
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing
+from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, paged
 from unet_core.data.samples import Sample, Source
 from unet_core.files import read_bytes
 
@@ -49,18 +49,19 @@ def _samples(path: pathlib.Path, problems: list[str]) -> list[Sample]:
             problems.append(f"{place}: {outside[0]!r} leaves the data folder {path.parent}.")
             continue
         missing = [file for file in files if not file.is_file()]
-        page, split = row.get("page") or "0", row.get("split") or ""
+        page, split = row.get("page") or "", row.get("split") or ""
         if missing:
             problems.append(f"{place}: there is no file {missing[0]}.")
-        elif not page.isdecimal():
+        elif page and not page.isdecimal():
             problems.append(f"{place}: page {page!r} is no number from 0.")
         elif split not in ("", *PARTS):
             problems.append(f"{place}: split {split!r} is none of {', '.join(PARTS)}.")
         else:
-            name = files[0].stem if page == "0" else f"{files[0].stem}_{int(page):03d}"
+            name = f"{files[0].stem}_{int(page):03d}" if int(page or 0) else files[0].stem
             numbered = (f"{name}_{number}" for number in itertools.count(2))
             name = next(each for each in itertools.chain([name], numbered) if each not in taken)
             taken.add(name)
-            image, *masks = (Source(file, int(page)) for file in files)
-            samples.append(Sample(name, image, tuple(masks), row.get("group") or "", split))
+            image, *masks = (Source(file, int(page or 0)) for file in files)
+            sample = Sample(name, image, tuple(masks), row.get("group") or "", split)
+            samples += [sample] if page else paged(sample, files[1:], problems)
     return samples

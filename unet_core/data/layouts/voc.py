@@ -12,6 +12,7 @@ from unet_core.data.layouts.listing import (
     SampleListing,
     by_stem,
     listed,
+    paged,
     pairs,
 )
 from unet_core.data.samples import Sample, Source
@@ -55,8 +56,8 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
                 if stem not in of:
                     problems.append(f"{lists / part}.txt: {stem!r} has no picture in {folder}.")
             if stem in image_of and stem in mask_of:
-                mask = (Source(mask_of[stem]),)
-                samples.append(Sample(stem, Source(image_of[stem]), mask, split=part))
+                sample = Sample(stem, Source(image_of[stem]), (), split=part)
+                samples += paged(sample, [mask_of[stem]], problems)
     return samples
 
 
