@@ -228,7 +228,8 @@ class TestReadHeader:
     def test_what_is_decoded_at_once_follows_the_memory(self, tmp_path, monkeypatch, sides, taken):
         # 3000 x 2000 pixels of 4 channels of 16 bits are 48,000,000 bytes.
         monkeypatch.setattr(limits, "memory_bytes", lambda: 8 * 48_000_000)
-        (tmp_path / "a.png").write_bytes(png(*sides, 16, 6, []))
+        rows = [bytes(sides[0] * 8)] * sides[1]
+        (tmp_path / "a.png").write_bytes(png(*sides, 16, 6, rows))
         if taken:
             assert images.read_header(tmp_path / "a.png").width == 3000
             return
