@@ -577,6 +577,19 @@ class TestWritePng:
         assert read.dtype == np.uint16
         np.testing.assert_array_equal(read, pixels)
 
+    @pytest.mark.parametrize(
+        # 300 dots per inch are 11811 per metre; 2 per centimetre are 200.
+        ("unit", "per_metre", "of_unit"),
+        [(2, 11811, 1), (3, 30000, 1), (1, 300, 0)],
+    )
+    def test_resolution_of_the_image_is_taken_over(self, tmp_path, unit, per_metre, of_unit):
+        tags = {282: (282, 5, 1, (600, 2)), 283: (283, 5, 1, (300, 1)), 296: (296, 3, 1, unit)}
+        images.write_png(tmp_path / "a.png", PICTURE, tags)
+        content = (tmp_path / "a.png").read_bytes()
+        place = content.index(b"pHYs") + 4
+        assert struct.unpack(">IIB", content[place : place + 9]) == (per_metre, per_metre, of_unit)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), PICTURE)
+
     def test_nothing_but_the_picture_is_left(self, tmp_path):
         images.write_png(tmp_path / "a.png", PICTURE)
         assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -36,6 +36,7 @@ _BITS = {1: "bool", 2: "uint8", 4: "uint8", **dict.fromkeys(range(9, 16), "uint1
 """Numbers of fewer bits than their type that are read, and the type."""
 _KEPT_TAGS = (282, 283, 296, 33550, 33922, 34264, 34735, 34736, 34737)
 """Resolution and its unit; and what GeoTIFF says of where pixels lie."""
+_LEAST_OFFSET = 8
 _LONGEST_CODE, _LONGEST_TABLES = 8, 2**16
 """Of a strip or tile 8 bytes for each byte of its pixels are read, and 2^16 more; at worst the fax
 codes turn 2 bits into 9."""
@@ -361,12 +362,14 @@ class _Segments:
         offset, length = page.dataoffsets[index], page.databytecounts[index]
         if offset == length == 0:
             return None
+        if offset < _LEAST_OFFSET or length < 1:
+            raise _cut_short(name)
         pixels = self._width * self._height * self._samples
         most = _LONGEST_CODE * pixels * max(1, page.bitspersample // 8) + _LONGEST_TABLES
         with os_errors(name, "cannot be read", "Copy the file again, or remove it."), self._lock:
             self._file.seek(offset)
             data = self._file.read(min(length, most))
-        if len(data) < min(length, most) or not data:
+        if len(data) < min(length, most):
             raise _cut_short(name)
         tables = {}
         try:
