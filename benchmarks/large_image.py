@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from unet_core.data.samples import Source
-from unet_core.data.tiff_bands import TiffWriter
+from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import tables
 
 

@@ -265,10 +265,19 @@ def open_to_read(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | NO_WAIT)
 
-    with naming(path), open(path, "rb", opener=opener) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file")
-        yield file
+    with naming(path):
+        # To open a device may move it.
+        _check_regular(os.stat(path))
+        with open(path, "rb", opener=opener) as file:
+            _check_regular(os.fstat(file.fileno()))
+            yield file
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file")
 
 
 @contextlib.contextmanager

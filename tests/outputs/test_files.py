@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 from helpers import forked
 from helpers.brightness import make_brightness
 
@@ -97,18 +98,6 @@ class TestPredictFiles:
         for page, value in enumerate((0, 255)):
             assert (read(tmp_path / "out" / f"s_{page:03d}_predict.png") == value).all()
         assert "s_001" in done.table
-
-    def test_header_of_a_stack_is_read_once(self, predictor, tmp_path, monkeypatch):
-        cv2.imwritemulti(str(tmp_path / "s.tif"), [np.full((8, 9), 20, np.uint8)] * 3)
-        sources = find_images(tmp_path / "s.tif")
-        read_header, calls = files.images.read_header, []
-        monkeypatch.setattr(
-            files.images,
-            "read_header",
-            lambda path, **kwargs: calls.append(path) or read_header(path, **kwargs),
-        )
-        predict_files(predictor, sources, tmp_path / "out", PredictionOutputs())
-        assert calls == [tmp_path / "s.tif"]
 
     def test_names_that_would_collide_are_told_apart(self, predictor, folder, tmp_path):
         image = read(folder / "9.png")
@@ -462,6 +451,42 @@ class TestGoingOn:
             (out / "predicted.jsonl").write_bytes(content)
             with pytest.raises(UserError, match=rf"predicted\.jsonl.*{words}"):
                 predict_files(predictor, find_images(folder), out, self.MASKS)
+
+
+class TestMetadata:
+    @pytest.fixture
+    def sources(self, tmp_path):
+        # 0.5 m a pixel, its first corner at 500000 E, 4500000 N; 4 pixels a centimetre.
+        geo = [(33550, 12, 3, (0.5, 0.5, 0.0), True)]
+        geo += [(33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 4500000.0, 0.0), True)]
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.full((20, 30), 200, np.uint8), extratags=geo,
+            resolution=(4, 4), resolutionunit="CENTIMETER", metadata=None,
+        )  # fmt: skip
+        return [Source(tmp_path / "a.tif")]
+
+    def test_of_large_images_is_in_every_tiff(self, predictor, sources, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        wanted = PredictionOutputs(("mask", "probabilities"))
+        done = predict_files(predictor, sources, tmp_path / "out", wanted)
+        assert not [each for each in done.warnings if "georeference" in each]
+        names = written_in(tmp_path / "out")
+        assert len(names) == 2
+        for path in (tmp_path / "out" / name for name in names):
+            with tifffile.TiffFile(path) as tiff:
+                tags = tiff.pages.first.tags
+                assert tags[33550].value == (0.5, 0.5, 0.0)
+                assert tags[33922].value[3:] == (500000.0, 4500000.0, 0.0)
+                assert (tags[282].value, tags[296].value) == ((4, 1), 3)
+
+    def test_of_small_images_is_a_resolution_and_a_warning(self, predictor, sources, tmp_path):
+        wanted = PredictionOutputs(("mask", "overlay"))
+        done = predict_files(predictor, sources, tmp_path / "out", wanted)
+        assert "1 of the images have a georeference" in done.warnings[-1]
+        for path in (tmp_path / "out" / name for name in written_in(tmp_path / "out")):
+            with PIL.Image.open(path) as picture:
+                # 4 pixels a centimetre are 10.16 an inch.
+                assert picture.info["dpi"] == pytest.approx((10.16, 10.16))
 
 
 class TestClaim:

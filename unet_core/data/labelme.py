@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import math
 import os
 import pathlib
@@ -14,7 +13,6 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-import PIL.Image
 
 from unet_core.conventions import IGNORED
 from unet_core.data import images
@@ -28,6 +26,7 @@ _LINE_WIDTH, _POINT_RADIUS = 10, 5
 _FEWEST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2}
 # OpenCV takes coordinates in 2^-4 pixels.
 _SHIFT = 4
+_SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif"}
 # The image may lie in the document.
 _MOST_BYTES = 2**30
 
@@ -171,8 +170,7 @@ def _draw_shape(mask: np.ndarray, shape: dict[str, Any], value: int) -> None:
             cv2.circle(mask, tuple(map(int, centre)), radius, value, cv2.FILLED, shift=_SHIFT)
     elif kind == "mask":
         content = base64.b64decode(shape["mask"], validate=True)
-        with images.opened("its mask", content=content) as picture:
-            inside = np.array(picture.convert("L")) > 0
+        inside = images.to_channels(images.read_image("its mask", content=content), 1)[..., 0] > 0
         left, top = (round(float(v)) for v in points[0])
         part = mask[max(0, top) : top + inside.shape[0], max(0, left) : left + inside.shape[1]]
         inside = inside[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]]
@@ -194,13 +192,19 @@ def _image(path: pathlib.Path, document: _Document) -> tuple[str, bytes]:
             content = base64.b64decode(document.imageData, validate=True)
         except (binascii.Error, ValueError) as error:
             raise UserError(f"{path}: its imageData cannot be decoded ({error}).") from error
-        return (".jpg" if content.startswith(b"\xff\xd8") else ".png"), content
+        return _suffix(content), content
     named = (document.imagePath or "").replace("\\", "/")
     file = path.parent / named
     if not named or "\0" in named or path.parent.resolve() not in file.resolve().parents:
         raise UserError(f"{path}: its imagePath ({named!r}) is not inside {path.parent}.")
     with os_errors(path, f"its image {file} cannot be read", "Put it there."):
-        return file.suffix.lower(), read_bytes(file, most_bytes=_MOST_BYTES)
+        content = read_bytes(file, most_bytes=_MOST_BYTES)
+    return _suffix(content), content
+
+
+def _suffix(content: bytes) -> str:
+    """Returns the usual suffix of the kind of file that `content` is of."""
+    return next((suffix for mark, suffix in _SUFFIXES.items() if content.startswith(mark)), ".png")
 
 
 def _holds(path: pathlib.Path, content: bytes) -> bool:
@@ -211,14 +215,13 @@ def _holds(path: pathlib.Path, content: bytes) -> bool:
 
 
 def _size(path: pathlib.Path, content: bytes, document: _Document) -> tuple[int, int]:
-    """Returns (H, W) of the image, which must be what the document says if it says it."""
-    try:
-        with PIL.Image.open(io.BytesIO(content)) as picture:
-            width, height = picture.size
-    except MemoryError:
-        raise
-    except Exception as error:  # Decoders raise anything, from SyntaxError to struct.error.
-        raise UserError(f"{path}: its image cannot be decoded ({error}).") from error
+    """Returns (H, W) of the image as it is shown, which must be what the document says.
+
+    Raises:
+        UserError: If it is not, or the image cannot be read.
+    """
+    header = images.read_header(f"{path}: its image", content=content)
+    height, width = header.height, header.width
     said = document.imageHeight or height, document.imageWidth or width
     if said != (height, width):
         raise UserError(

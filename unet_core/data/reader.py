@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,9 @@ class Reader:
     Args:
         classes: What the values of the masks mean.
         scaling: How intensities become 0..255.
-        channels: Channels of the images, 1 or 3; others are converted.
+        channels: Channels of the images; grey and colours are converted.
         dtype: uint8 if all images allow it, else float32; see `Scaling.dtype_for`.
+        use_channels: Which channels of the files to take, from 0; empty takes all.
         cache_mb: Megabytes of decoded samples to keep. Once they are full nothing is replaced: an
             epoch passes every sample once, so what is read next is as good as any.
 
@@ -57,12 +58,14 @@ class Reader:
         *,
         channels: int = 1,
         dtype: np.dtype | type = np.uint8,
+        use_channels: Sequence[int] = (),
         cache_mb: int = 1024,
     ):
         self.classes = classes
         self.channels = channels
         self.dtype = np.dtype(dtype)
         self.make_weights: Callable[[np.ndarray], np.ndarray] | None = None
+        self.use_channels = tuple(use_channels)
         self._scaling = scaling
         self._free_bytes = cache_mb << 20
         self._kept: dict[Sample, Pair] = {}
@@ -102,8 +105,10 @@ class Reader:
             UserError: If it cannot be read.
         """
         try:
-            pixels = images.read_image(source.path, source.page)
-            pixels = self._scaling(images.to_channels(pixels, self.channels), self.dtype)
+            pixels = images.read_channels(
+                source.path, source.page, self.channels, use=self.use_channels
+            )
+            pixels = self._scaling(pixels, self.dtype)
         except UserError as error:
             raise _naming(source, error) from error
         return pixels if self.channels > 1 else pixels[..., 0]
@@ -114,7 +119,8 @@ class Reader:
         Raises:
             UserError: If it cannot be read, or holds values that are not in the class map.
         """
-        files = [images.read_mask(source.path, source.page) for source in sample.mask]
+        colours = self.classes.is_colour
+        files = [images.read_mask(each.path, each.page, colours=colours) for each in sample.mask]
         try:
             if len(files) == 1 and not self.classes.overlapping:
                 return self.classes.ids(files[0])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -134,40 +133,46 @@ class Memory:
 
 
 def read_headers(
-    samples: Sequence[Sample], scaling: Scaling, *, channels: int, progress: Callable = iter
+    samples: Sequence[Sample],
+    scaling: Scaling,
+    classes: ClassMap,
+    *,
+    channels: int,
+    use_channels: Sequence[int] = (),
+    progress: Callable = iter,
 ) -> Headers:
     """Reads the headers of all files of `samples`.
 
     Args:
         samples: Where the files are.
         scaling: How intensities will be scaled.
+        classes: What the values of the masks mean.
         channels: Channels that images will have.
+        use_channels: Which channels of the files they are; empty is all.
         progress: Wraps the list of samples to show progress, such as `tqdm.tqdm`.
     """
     shapes: dict[Sample, tuple[int, int]] = {}
     kinds: collections.Counter[str] = collections.Counter()
     dtypes: set[str] = set()
     problems: list[str] = []
-    # The pages of a stack share one header.
-    read_header = functools.lru_cache(maxsize=16)(images.read_header)
+    palettes = _Palettes(classes)
 
-    def header_of(source: Source) -> images.Header | None:
+    def header_of(source: Source, is_image: bool) -> images.Header | None:
         try:
-            header = read_header(source.path)
+            header = images.read_header(source.path, source.page)
+            if is_image:
+                images.check_header(source, header, channels, use_channels)
+            return header
         except UserError as error:
             problems.append(str(error))
             return None
-        if source.page >= header.pages:
-            problems.append(f"{source}: the file has {header.pages} page(s).")
-            return None
-        return header
 
     for sample in progress(samples):
-        image = header_of(sample.image)
-        masks = [header_of(source) for source in sample.mask]
+        image = header_of(sample.image, True)
+        masks = [header_of(source, False) for source in sample.mask]
         if image is not None:
             dtypes.add(image.dtype)
-            conversion = images.describe_conversion(image, channels)
+            conversion = images.describe_conversion(image, channels, use_channels)
             kinds[
                 f"{image.width}x{image.height} {image.format} {image.dtype}, "
                 f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
@@ -175,22 +180,52 @@ def read_headers(
         read_masks = [mask for mask in masks if mask is not None]
         if image is None or len(read_masks) < len(masks):
             continue
-        wrong = False
+        wrong: list[str] = []
         for source, mask in zip(sample.mask, read_masks, strict=True):
-            if mask.format == "JPEG":
-                problems.append(
-                    f"{source}: is a JPEG; its compression changes class values. Save masks as PNG."
-                )
-                wrong = True
-            if (mask.width, mask.height) != (image.width, image.height):
-                problems.append(
-                    f"{sample.image}: is {image.width}x{image.height} pixels, its mask "
-                    f"{mask.width}x{mask.height}; both must have one size."
-                )
-                wrong = True
+            wrong += filter(None, [_mask_problem(sample, source, image, mask)])
+            wrong += filter(None, [palettes.problem(source, mask)])
+        problems += wrong
         if not wrong:
             shapes[sample] = (image.height, image.width)
     return Headers(shapes, scaling.dtype_for(dtypes), kinds, tuple(problems))
+
+
+def _mask_problem(
+    sample: Sample, source: Source, image: images.Header, mask: images.Header
+) -> str | None:
+    if mask.format == "JPEG":
+        return f"{source}: is a JPEG; its compression changes class values. Save masks as PNG."
+    if (mask.width, mask.height) != (image.width, image.height):
+        return (
+            f"{sample.image}: is {image.width}x{image.height} pixels, its mask {mask.width}x"
+            f"{mask.height}; both must have one size."
+        )
+    return None
+
+
+class _Palettes:
+    """The colours that the numbers of classes have in the palettes of masks."""
+
+    def __init__(self, classes: ClassMap):
+        numbers = {number for values in (*classes.listed, classes.ignored) for number in values}
+        self._numbers = set() if classes.is_colour or classes.overlapping else numbers
+        self._first: dict[int, tuple[str, Source]] = {}
+
+    def problem(self, source: Source, mask: images.Header) -> str | None:
+        """Returns what is wrong with a mask whose colours are others than those of one before."""
+        for number in sorted(self._numbers):
+            colour = mask.palette[3 * number : 3 * number + 3]
+            if len(colour) < 3:
+                continue
+            written = f"#{colour.hex()}"
+            first, before = self._first.setdefault(number, (written, source))
+            if written != first:
+                return (
+                    f"{source}: shows {number} in {written} by its palette, and {before} in "
+                    f"{first}, so that numbers of one class are those of another. Name colours in "
+                    f"`classes`, such as {first}:name, or save the masks without palettes."
+                )
+        return None
 
 
 def read_pixels(
@@ -326,7 +361,7 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
     for source in sample.mask:
         found = memory.get(source)
         if found is None:
-            mask = images.read_mask(source.path, source.page)
+            mask = images.read_mask(source.path, source.page, colours=read.classes.is_colour)
             found = read.classes.count_values(mask)
             memory.put(source, found)
         total.update(found)

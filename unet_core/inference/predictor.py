@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 
 from unet_core.data.classes import ClassMap
-from unet_core.data.images import read_image, to_channels
+from unet_core.data.images import read_channels, to_channels
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
@@ -26,7 +26,6 @@ from unet_core.inference.trained import Trained
 Window = SlidingWindow | Ensemble
 """Scaled pixels -> probabilities, by one network or several."""
 Images = np.ndarray | str | os.PathLike
-_MOST_CHANNELS = 4
 
 
 class Predictor:
@@ -78,23 +77,35 @@ class Predictor:
             for each in networks
         ]
         window = windows[0] if len(windows) == 1 else Ensemble(windows)
-        self._set(window, first.classes, Scaling.parse(first.config.data.intensities))
+        data = first.config.data
+        self._set(window, first.classes, Scaling.parse(data.intensities), data.use_channels)
 
     @classmethod
-    def of_window(cls, window: Window, *, classes: ClassMap, scaling: Scaling) -> Predictor:
+    def of_window(
+        cls,
+        window: Window,
+        *,
+        classes: ClassMap,
+        scaling: Scaling,
+        use_channels: Sequence[int] = (),
+    ) -> Predictor:
         """Returns a predictor by a sliding window that is there already, with the weights it has.
 
         Args:
             window: Scaled pixels -> probabilities.
             classes: The classes of the last axis of the probabilities.
             scaling: How the images of files were scaled in training.
+            use_channels: Which channels of files were taken in training; empty is all.
         """
         predictor = cls.__new__(cls)
-        predictor._set(window, classes, scaling)
+        predictor._set(window, classes, scaling, use_channels)
         return predictor
 
-    def _set(self, window: Window, classes: ClassMap, scaling: Scaling) -> None:
+    def _set(
+        self, window: Window, classes: ClassMap, scaling: Scaling, use_channels: Sequence[int]
+    ) -> None:
         self.window, self.classes, self._scaling = window, classes, scaling
+        self._use_channels = use_channels
         self.channels = window.network.channels
 
     @overload
@@ -105,18 +116,20 @@ class Predictor:
         """Returns the class probabilities of images: [H, W, C] float32 of one.
 
         Args:
-            images: One image: [H, W], or [H, W, c] in RGB order with c from 1 to 4 (alpha is
-                dropped); or the path of a file, of which the first page is read. A batch [B, H, W,
-                c], which gives [B, H, W, C]. A list of images or paths, of any sizes, which gives a
-                list. Arrays are uint8, uint16, or float32 in the range that `intensities` expects,
-                of any byte order.
+            images: One image: [H, W], or [H, W, c] with the channels of the network or of the
+                files it was trained on, or in RGB order with c from 1 to 4 (alpha is dropped); or
+                the path of a file, of which the first page is read. A batch [B, H, W, c], which
+                gives [B, H, W, C]. A list of images or paths, of any sizes, which gives a list.
+                Arrays are uint8, uint16, or float32 in the range that `intensities` expects, of any
+                byte order.
 
         Raises:
             UserError: If an image has another shape or dtype, cannot be read, or cannot be scaled:
                 it holds NaN, or floats out of range. If the network's output is not finite.
         """
         if isinstance(images, str | os.PathLike):
-            return self._of_one(read_image(images))
+            pixels = read_channels(images, 0, self.channels, use=self._use_channels)
+            return self._of_scaled(self._scaling(pixels))
         if isinstance(images, list | tuple):
             return [self(each) for each in images]
         if np.ndim(images) == 4:
@@ -132,16 +145,22 @@ class Predictor:
                 f"c], a path, or a list. Received {shape} of {dtype or type(image).__name__}. "
                 "Convert it with `astype`, to numbers in the range of that dtype."
             )
-        if len(shape) == 3 and shape[2] > _MOST_CHANNELS:
+        most = max(4, self.channels, *(each + 1 for each in self._use_channels))
+        if len(shape) == 3 and shape[2] > most:
             way = "a stack of grey images is given as a list, or as [B, H, W, 1]"
-            if shape[0] <= _MOST_CHANNELS:
+            if shape[0] <= most:
                 way = "if the channels come first, np.moveaxis(image, 0, -1)"
             raise UserError(
-                f"Expected the channels last, at most {_MOST_CHANNELS}. Received {shape}, which "
-                f"may be channels or a stack: {way}."
+                f"Expected the channels last, at most {most}. Received {shape}, which may be "
+                f"channels or a stack: {way}."
             )
         image = np.asarray(image).astype(dtype.newbyteorder("="), copy=False)
-        probabilities = self.window(self._scaling(to_channels(image, self.channels)))
+        chosen = len(shape) == 3 and shape[2] == self.channels
+        pixels = to_channels(image, self.channels, use=() if chosen else self._use_channels)
+        return self._of_scaled(self._scaling(pixels))
+
+    def _of_scaled(self, pixels: np.ndarray) -> np.ndarray:
+        probabilities = self.window(pixels)
         check_finite(probabilities)
         return probabilities
 
@@ -155,7 +174,8 @@ class Predictor:
         """
 
         def read(first: int, last: int) -> np.ndarray:
-            return to_channels(rows.read(first, last), self.channels)
+            band = rows.read(first, last)
+            return to_channels(band, self.channels, alpha=rows.alpha, use=self._use_channels)
 
         step = max(1, 2**22 // rows.width)
         bands = (read(y, min(y + step, rows.height)) for y in range(0, rows.height, step))

@@ -13,16 +13,18 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 
 from unet_core.data import images
+from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
-from unet_core.data.tiff_bands import Rows, TiffWriter, open_rows
+from unet_core.data.tiff_bands import Rows, open_rows
+from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import os_errors
@@ -35,7 +37,7 @@ from unet_core.inference.masks import (
 )
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
-from unet_core.outputs.figures import Figures
+from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
 from unet_core.outputs.wanted import (
@@ -115,6 +117,7 @@ def predict_files(
         output_dir.mkdir(parents=True, exist_ok=True)
         with progress(total=run.pixels_left()) as bar:
             run.predict(bar.update, should_stop)
+    run.warnings += describe_lost(run.lost_georeference)
     seconds = time.perf_counter() - start
     return PredictionSummary(
         tables.table(Figures(predictor.classes).header(), run.rows),
@@ -132,6 +135,7 @@ class _Run:
     Attributes:
         rows, warnings, failures, finished_before: See `PredictionSummary`.
         predicted: Pixels.
+        lost_georeference: How many pictures have one that their files do not.
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class _Run:
         self.rows: list[list[str]] = []
         self.warnings: list[str] = []
         self.failures: list[str] = []
-        self.finished_before = self.predicted = 0
+        self.finished_before = self.predicted = self.lost_georeference = 0
         self._predictor = predictor
         self._wanted = wanted
         self._dir = output_dir
@@ -153,8 +157,7 @@ class _Run:
         self._objects = ObjectFiles(
             wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
         )
-        # Once for each file: to count the pages of a stack, all of them are visited.
-        self._pixels = {path: _pixels(path) for path in {source.path for source in sources}}
+        self._pixels = {name: _pixels(source) for name, source in self._sources.items()}
         self._left: set[str] = set()
 
     def prepare(self, overwrite: bool, claim: Callable[..., None] | None) -> None:
@@ -178,7 +181,7 @@ class _Run:
 
     def pixels_left(self) -> int:
         """Returns how many pixels are to be predicted."""
-        return sum(self._pixels[self._sources[name].path] for name in self._left)
+        return sum(self._pixels[name] for name in self._left)
 
     def predict(self, update: Callable[[int], object], should_stop: Callable[[], bool]) -> None:
         """Predicts what is left, and writes the files about all pictures.
@@ -221,6 +224,7 @@ class _Run:
                 return
             self._predicted.finish(name)
             self.predicted += figures.pixels
+            self.lost_georeference += figures.lost_georeference
             self.rows.append([name + source.path.suffix, *figures.cells()])
             self.warnings += figures.warnings(source)
         if of_all:
@@ -235,7 +239,7 @@ class _Run:
             self._objects.add(name, source, labels, rows.read(0, rows.height))
 
     def _paths(self, name: str) -> list[pathlib.Path]:
-        is_whole = self._pixels[self._sources[name].path] <= MOST_PIXELS_WHOLE
+        is_whole = self._pixels[name] <= MOST_PIXELS_WHOLE
         of_picture = paths_of(self._dir / name, self._wanted, self._predictor.classes, is_whole)
         of_all = set(self._objects.paths([]))
         return of_picture + [p for p in self._objects.paths([name]) if p not in of_all]
@@ -285,7 +289,8 @@ def _predict_one(
         should_stop: Asked before every band.
     """
     with open_rows(source.path, source.page) as rows:
-        image = _Image(predictor, rows, stem, wanted)
+        metadata = kept_metadata(source.path, source.page, rows.metadata)
+        image = _Image(predictor, rows, stem, wanted, metadata)
         if rows.height * rows.width <= MOST_PIXELS_WHOLE:
             labels = image.write_whole()
             if labels is not None:
@@ -307,7 +312,12 @@ class _Image:
     """One picture on its way to its files."""
 
     def __init__(
-        self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: PredictionOutputs
+        self,
+        predictor: Predictor,
+        rows: Rows,
+        stem: pathlib.Path,
+        wanted: PredictionOutputs,
+        metadata: Mapping[int, tuple],
     ):
         self.figures = Figures(predictor.classes)
         self._predictor = predictor
@@ -315,6 +325,7 @@ class _Image:
         self._rows = rows
         self._stem = stem
         self._wanted = wanted
+        self._metadata = metadata
         self._make_mask = wanted.make_mask or usual_rule(predictor.classes)
         self._read = predictor.reader(rows)
 
@@ -327,11 +338,12 @@ class _Image:
         ids = self._make_mask(probabilities)
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
-            write_mask(self._stem, ids, self._classes, wanted.mask_format)
-        self._write_pictures(image, ids)
+            write_mask(self._stem, ids, self._classes, wanted.mask_format, self._metadata)
+        self.figures.lost_georeference = not GEOREFERENCE.isdisjoint(self._metadata)
+        self._write_pictures(image, ids, self._metadata)
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
-            images.write_png(self._path(suffix), levels)
+            images.write_png(self._path(suffix), levels, self._metadata)
         return None if wanted.instances == "none" else self._write_instances(image, ids)
 
     def write_in_bands(
@@ -388,7 +400,9 @@ class _Image:
         kinds |= {suffix: {"dtype": np.uint16} for suffix in uncertain}
         size = self._rows.height, self._rows.width
         return {
-            suffix: stack.enter_context(TiffWriter(self._path(suffix, ".tif"), *size, **kind))
+            suffix: stack.enter_context(
+                TiffWriter(self._path(suffix, ".tif"), *size, **kind, metadata=self._metadata)
+            )
             for suffix, kind in kinds.items()
         }
 
@@ -398,7 +412,9 @@ class _Image:
     def _mask_pixels(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         return mask_pixels(ids, self._classes, self._wanted.mask_format)
 
-    def _write_pictures(self, image: np.ndarray, ids: np.ndarray) -> None:
+    def _write_pictures(
+        self, image: np.ndarray, ids: np.ndarray, metadata: Mapping[int, tuple] | None = None
+    ) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         drawn = {}
         if "overlay" in self._wanted.outputs:
@@ -406,7 +422,8 @@ class _Image:
         if "outlines" in self._wanted.outputs:
             drawn["outlines"] = pictures.outlines(image, ids, self._classes)
         for suffix, picture in drawn.items():
-            images.write_png(self._path(suffix), pictures.with_legend(picture, self._classes))
+            picture = pictures.with_legend(picture, self._classes)
+            images.write_png(self._path(suffix), picture, metadata)
 
     def _bands(
         self, read: Callable[[int, int], np.ndarray], height: int, width: int
@@ -441,7 +458,7 @@ class _Image:
                 f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
                 "parts, or leave `instances` out."
             )
-        images.write_png(self._path("instances"), labels.astype(np.uint16))
+        images.write_png(self._path("instances"), labels.astype(np.uint16), self._metadata)
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
         images.write_png(self._path("instances_overlay"), coloured)
@@ -453,12 +470,12 @@ def _levels(shares: np.ndarray) -> np.ndarray:
     return np.rint(shares * 65535).astype(np.uint16)
 
 
-def _pixels(path: pathlib.Path) -> int:
+def _pixels(source: Source) -> int:
     """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
 
     Predicting it tells what is wrong with it.
     """
     with contextlib.suppress(UserError):
-        header = images.read_header(path, of_any_size=True)
+        header = images.read_header(source.path, source.page, of_any_size=True)
         return header.height * header.width
     return 0

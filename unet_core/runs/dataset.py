@@ -94,13 +94,19 @@ class DataSet:
             outside_paths=settings.outside_paths,
         )
         headers = survey.read_headers(
-            found.samples, scaling, channels=settings.channels, progress=progress("Reading headers")
+            found.samples,
+            scaling,
+            classes,
+            channels=settings.channels,
+            use_channels=settings.use_channels,
+            progress=progress("Reading headers"),
         )
         read = Reader(
             classes,
             scaling,
             channels=settings.channels,
             dtype=headers.dtype,
+            use_channels=settings.use_channels,
             cache_mb=settings.cache_mb,
         )
         problems = (*found.problems, *headers.problems)

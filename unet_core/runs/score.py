@@ -45,6 +45,7 @@ def predictor_of(config: RunConfig, network: InferenceNetwork) -> Predictor:
         SlidingWindow(network, tta=settings.tta, window_px=settings.window_px),
         classes=make_classes(config.data),
         scaling=Scaling.parse(config.data.intensities),
+        use_channels=config.data.use_channels,
     )
 
 

@@ -86,11 +86,21 @@ class DataSettings:
     )
     channels: int = setting(
         1,
-        "Channels of the network's images, 1 or 3; pictures are converted.",
+        "Channels of the network's images. For 1 or 3 pictures are converted; others must have as "
+        "many, or --use_channels.",
         modes=(*SAMPLES, *NO_DATA),
         binds=True,
         least=1,
-        most=3,
+        most=128,
+    )
+    use_channels: tuple[int, ...] = setting(
+        (),
+        "Which channels of the image files to take, from 0, such as 2,0; as many as --channels. By "
+        "default all.",
+        modes=SAMPLES,
+        binds=True,
+        least=0,
+        most=65_535,
     )
     intensities: str = setting(
         "range",
@@ -181,8 +191,12 @@ class DataSettings:
 
     def __post_init__(self):
         check_fields(self)
-        if self.channels == 2:
-            raise UserError("`channels` (2) must be 1 or 3.")
+        if self.use_channels and len(self.use_channels) != self.channels:
+            raise UserError(
+                f"`use_channels` ({','.join(map(str, self.use_channels))}) names "
+                f"{len(self.use_channels)} channel(s), and `channels` is {self.channels}. Name as "
+                "many."
+            )
         if self.fold != "all" and not (self.fold.isascii() and self.fold.isdecimal()):
             raise UserError(f"`fold` ({self.fold}) must be all, or a number from 0.")
         if self.fold == "all" and self.folds < 2:

@@ -8,9 +8,11 @@ voc       JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation
 csv       samples.csv with the columns image, mask and, if wanted, group, split, page
 stack     a TIFF of many pages for the images and one for the masks
 
+Each page of a TIFF is a sample, whatever the layout.
+
 A layout is a function of (data folder, `FolderNames`) that returns a `SampleListing`: the samples,
 and everything that is wrong as complete sentences that name the file; it raises nothing for what a
-folder may hold. Only names are looked at, and of stacks the number of pages. Samples have unique
+folder may hold. Only names are looked at, and the number of pages. Samples have unique
 names, come in numeric order, and say in which part (train, val, test) they are if the layout has
 parts. To add one: a file here, and its line below.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import glob
 import os
@@ -10,13 +9,13 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from unet_core.data import images
 from unet_core.data.layouts import LAYOUTS
 from unet_core.data.layouts.listing import (
     SUFFIXES,
     FolderNames,
     SampleListing,
     files_of,
+    page_count,
     pictures,
     unique_names,
 )
@@ -89,12 +88,7 @@ def find_images(
         paths = _without_predictions(pictures(pathlib.Path(path), problems), path, notes)
     sources = []
     for found in paths:
-        pages = 1
-        if found.suffix.lower() in (".tif", ".tiff"):
-            # What cannot be read is one picture, of which its reader tells; the others can be.
-            with contextlib.suppress(UserError):
-                pages = images.read_header(found, of_any_size=True).pages
-        sources += [Source(found, page) for page in range(pages)]
+        sources += [Source(found, page) for page in range(page_count(found))]
     if not sources:
         raise UserError(*problems, f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
     return sources

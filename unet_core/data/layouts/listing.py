@@ -11,11 +11,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from unet_core.data import images
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 from unet_core.files import safe_name
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SUFFIXES_OF_PAGES = (".tif", ".tiff", ".npy", ".npz")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *SUFFIXES_OF_PAGES)
 PARTS = ("train", "val", "test")
 
 
@@ -90,8 +92,8 @@ def pairs(
         missing = [d for d, of in zip(mask_dirs, masks_of, strict=True) if stem not in of]
         problems += [f"{path}: there is no mask of the same name in {d}." for d in missing]
         if not missing:
-            masks = tuple(Source(of[stem]) for of in masks_of)
-            samples.append(Sample(stem, Source(path), masks, split=part))
+            masks = [of[stem] for of in masks_of]
+            samples += paged(Sample(stem, Source(path), (), split=part), masks, problems)
     for of in masks_of:
         problems += [
             f"{path}: there is no image of the same name in {image_dir}."
@@ -99,6 +101,47 @@ def pairs(
             if stem not in image_of
         ]
     return samples
+
+
+def paged(sample: Sample, masks: Sequence[pathlib.Path], problems: list[str]) -> list[Sample]:
+    """Returns the samples of the pages of an image and its masks, one group if they are several.
+
+    Args:
+        sample: Name, group and part, and the image, whose page does not matter.
+        masks: The files of its masks.
+        problems: Gets a sentence if they have different numbers of pages.
+    """
+    image = sample.image.path
+    pages = [page_count(path) for path in (image, *masks)]
+    if len(set(pages)) > 1:
+        problems.append(
+            f"{image}: has {pages[0]} page(s), its mask {', '.join(map(str, pages[1:]))}; they "
+            "must have equally many."
+        )
+        return []
+    if pages[0] == 1:
+        return [dataclasses.replace(sample, mask=tuple(Source(path) for path in masks))]
+    digits = max(3, len(str(pages[0] - 1)))
+    return [
+        dataclasses.replace(
+            sample,
+            name=f"{sample.name}_{page:0{digits}d}",
+            image=Source(image, page),
+            mask=tuple(Source(path, page) for path in masks),
+            group=sample.group or sample.name,
+        )
+        for page in range(pages[0])
+    ]
+
+
+def page_count(path: pathlib.Path) -> int:
+    """Returns the pictures in a file; 1 if it cannot be read, of which its reader tells."""
+    if path.suffix.lower() not in SUFFIXES_OF_PAGES:
+        return 1
+    try:
+        return images.read_header(path, of_any_size=True).pages
+    except UserError:
+        return 1
 
 
 def pictures(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:

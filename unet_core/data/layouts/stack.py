@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from unet_core.data import images
-from unet_core.data.layouts.listing import FolderNames, SampleListing
+from unet_core.data.layouts.listing import SUFFIXES_OF_PAGES, FolderNames, SampleListing
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 
@@ -22,13 +22,13 @@ def _samples(data_dir: pathlib.Path, names: FolderNames, problems: list[str]) ->
     paths: list[pathlib.Path] = []
     pages: list[int] = []
     for name in (names.images, *names.masks):
-        found = [folder / (name + suffix) for suffix in (".tif", ".tiff")]
+        found = [folder / (name + suffix) for suffix in SUFFIXES_OF_PAGES]
         path = next((each for each in found if each.is_file()), None)
         if path is None:
             problems.append(f"{found[0]}: there is no such stack.")
             continue
         try:
-            pages.append(images.read_header(path).pages)
+            pages.append(images.read_header(path, of_any_size=True).pages)
             paths.append(path)
         except UserError as error:
             problems.append(str(error))

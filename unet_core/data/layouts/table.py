@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, composed
+from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, composed, paged
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_bytes
@@ -37,9 +37,14 @@ def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
     names_of = functools.cache(_names_of)
     for number, row in enumerate(rows, 2):
         try:
-            samples.append(_sample(path.parent, row, names.outside, names_of))
+            sample = _sample(path.parent, row, names.outside, names_of)
         except UserError as error:
             problems.append(f"{path}, line {number}: {error}")
+            continue
+        if row.get("page"):
+            samples.append(sample)
+        else:
+            samples += paged(sample, [source.path for source in sample.mask], problems)
     return SampleListing(tuple(samples), tuple(problems))
 
 

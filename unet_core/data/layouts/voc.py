@@ -13,6 +13,7 @@ from unet_core.data.layouts.listing import (
     by_stem,
     composed,
     listed,
+    paged,
     pairs,
 )
 from unet_core.data.samples import Sample, Source
@@ -56,8 +57,8 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
                 if stem not in of:
                     problems.append(f"{lists / part}.txt: {stem!r} has no picture in {folder}.")
             if stem in image_of and stem in mask_of:
-                mask = (Source(mask_of[stem]),)
-                samples.append(Sample(stem, Source(image_of[stem]), mask, split=part))
+                sample = Sample(stem, Source(image_of[stem]), (), split=part)
+                samples += paged(sample, [mask_of[stem]], problems)
     return samples
 
 
