@@ -127,8 +127,8 @@ class TestTwoWorkers:
         [
             ("SIGKILL", 1),
             pytest.param("SIGSTOP", 0, marks=pytest.mark.slow),
-            pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
-            pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
+            pytest.param("SIGKILL", 0, marks=pytest.mark.exhaustive),
+            pytest.param("SIGSTOP", 1, marks=pytest.mark.exhaustive),
         ],
     )
     def test_one_lost_ends_the_other_and_both_resume(
