@@ -19,7 +19,7 @@ exact=(tests/training/test_replica_matrix.py tests/training/test_loop_rules.py)
 if [[ " $* " == *" --small "* ]]; then
     exact=(tests/training/test_loop_rules.py -k "Overflow and nan_in_float32")
 fi
-timeout 240 "$python" -m pytest -q -n 2 -p no:cacheprovider "${exact[@]}" > "$output/exact.txt" 2>&1 || failed=1
+timeout 200 "$python" -m pytest -q -n 2 -p no:cacheprovider "${exact[@]}" > "$output/exact.txt" 2>&1 || failed=1
 tail -n 1 "$output/exact.txt"
 
 "$python" benchmarks/gpu.py --output="$output" "$@" || failed=1
