@@ -2,7 +2,6 @@ import os
 import pathlib
 import pwd
 import subprocess
-import sys
 import tempfile
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from helpers import forked
 from helpers.brightness import make_brightness
 
 from unet_core.conventions import IGNORED
@@ -527,13 +527,7 @@ except UserError as error:
             cv2.imwrite(f"{folder}/a.png", np.zeros((9, 9), np.uint8))
             os.chmod(f"{folder}/a.png", 0o644)
             paths = [str(root), str(root / "tests"), nobody, folder, before]
-            done = subprocess.run(
-                [sys.executable, "-c", code, *paths],
-                capture_output=True,
-                text=True,
-                timeout=400,
-                check=False,
-            )
-            assert done.returncode == 2, done.stderr
-            assert "Permission denied" in done.stdout
+            found, out = forked.run_code(code, *paths)
+            assert found == 2, out
+            assert "Permission denied" in out
             assert os.listdir(folder) == ["a.png"]
