@@ -89,6 +89,26 @@ class TestSplit:
         with pytest.raises(UserError, match="is held out, and equal to"):
             opened(folder, folds=2).split()
 
+    def test_nothing_to_train_on_is_refused(self, folder):
+        (folder / "train").rename(folder / "val")
+        (folder / "samples.csv").write_text(
+            "image,mask,split\nval/image/rat0_0.png,val/label/rat0_0.png,val\n"
+        )
+        with pytest.raises(UserError, match="there is no sample to train on"):
+            opened(folder, layout="csv", split="fixed").split()
+
+
+class TestDescribeSmall:
+    def test_images_smaller_than_the_crop_are_counted_with_a_crop_that_fits(self, folder):
+        for name in ("image", "label"):
+            small = np.zeros((30, 9), np.uint8)
+            cv2.imwrite(str(folder / "train" / name / "rat0_1.png"), small)
+        data = opened(folder, crop_size=20)
+        assert "1 of the 4 images" in (line := data.describe_small(data.samples))
+        assert "the smallest 9x30 pixels" in line
+        assert "--crop_size=9 fits" in line
+        assert opened(folder, crop_size=9).describe_small(data.samples) == ""
+
 
 class TestWeights:
     def test_class_weights_come_of_the_training_masks(self, folder):

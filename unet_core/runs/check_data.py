@@ -45,6 +45,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
             print(
                 f"{number}{len(training_samples)} sample(s) to train on, {len(held_out)} held out."
             )
+            print(data.describe_small(training_samples), end="")
         if config.data.preview:
             write_preview(config.data.preview, data, training_samples, sampling)
     if run and (run.path.is_dir() or not problems):
