@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -441,16 +442,24 @@ class TestGoingOn:
         (note,) = notes
         assert "3 earlier prediction(s) there are left out" in note
 
-    def test_list_that_is_damaged_or_newer_is_one_message(self, predictor, folder, tmp_path):
-        out = tmp_path / "out"
-        out.mkdir()
-        for content, words in (
-            (b"no list\n", "line 1"),
-            (b'{"run": "a", "format": 2}\n', "format 2"),
-        ):
-            (out / "predicted.jsonl").write_bytes(content)
-            with pytest.raises(UserError, match=rf"predicted\.jsonl.*{words}"):
-                predict_files(predictor, find_images(folder), out, self.MASKS)
+
+def test_name_that_the_file_system_refuses_is_a_failure_and_the_others_are_done(
+    predictor, folder, tmp_path, monkeypatch
+):
+    write = files.write_mask
+
+    def refuse(stem, *args):
+        if stem.name == "9":
+            raise OSError(errno.ENAMETOOLONG, "File name too long", str(stem))
+        write(stem, *args)
+
+    monkeypatch.setattr(files, "write_mask", refuse)
+    done = predict_files(
+        predictor, find_images(folder), tmp_path / "out", PredictionOutputs(("mask",))
+    )
+    (failure,) = done.failures
+    assert "9.png: its files cannot be named after it (File name too long" in failure
+    assert written_in(tmp_path / "out") == {"10_predict.png"}
 
 
 class TestMetadata:

@@ -233,7 +233,7 @@ class Predicted:
                 continue
             try:
                 line = msgspec.json.decode(text, type=_Line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 # Of a crash in writing; what came later is in a line of its own.
                 if "truncated" in str(error):
                     continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import pathlib
 import time
@@ -26,7 +27,7 @@ from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows, open_rows
 from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
-from unet_core.errors import UserError
+from unet_core.errors import UserError, reason_of
 from unet_core.files import os_errors
 from unet_core.inference import instances, uncertainty
 from unet_core.inference.ensemble import Ensemble
@@ -50,6 +51,8 @@ from unet_core.outputs.wanted import (
 )
 
 MOST_PIXELS_WHOLE = 2**26
+# What file systems answer to a name that is too long for them, or has characters they do not take.
+_NAME_REFUSED = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _SILENT = functools.partial(tqdm.tqdm, disable=True)
 
 
@@ -219,6 +222,14 @@ class _Run:
             except UserError as error:
                 named = str(source.path) in str(error)
                 self.failures.append(str(error) if named else f"{source}: {error}")
+                continue
+            except OSError as error:
+                if error.errno not in _NAME_REFUSED:
+                    raise
+                self.failures.append(
+                    f"{source}: its files cannot be named after it ({reason_of(error)}: "
+                    f"{error.filename}). Rename it, or choose another `output_dir`."
+                )
                 continue
             if figures is None:
                 return

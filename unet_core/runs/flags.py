@@ -6,6 +6,7 @@ import os
 
 from unet_core.data.classes import CLASSES_MISSING, ClassMap
 from unet_core.errors import UserError
+from unet_core.files import printable
 from unet_core.settings import FIELDS, RunConfig
 from unet_core.settings.modes import TRAIN
 
@@ -24,6 +25,12 @@ def check_flags(config: RunConfig) -> None:
     typed = config.given - config.from_file
     problems = [
         unused(name, mode) for name in sorted(typed) if mode not in FIELDS[name].metadata["modes"]
+    ]
+    problems += [
+        f"`{name}` ({printable(path)}) is not text in UTF-8, as what a run stores must be. Rename "
+        "the folder."
+        for name, path in config.values().items()
+        if FIELDS[name].metadata["is_path"] and isinstance(path, str) and not _is_text(path)
     ]
     if mode in ("train", "sweep") and not config.task.run_dir:
         problems.append("`run_dir` is missing; it names the folder that the run is kept in.")
@@ -79,3 +86,11 @@ def _names_of_no_class(config: RunConfig, classes: ClassMap) -> list[str]:
         f"{listed}: no class of this name is in `classes`, which has {', '.join(classes.names)}. "
         "Name one of these, or leave the flag out."
     ]
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # Bytes of a name that Python could not decode.
+        return False
+    return True

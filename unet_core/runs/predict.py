@@ -58,10 +58,9 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         claim=None if config.prediction.output_dir else run.claim,
     )
     if failures or problems:
-        raise UserError(
-            f"{len(failures)} of {len(sources)} image(s) could not be predicted; the others are "
-            "done.\n  " + "\n  ".join([*problems, *failures])
-        )
+        found = f"{len(failures)} of {len(sources)} image(s) could not be predicted"
+        found = found if failures else f"{source}: not all that is named there is there"
+        raise UserError(f"{found}; the others are done.\n  " + "\n  ".join([*problems, *failures]))
 
 
 def _steps(trained: Sequence[Trained]) -> str:

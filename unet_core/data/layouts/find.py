@@ -111,7 +111,7 @@ def _matches(pattern: pathlib.Path, notes: list[str] | None) -> list[pathlib.Pat
                 f"{pattern}: {len(links)} link(s) to folders are not followed, such as {links[0]}; "
                 "one may lead to where it is."
             )
-    found = base.glob(str(pathlib.Path(*parts)))
+    found = sorted(base.glob(str(pathlib.Path(*parts))))
     return [path for path in found if parts[-1].startswith(".") or not path.name.startswith(".")]
 
 
