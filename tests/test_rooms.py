@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "unet_core").rglob("*.py"))
@@ -89,10 +90,8 @@ for owner, names in ((os, ("O_NONBLOCK", "O_NOFOLLOW", "fchmod", "mkfifo")), (se
 import unet_core.inference, unet_core.inference.trained, unet_core.outputs.files, unet_core.door
 import unet_core.reports.folds, unet_core.training, unet_core.run_directory, unet_core.data.survey
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        found, out = forked.run_code(code)
+        assert found == 0, out
 
     def test_importing_every_module_changes_nothing_of_the_process(self):
         names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
@@ -116,8 +115,6 @@ for name in {names!r}:
 assert state() == before
 print(len({names!r}))
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert int(done.stdout) == len(names)
+        found, out = forked.run_code(code)
+        assert found == 0, out
+        assert int(out.splitlines()[-1]) == len(names)

@@ -1,9 +1,11 @@
 """The door: exit codes and messages. Runs in this process where it can, for speed."""
 
+import functools
 import json
 import os
 import pathlib
 import pwd
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import forked
 from helpers.program import MEMBRANE, ROOT, check_refused, in_a_process, write_slices
 from helpers.program import TINY as SMALLEST
 
@@ -200,23 +203,13 @@ class TestRunFolder:
         assert "Choose another `run_dir`" in done.stdout
 
     def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
-        import resource
-
         args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--base_filters=16"]
-
-        def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-
-        done = in_a_process(*args, preexec_fn=limit)
-        check_refused(
-            (done.returncode, done.stdout, done.stderr),
-            "step-00000002",
-            "File too large",
-            "Make room",
-        )
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
+        code, out = forked.program(*args, before=limit).finish()
+        check_refused((code, "", out), "step-00000002", "File too large", "Make room")
         assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-        done = in_a_process(*args)
-        assert done.returncode == 0
+        code, out = forked.program(*args).finish()
+        assert code == 0, out
 
     def test_without_a_run_predict_and_evaluate_say_so(self, door, tmp_path):
         for mode in ("predict", "evaluate"):

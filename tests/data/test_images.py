@@ -228,7 +228,8 @@ class TestReadHeader:
     def test_what_is_decoded_at_once_follows_the_memory(self, tmp_path, monkeypatch, sides, taken):
         # 3000 x 2000 pixels of 4 channels of 16 bits are 48,000,000 bytes.
         monkeypatch.setattr(limits, "memory_bytes", lambda: 8 * 48_000_000)
-        (tmp_path / "a.png").write_bytes(png(*sides, 16, 6, []))
+        rows = [bytes(sides[0] * 8)] * sides[1]
+        (tmp_path / "a.png").write_bytes(png(*sides, 16, 6, rows))
         if taken:
             assert images.read_header(tmp_path / "a.png").width == 3000
             return
@@ -575,6 +576,19 @@ class TestWritePng:
         read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
         assert read.dtype == np.uint16
         np.testing.assert_array_equal(read, pixels)
+
+    @pytest.mark.parametrize(
+        # 300 dots per inch are 11811 per metre; 2 per centimetre are 200.
+        ("unit", "per_metre", "of_unit"),
+        [(2, 11811, 1), (3, 30000, 1), (1, 300, 0)],
+    )
+    def test_resolution_of_the_image_is_taken_over(self, tmp_path, unit, per_metre, of_unit):
+        tags = {282: (282, 5, 1, (600, 2)), 283: (283, 5, 1, (300, 1)), 296: (296, 3, 1, unit)}
+        images.write_png(tmp_path / "a.png", PICTURE, tags)
+        content = (tmp_path / "a.png").read_bytes()
+        place = content.index(b"pHYs") + 4
+        assert struct.unpack(">IIB", content[place : place + 9]) == (per_metre, per_metre, of_unit)
+        np.testing.assert_array_equal(images.read_image(tmp_path / "a.png"), PICTURE)
 
     def test_nothing_but_the_picture_is_left(self, tmp_path):
         images.write_png(tmp_path / "a.png", PICTURE)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from unet_core.data import synthetic
 from unet_core.data.io import limits
@@ -153,6 +154,48 @@ class TestOneFolder:
         found = find(tmp_path, image_folder="x", mask_folder="x")
         assert found.samples == ()
         assert "be its own mask" in found.problems[0]
+
+
+class TestPagesOfFiles:
+    STACK = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+
+    @pytest.fixture(params=["folders", "voc", "csv"])
+    def folder(self, request, tmp_path):
+        """A layout and a data folder of it with a stack of 3 pages and a single picture."""
+        image_dir, mask_dir = {"voc": ("JPEGImages", "SegmentationClass")}.get(
+            request.param, ("image", "label")
+        )
+        for name, pixels in (("vol", self.STACK), ("one", self.STACK[0])):
+            for each in (image_dir, mask_dir):
+                (tmp_path / each).mkdir(exist_ok=True)
+                tifffile.imwrite(tmp_path / each / f"{name}.tif", pixels, photometric="minisblack")
+        table = "image,mask\nimage/one.tif,label/one.tif\nimage/vol.tif,label/vol.tif\n"
+        (tmp_path / "samples.csv").write_text(table)
+        return request.param, tmp_path, tmp_path / mask_dir
+
+    def test_are_samples_of_one_group(self, folder):
+        layout, data_dir, _ = folder
+        found = find(data_dir, layout)
+        assert found.problems == ()
+        assert names(found.samples) == ["one", "vol_000", "vol_001", "vol_002"]
+        assert [sample.group for sample in found.samples] == ["", "vol", "vol", "vol"]
+        assert [sample.image.page for sample in found.samples] == [0, 0, 1, 2]
+        assert [sample.mask[0].page for sample in found.samples] == [0, 0, 1, 2]
+
+    def test_of_image_and_mask_must_be_equally_many(self, folder):
+        layout, data_dir, mask_dir = folder
+        tifffile.imwrite(mask_dir / "vol.tif", self.STACK[:2], photometric="minisblack")
+        found = find(data_dir, layout)
+        assert names(found.samples) == ["one"]
+        assert len(found.problems) == 1
+        assert "vol.tif: has 3 page(s), its mask 2; they must" in found.problems[0]
+
+    def test_table_may_name_one(self, tmp_path):
+        tifffile.imwrite(tmp_path / "vol.tif", self.STACK, photometric="minisblack")
+        (tmp_path / "samples.csv").write_text("image,mask,page\nvol.tif,vol.tif,1\n")
+        found = find(tmp_path, "csv")
+        assert names(found.samples) == ["vol_001"]
+        assert found.samples[0].mask == (Source(tmp_path / "vol.tif", 1),)
 
 
 class TestGroups:

@@ -3,10 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
-from unet_core.data.pixel_size import pixel_size_um
-
-tifffile = pytest.importorskip("tifffile", reason="needs tifffile")
+from unet_core.data.pixel_size import kept_metadata, pixel_size_um
 
 GREY = np.zeros((6, 8), np.uint8)
 
@@ -64,3 +63,27 @@ class TestPixelSize:
     def test_of_a_damaged_description_is_not_known(self, written):
         found = written(description='<?xml version="1.0"?><OME><Image></OME>', metadata=None)
         assert found is None
+
+
+class TestKeptMetadata:
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"imagej": True, "resolution": (4, 2), "metadata": {"unit": "um"}},
+            {"ome": True, "metadata": {"axes": "YX", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.5}},
+        ],
+        ids=["imagej", "ome"],
+    )
+    def test_size_in_a_text_becomes_a_resolution(self, tmp_path, how):
+        tifffile.imwrite(tmp_path / "a.tif", GREY, **how)
+        # 0.25 micrometres are 40,000 pixels a centimetre, the unit 3.
+        found = kept_metadata(tmp_path / "a.tif", 0, {33550: (33550, 12, 3, (1.0, 1.0, 0.0))})
+        across, down = found[282][3], found[283][3]
+        assert (across[0] / across[1], down[0] / down[1]) == (40_000, 20_000)
+        assert found[296][3] == 3
+        assert 33550 in found
+
+    def test_resolution_with_a_unit_stays(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", GREY)
+        tags = {282: (282, 5, 1, (72, 1)), 283: (283, 5, 1, (72, 1)), 296: (296, 3, 1, 2)}
+        assert kept_metadata(tmp_path / "a.tif", 0, tags) == tags

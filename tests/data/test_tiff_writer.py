@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from helpers.full_disk import full_disk
 from PIL import Image
 
@@ -251,3 +252,17 @@ class TestTiffWriter:
     def test_what_no_file_can_hold_is_refused(self, tmp_path, shape, options):
         with pytest.raises(ValueError, match=r"a\.tif: cannot hold .*channels 1, or 3 or 4"):
             TiffWriter(tmp_path / "a.tif", *shape, **options)
+
+    def test_tags_of_the_image_are_taken_over(self, tmp_path):
+        tags = {
+            282: (282, 5, 1, (300, 1)),
+            283: (283, 5, 1, (151, 2)),
+            296: (296, 3, 1, 3),
+            33550: (33550, 12, 3, (0.5, 0.5, 0.0)),
+            34737: (34737, 2, 8, "WGS 84|"),
+        }
+        with TiffWriter(tmp_path / "a.tif", HEIGHT, WIDTH, metadata=tags) as writer:
+            writer.write(GREY)
+        with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+            found = tiff.pages.first.tags
+            assert {code: found[code].value for code in tags} == {n: t[3] for n, t in tags.items()}

@@ -81,5 +81,5 @@ class TestMeasure:
 
     def test_missing_package_is_one_message(self, picture, monkeypatch):
         monkeypatch.setitem(sys.modules, "skimage", None)
-        with pytest.raises(UserError, match=r"needs scikit-image .* 'unet_core\[objects\]'"):
+        with pytest.raises(UserError, match=r"needs scikit-image: .* 'unet_core\[objects\]'"):
             measure(*picture, "cell")

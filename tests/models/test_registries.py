@@ -42,7 +42,7 @@ def pair(encoder, decoder):
     """Returns the two as an argument of the tests, some of them slow."""
     is_slow = decoder in SLOW_DECODERS
     is_slow |= bool(ENCODERS[encoder].application) and (encoder, decoder) != QUICK
-    return pytest.param(encoder, decoder, marks=[pytest.mark.networks] if is_slow else [])
+    return pytest.param(encoder, decoder, marks=[pytest.mark.exhaustive] if is_slow else [])
 
 
 # Every encoder and every decoder is held to everything with the U-Net's other part, and to the most
@@ -291,7 +291,7 @@ def images_and_masks(step, rows):
 
 
 class TestTraining:
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if with_the_unets(*names)]
     )
@@ -376,7 +376,7 @@ class TestExport:
 
 
 class TestEveryPair:
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
     )
@@ -388,7 +388,7 @@ class TestEveryPair:
         check_copy(model)
         check_gradients(model)
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder", "channels"),
         [(*names, 1 + 2 * (place % 2)) for place, names in enumerate(PAIRS)],

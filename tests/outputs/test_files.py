@@ -2,13 +2,14 @@ import os
 import pathlib
 import pwd
 import subprocess
-import sys
 import tempfile
 
 import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
+from helpers import forked
 from helpers.brightness import make_brightness
 
 from unet_core.conventions import IGNORED
@@ -288,6 +289,42 @@ class TestMakeMask:
         assert done.failures == ()
 
 
+class TestMetadata:
+    @pytest.fixture
+    def sources(self, tmp_path):
+        # 0.5 m a pixel, its first corner at 500000 E, 4500000 N; 4 pixels a centimetre.
+        geo = [(33550, 12, 3, (0.5, 0.5, 0.0), True)]
+        geo += [(33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 4500000.0, 0.0), True)]
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.full((20, 30), 200, np.uint8), extratags=geo,
+            resolution=(4, 4), resolutionunit="CENTIMETER", metadata=None,
+        )  # fmt: skip
+        return [Source(tmp_path / "a.tif")]
+
+    def test_of_large_images_is_in_every_tiff(self, predictor, sources, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        wanted = PredictionOutputs(("mask", "probabilities"))
+        done = predict_files(predictor, sources, tmp_path / "out", wanted)
+        assert not [each for each in done.warnings if "georeference" in each]
+        paths = sorted((tmp_path / "out").iterdir())
+        assert len(paths) == 2
+        for path in paths:
+            with tifffile.TiffFile(path) as tiff:
+                tags = tiff.pages.first.tags
+                assert tags[33550].value == (0.5, 0.5, 0.0)
+                assert tags[33922].value[3:] == (500000.0, 4500000.0, 0.0)
+                assert (tags[282].value, tags[296].value) == ((4, 1), 3)
+
+    def test_of_small_images_is_a_resolution_and_a_warning(self, predictor, sources, tmp_path):
+        wanted = PredictionOutputs(("mask", "overlay"))
+        done = predict_files(predictor, sources, tmp_path / "out", wanted)
+        assert "1 of the images have a georeference" in done.warnings[-1]
+        for path in (tmp_path / "out").iterdir():
+            with PIL.Image.open(path) as picture:
+                # 4 pixels a centimetre are 10.16 an inch.
+                assert picture.info["dpi"] == pytest.approx((10.16, 10.16))
+
+
 class TestOutputPaths:
     @pytest.mark.parametrize("classes", ["0:a,1:b", "0:a,1:left/right,2:c"])
     @pytest.mark.parametrize("most_pixels", [2**26, 100])
@@ -490,13 +527,7 @@ except UserError as error:
             cv2.imwrite(f"{folder}/a.png", np.zeros((9, 9), np.uint8))
             os.chmod(f"{folder}/a.png", 0o644)
             paths = [str(root), str(root / "tests"), nobody, folder, before]
-            done = subprocess.run(
-                [sys.executable, "-c", code, *paths],
-                capture_output=True,
-                text=True,
-                timeout=400,
-                check=False,
-            )
-            assert done.returncode == 2, done.stderr
-            assert "Permission denied" in done.stdout
+            found, out = forked.run_code(code, *paths)
+            assert found == 2, out
+            assert "Permission denied" in out
             assert os.listdir(folder) == ["a.png"]

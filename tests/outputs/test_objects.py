@@ -8,6 +8,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from helpers.brightness import make_brightness
 from helpers.rings import filled
 
@@ -22,7 +23,6 @@ from unet_core.settings.prediction import OBJECT_FILES
 
 roifile = pytest.importorskip("roifile", reason="needs roifile")
 shapely = pytest.importorskip("shapely", reason="needs shapely")
-tifffile = pytest.importorskip("tifffile", reason="needs tifffile")
 coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
 
 WANTED = {"outputs": ("mask",), "instances": "components", "object_class": "cell"}

@@ -10,6 +10,7 @@ lookup table. An `Augmenter` keeps its scratch arrays, because fresh ones cost a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,17 @@ FILL_MODES: Mapping[str, int] = {
 REFLECT_101), reflect c b a | a b c d | d c b (Keras' and SciPy's meaning of the word), nearest
 a a a | a b c d | d d d, wrap b c d | a b c d | a b c, and constant one grey value.
 """
+
+
+_PADDING: Mapping[int, Any] = {
+    cv2.BORDER_REFLECT_101: "reflect",
+    cv2.BORDER_REFLECT: "symmetric",
+    cv2.BORDER_REPLICATE: "edge",
+    cv2.BORDER_WRAP: "wrap",
+}
+"""NumPy's names of them."""
+_LONGEST_SIDE = 2**15 - 1
+"""Pixels; OpenCV 5.0 samples images whose sides are shorter, so a window of others is cut first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,13 +305,21 @@ class Augmenter:
         _check("image_out", image_out, size, self._channels, self._dtype)
         _check("mask_out", mask_out, size, 1, np.uint8)
         x, y = self.draw_map(rng, image.shape[:2], contain)
+        if max(image.shape[:2]) >= _LONGEST_SIDE:
+            (x, across), (y, down) = (
+                _windowed(places, length, self._border)
+                for places, length in zip((x, y), image.shape[1::-1], strict=True)
+            )
+            part = np.ix_(down, across)
+            image, mask = image[part], mask[part]
+            weights = None if weights is None else weights[part]
         self._sample(image, x, y, image_out, self._recipe.cval)
         cv2.remap(
             mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=self._border, borderValue=IGNORED
         )
         if weights is not None:
             assert weights_out is not None
-            _check("weights", weights, image.shape[:2], 1, np.float32)
+            _check("weights", weights, mask.shape, 1, np.float32)
             _check("weights_out", weights_out, size, 1, np.float32)
             self._sample(weights, x, y, weights_out, 0.0)
         self._draw_intensities(rng, image_out)
@@ -495,6 +515,21 @@ class Augmenter:
         corners = rng.integers(0, self._size, (self._recipe.cutout_holes, 2)) - side // 2
         for top, left in corners:
             picture[max(0, top) : top + side, max(0, left) : left + side] = mean
+
+
+def _windowed(places: np.ndarray, length: int, border: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `places` in a window of a side, and the numbers of the pixels of that window.
+
+    What lies outside of the image is what the border stands for, so that no place is outside of the
+    window; with a border of one value all that is outside of the image is.
+    """
+    start, stop = math.floor(places.min()) - 1, math.ceil(places.max()) + 2
+    if border == cv2.BORDER_CONSTANT:
+        start = min(max(0, start), length - 1)
+        return places - np.float32(start), np.arange(start, min(max(stop, start + 1), length))
+    before, after = max(0, -start), max(0, stop - length)
+    padded = np.pad(np.arange(length), (before, after), mode=_PADDING[border])
+    return places - np.float32(start), padded[start + before : stop + before]
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:

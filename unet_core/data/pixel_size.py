@@ -1,18 +1,26 @@
 """The size of a pixel as a TIFF file says it: in OME-XML, ImageJ's description, or its resolution.
 
 pixel_size_um("cells.ome.tif")      # (0.325, 0.325), or None if the file does not say
+kept_metadata("cells.ome.tif", 0, rows.metadata)    # what predictions of it are to say
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
+
+import tifffile
 
 from unet_core.files import open_to_read
 
 _UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "nm": 1e-3}
 _UM |= {"å": 1e-4, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
+_RESOLUTION = {_X_RESOLUTION, _Y_RESOLUTION, _UNIT}
+GEOREFERENCE = frozenset((33550, 33922, 34264))
+"""Tags of GeoTIFF that say where pixels lie on Earth."""
 _OF_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 LARGEST_UM = 20.0
 """What a resolution without ImageJ's or OME's unit may make of a pixel: 72 to 1200 dots per inch,
@@ -29,11 +37,8 @@ def pixel_size_um(path: str | os.PathLike, page: int = 0) -> tuple[float, float]
         page: The page, from 0.
 
     Raises:
-        ImportError: If tifffile is not installed.
         OSError: If the file cannot be read.
     """
-    import tifffile
-
     with open_to_read(path) as file:
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return None
@@ -43,6 +48,36 @@ def pixel_size_um(path: str | os.PathLike, page: int = 0) -> tuple[float, float]
                 return _positive(_size(tiff, page))
         except Exception:  # tifffile raises anything; the pixels of the file were fine.
             return None
+
+
+def kept_metadata(
+    path: str | os.PathLike, page: int, metadata: Mapping[int, tuple]
+) -> Mapping[int, tuple]:
+    """Returns the tags that a prediction takes over from its image.
+
+    A size of pixels that stands in OME-XML or in ImageJ's description becomes a resolution, as
+    that text is not taken over.
+
+    Args:
+        path: The file of the image.
+        page: The page, from 0.
+        metadata: `Page.metadata` of it.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    has_unit = set(metadata) >= _RESOLUTION and metadata[_UNIT][3] in _OF_RESOLUTION_UNIT
+    size = None if has_unit else pixel_size_um(path, page)
+    if size is None:
+        return metadata
+    tags: dict[int, tuple] = {_UNIT: (_UNIT, 3, 1, 3)}
+    for tag, length in zip((_X_RESOLUTION, _Y_RESOLUTION), size, strict=True):
+        per_cm = 10_000 / length
+        of = 10_000 if per_cm < 2**32 / 10_000 else 1
+        if round(per_cm * of) >= 2**32:
+            return metadata
+        tags[tag] = (tag, 5, 1, (round(per_cm * of), of))
+    return {**metadata, **tags}
 
 
 def _size(tiff: Any, page: int) -> tuple[float, float] | None:
@@ -67,8 +102,6 @@ def _size(tiff: Any, page: int) -> tuple[float, float] | None:
 
 def _of_ome(text: str) -> tuple[float, float] | None:
     """Returns the size in OME-XML; None if its images differ."""
-    import tifffile
-
     images = tifffile.xml2dict(text)["OME"]["Image"]
     found = set()
     for image in images if isinstance(images, list) else [images]:

@@ -40,7 +40,7 @@ class Rows:
         self.channels = page.samples if page.palette is None else 3
         self.alpha = page.alpha
         self.dtype = sample.dtype
-        self.metadata: Mapping[int, tuple] = page.metadata
+        self.metadata: Mapping[int, tuple] = _as_shown(page)
         self._page = page
         self._stack = stack
         self._whole: np.ndarray | None = None
@@ -80,6 +80,17 @@ class Rows:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _as_shown(page: Page) -> Mapping[int, tuple]:
+    """Returns the metadata of a page that hold for it as it is shown."""
+    if page.orientation == 1:
+        return page.metadata
+    # What is said of where pixels lie on Earth is said of the rows as they are stored.
+    kept = {tag: value for tag, value in page.metadata.items() if tag in (282, 283, 296)}
+    if page.orientation >= 5 and 282 in kept and 283 in kept:
+        kept[282], kept[283] = (282, *kept[283][1:]), (283, *kept[282][1:])
+    return kept
 
 
 def open_rows(path: str | os.PathLike, page: int = 0) -> Rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -122,10 +122,16 @@ def mask_pixels(ids: np.ndarray, classes: ClassMap, mask_format: str) -> dict[st
     return {"predict": classes.values(ids) if mask_format == "values" else ids}
 
 
-def write_mask(stem: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_format: str) -> None:
+def write_mask(
+    stem: pathlib.Path,
+    ids: np.ndarray,
+    classes: ClassMap,
+    mask_format: str,
+    metadata: Mapping[int, tuple] | None = None,
+) -> None:
     """Writes class `ids` [H, W] as `<stem>_predict.png`, or one such file for each class.
 
-    `mask_pixels` says what they hold.
+    `mask_pixels` says what they hold; of `metadata` of the image they take over the resolution.
 
     Raises:
         OSError: If a file cannot be written.
@@ -133,6 +139,7 @@ def write_mask(stem: pathlib.Path, ids: np.ndarray, classes: ClassMap, mask_form
     for suffix, pixels in mask_pixels(ids, classes, mask_format).items():
         path = stem.with_name(f"{stem.name}_{suffix}.png")
         if mask_format == "palette":
-            images.write_palette_png(path, pixels, classes.palette())
+            images.write_palette_png(path, pixels, classes.palette(), metadata)
         else:
-            images.write_png(path, pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+            in_order = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+            images.write_png(path, in_order, metadata)

@@ -48,11 +48,9 @@ class Objects:
 
 
 def check_installed() -> None:
-    """Raises UserError if scikit-image, or tifffile that comes with it, is not installed."""
-    if not all(map(importlib.util.find_spec, ("skimage", "tifffile"))):
-        raise UserError(
-            "`objects` needs scikit-image and tifffile: pip install 'unet_core[objects]'."
-        )
+    """Raises UserError if scikit-image is not installed."""
+    if importlib.util.find_spec("skimage") is None:
+        raise UserError("`objects` needs scikit-image: pip install 'unet_core[objects]'.")
 
 
 def measure(

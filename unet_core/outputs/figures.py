@@ -14,11 +14,13 @@ class Figures:
     Attributes:
         counts: The pixels of each class [C].
         pixels: All of them.
+        lost_georeference: Whether the image has a georeference that its files do not.
     """
 
     def __init__(self, classes: ClassMap):
         self.counts = np.zeros(len(classes), np.int64)
         self.pixels = 0
+        self.lost_georeference = False
         self._classes = classes
         self._names = classes.names
         self._of_two = len(classes) == 2 and not classes.overlapping
@@ -58,3 +60,13 @@ class Figures:
             f"{source}: the prediction is constant, {what} everywhere. The network has not learned "
             "this kind of image: train longer, or check that images and masks belong together."
         ]
+
+
+def describe_lost(count: int) -> list[str]:
+    """Returns a warning if `count` images have a georeference that their files do not."""
+    if not count:
+        return []
+    return [
+        f"{count} of the images have a georeference, which PNG files cannot hold: copy it from the "
+        "image with a program for maps. TIFF files, which large images give, have it."
+    ]

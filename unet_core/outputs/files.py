@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ import tqdm
 
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows, open_rows
 from unet_core.data.tiff_writer import TiffWriter
@@ -40,7 +41,7 @@ from unet_core.inference.masks import (
 )
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
-from unet_core.outputs.figures import Figures
+from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
 from unet_core.settings.prediction import OBJECT_FILES
@@ -142,7 +143,7 @@ def predict_files(
         wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
     )
     rows, warnings, failures = [], [], []
-    predicted, start = 0, time.perf_counter()
+    predicted, lost, start = 0, 0, time.perf_counter()
     advice = "Those already there are whole; make room or choose another `output_dir`."
     with os_errors(output_dir, "predictions cannot be written", advice):
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -167,9 +168,11 @@ def predict_files(
                 if figures is None:
                     break
                 predicted += figures.pixels
+                lost += figures.lost_georeference
                 rows.append([stem + source.path.suffix, *figures.cells()])
                 warnings += figures.warnings(source)
         object_files.finish()
+    warnings += describe_lost(lost)
     seconds = time.perf_counter() - start
     table = tables.table(Figures(classes).header(), rows)
     return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
@@ -247,7 +250,8 @@ def _predict_one(
         should_stop: Asked before every band.
     """
     with open_rows(source.path, source.page) as rows:
-        image = _Image(predictor, rows, stem, wanted)
+        metadata = kept_metadata(source.path, source.page, rows.metadata)
+        image = _Image(predictor, rows, stem, wanted, metadata)
         if rows.height * rows.width <= MOST_PIXELS_WHOLE:
             labels = image.write_whole()
             if labels is not None:
@@ -269,7 +273,12 @@ class _Image:
     """One picture on its way to its files."""
 
     def __init__(
-        self, predictor: Predictor, rows: Rows, stem: pathlib.Path, wanted: PredictionOutputs
+        self,
+        predictor: Predictor,
+        rows: Rows,
+        stem: pathlib.Path,
+        wanted: PredictionOutputs,
+        metadata: Mapping[int, tuple],
     ):
         self.figures = Figures(predictor.classes)
         self._predictor = predictor
@@ -277,6 +286,7 @@ class _Image:
         self._rows = rows
         self._stem = stem
         self._wanted = wanted
+        self._metadata = metadata
         self._make_mask = wanted.make_mask or usual_rule(predictor.classes)
         self._read = predictor.reader(rows)
 
@@ -289,11 +299,12 @@ class _Image:
         ids = self._make_mask(probabilities)
         self.figures.add(probabilities, ids)
         if "mask" in wanted.outputs:
-            write_mask(self._stem, ids, self._classes, wanted.mask_format)
-        self._write_pictures(image, ids)
+            write_mask(self._stem, ids, self._classes, wanted.mask_format, self._metadata)
+        self.figures.lost_georeference = not GEOREFERENCE.isdisjoint(self._metadata)
+        self._write_pictures(image, ids, self._metadata)
         for suffix in bands[0].levels:
             levels = np.concatenate([band.levels[suffix] for band in bands])
-            images.write_png(self._path(suffix), levels)
+            images.write_png(self._path(suffix), levels, self._metadata)
         return None if wanted.instances == "none" else self._write_instances(image, ids)
 
     def write_in_bands(
@@ -350,7 +361,9 @@ class _Image:
         kinds |= {suffix: {"dtype": np.uint16} for suffix in uncertain}
         size = self._rows.height, self._rows.width
         return {
-            suffix: stack.enter_context(TiffWriter(self._path(suffix, ".tif"), *size, **kind))
+            suffix: stack.enter_context(
+                TiffWriter(self._path(suffix, ".tif"), *size, **kind, metadata=self._metadata)
+            )
             for suffix, kind in kinds.items()
         }
 
@@ -360,7 +373,9 @@ class _Image:
     def _mask_pixels(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         return mask_pixels(ids, self._classes, self._wanted.mask_format)
 
-    def _write_pictures(self, image: np.ndarray, ids: np.ndarray) -> None:
+    def _write_pictures(
+        self, image: np.ndarray, ids: np.ndarray, metadata: Mapping[int, tuple] | None = None
+    ) -> None:
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         drawn = {}
         if "overlay" in self._wanted.outputs:
@@ -368,7 +383,8 @@ class _Image:
         if "outlines" in self._wanted.outputs:
             drawn["outlines"] = pictures.outlines(image, ids, self._classes)
         for suffix, picture in drawn.items():
-            images.write_png(self._path(suffix), pictures.with_legend(picture, self._classes))
+            picture = pictures.with_legend(picture, self._classes)
+            images.write_png(self._path(suffix), picture, metadata)
 
     def _bands(
         self, read: Callable[[int, int], np.ndarray], height: int, width: int
@@ -403,7 +419,7 @@ class _Image:
                 f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
                 "parts, or leave `instances` out."
             )
-        images.write_png(self._path("instances"), labels.astype(np.uint16))
+        images.write_png(self._path("instances"), labels.astype(np.uint16), self._metadata)
         image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
         coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
         images.write_png(self._path("instances_overlay"), coloured)

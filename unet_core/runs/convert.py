@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from unet_core.conventions import IGNORED
-from unet_core.data.annotations import convert as annotations
+from unet_core.data.annotations.convert import convert as convert_annotations
+from unet_core.data.annotations.convert import propose_classes
 from unet_core.data.layouts.voc import write_voc_lists
 from unet_core.inference.trained import make_classes
 from unet_core.runs.dataset import DataSet
@@ -20,9 +21,9 @@ def convert(config: RunConfig, _: StopRequest) -> None:
     check_used(config)
     source, output_dir = required(config, "input"), required(config, "output_dir")
     if config.data.classes is None:
-        raise annotations.propose_classes(source)
+        raise propose_classes(source)
     names = make_classes(config.data).names
-    done = annotations.convert(
+    done = convert_annotations(
         source,
         output_dir,
         names,

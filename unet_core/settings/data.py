@@ -85,7 +85,7 @@ class DataSettings:
         modes=(*SAMPLES, *NO_DATA),
         binds=True,
         least=1,
-        most=1024,
+        most=128,
     )
     use_channels: tuple[int, ...] = setting(
         (),

@@ -103,7 +103,7 @@ def convert(
     """
     source, folder = local_path(source), local_path(output_dir)
     files = find_files(source)
-    work = _Conversion(class_names, folder, image_dir and local_path(image_dir))
+    work = _Conversion(class_names, folder, local_path(image_dir) if image_dir else None)
     names_path, names = folder / "class_names.txt", "".join(f"{n}\n" for n in class_names)
     with os_errors(names_path, "cannot be read", "Convert to an empty folder."):
         before = read_bytes(names_path) if os.path.lexists(names_path) else None

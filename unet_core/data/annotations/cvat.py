@@ -55,15 +55,17 @@ def _geometry(element: Element) -> Geometry:
     if kind in ("polygon", "polyline", "points"):
         pairs = element.attrib["points"].split(";")
         points = np.array([pair.split(",") for pair in pairs], np.float64)
-        return {"polygon": lambda p: Area([[p]]), "polyline": Line, "points": Dots}[kind](points)
+        if kind == "polygon":
+            return Area([[points]])
+        return Line(points) if kind == "polyline" else Dots(points)
     if kind == "box":
         left, top, right, bottom = _numbers(element, "xtl", "ytl", "xbr", "ybr")
         ring = rectangle(left, top, right - left, bottom - top)
         middle = (left + right) / 2, (top + bottom) / 2
         return Area([[turned(ring, middle, float(element.get("rotation", 0)))]])
     if kind == "ellipse":
-        numbers = _numbers(element, "cx", "cy", "rx", "ry")
-        return Ellipse(*numbers, degrees=float(element.get("rotation", 0)))
+        x, y, radius_x, radius_y = _numbers(element, "cx", "cy", "rx", "ry")
+        return Ellipse(x, y, radius_x, radius_y, float(element.get("rotation", 0)))
     if kind == "mask":
         left, top, width, height = map(int, _numbers(element, "left", "top", "width", "height"))
         counts = np.array(element.attrib["rle"].split(","), np.float64).astype(np.int64)

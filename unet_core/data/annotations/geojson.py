@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ def _labels(properties: dict[str, Any]) -> tuple[str, ...]:
 def _geometry(found: _Geometry) -> Geometry:
     if any(found.plane.get(axis) for axis in "zt"):
         raise ValueError(f"it lies in plane z={found.plane.get('z')}, t={found.plane.get('t')}")
-    kinds = {
+    kinds: dict[str, Callable[[Any], Geometry]] = {
         "Polygon": lambda c: Area([c]),
         "MultiPolygon": Area,
         "LineString": Line,

@@ -125,7 +125,7 @@ def _geometry(result: _Result) -> Geometry:
     degrees = float(value.get("rotation", 0))
     if kind == "ellipse":
         radii = np.array([float(value["radiusX"]), float(value["radiusY"])]) * scale
-        return Ellipse(*corner.tolist(), *radii.tolist(), degrees)
+        return Ellipse(corner[0], corner[1], radii[0], radii[1], degrees)
     sides = np.array([float(value["width"]), float(value["height"])]) * scale
     ring = rectangle(*corner.tolist(), *sides.tolist())
     return Area([[turned(ring, (corner[0], corner[1]), degrees)]])

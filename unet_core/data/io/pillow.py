@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import struct
-from typing import BinaryIO
+import zlib
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -33,28 +36,42 @@ _KINDS = {
     "I;16": (1, "uint16"),
     "I;16B": (1, "uint16"),
 }
-_DEEP_PNG = {2: 3, 4: 2, 6: 4}
-"""Samples of each colour type of PNG that has several."""
+_LONGEST_DEFLATE = 1032
+"""Bytes that one byte of Deflate stands for, at most."""
+_LONGEST_JPEG = 1024
+"""Pixels that one byte of a JPEG stands for: a block of 8 x 8 takes a bit or more."""
 
 
 def open_png(where: str, file: BinaryIO) -> Page:
     """Returns the picture of a PNG.
 
     Raises:
-        UserError: If it is cut short.
+        UserError: If it is cut short, or its pixels cannot be in so small a file.
     """
-    content = _png_without_text(where, file)
-    depth, colour = content[24], content[25]
-    picture = PngImageFile(io.BytesIO(content))
+    chunks = _chunks(where, file)
+    head = _joined(file, [chunk for chunk in chunks if chunk.name != b"IDAT"])
+    picture = PngImageFile(io.BytesIO(head))
     orientation = _orientation(picture.info.get("exif", b""))
-    if depth < 16 or colour not in _DEEP_PNG:
-        return _page(where, "PNG", picture, orientation)
+    depth, colour = head[24], head[25]
+    samples = {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    coded = sum(chunk.length for chunk in chunks if chunk.name == b"IDAT")
+    rows_bytes = picture.height * (picture.width * samples * depth // 8)
+    if rows_bytes > _LONGEST_DEFLATE * coded:
+        raise ValueError(f"{picture.width}x{picture.height} pixels in {coded} bytes")
+
+    def content() -> bytes:
+        return _joined(file, chunks)
+
+    if depth < 16 or samples == 1:
+        return _page(
+            where, "PNG", picture, orientation, lambda: PngImageFile(io.BytesIO(content()))
+        )
 
     def read_rows(first: int, last: int) -> np.ndarray:
         import imagecodecs  # Takes long, and is for few files.
 
         # Pillow 13.0 keeps 8 of 16 bits of each channel.
-        return imagecodecs.png_decode(content)[first:last]
+        return imagecodecs.png_decode(content())[first:last]
 
     return Page(
         where,
@@ -62,7 +79,7 @@ def open_png(where: str, file: BinaryIO) -> Page:
         1,
         picture.height,
         picture.width,
-        _DEEP_PNG[colour],
+        samples,
         np.dtype(np.uint16),
         read_rows,
         16,
@@ -75,16 +92,40 @@ def open_png(where: str, file: BinaryIO) -> Page:
 def open_jpeg(where: str, file: BinaryIO) -> Page:
     """Returns the picture of a JPEG file."""
     picture = JpegImageFile(file)
+    size = file.seek(0, io.SEEK_END)
+    if picture.height * picture.width > _LONGEST_JPEG * size:
+        raise ValueError(f"{picture.width}x{picture.height} pixels in {size} bytes")
     orientation = _orientation(picture.info.get("exif", b""))
-    return _page(where, "JPEG", picture, orientation)
+    return _page(where, "JPEG", picture, orientation, lambda: picture)
 
 
 def open_bmp(where: str, file: BinaryIO) -> Page:
     """Returns the picture of a BMP file."""
-    return _page(where, "BMP", BmpImageFile(file), 1)
+    picture = BmpImageFile(file)
+    page = _page(where, "BMP", picture, 1, lambda: picture)
+    tile = picture.tile[0]
+    if tile.codec_name == "raw":
+        stride, size = tile.args[1], file.seek(0, io.SEEK_END)
+        if tile.offset + stride * (page.height - 1) > size:
+            raise ValueError(f"{page.width}x{page.height} pixels in {size} bytes, cut short")
+    if tile.codec_name != "raw" or tile.args[0] != "BGRX":
+        return page
+
+    def read_rows(first: int, last: int) -> np.ndarray:
+        file.seek(tile.offset)
+        data = file.read(page.height * page.width * 4)
+        pixels = np.frombuffer(data, np.uint8).reshape(page.height, page.width, 4)
+        # The last row comes first, and blue.
+        return pixels[:: tile.args[2]][first:last][..., [2, 1, 0, 3]]
+
+    # Pillow 13.0 writes opacity where the standard has a byte without a meaning, and drops it.
+    return dataclasses.replace(page, samples=4, alpha=True, read_rows=read_rows)
 
 
-def _page(where: str, form: str, picture: ImageFile, orientation: int) -> Page:
+def _page(
+    where: str, form: str, picture: ImageFile, orientation: int, whole: Callable[[], ImageFile]
+) -> Page:
+    """Returns the page of a picture of which Pillow knows the header; `whole` decodes it."""
     if picture.mode not in _KINDS:
         raise UserError(
             f"{where}: holds pixels of the kind {picture.mode}; it must be grey, RGB or a palette. "
@@ -93,7 +134,7 @@ def _page(where: str, form: str, picture: ImageFile, orientation: int) -> Page:
     samples, dtype = _KINDS[picture.mode]
 
     def read_rows(first: int, last: int) -> np.ndarray:
-        pixels = np.array(picture)
+        pixels = np.array(whole())
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)[first:last]
 
     palette = None
@@ -138,30 +179,51 @@ def _orientation(exif: bytes) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def _png_without_text(where: str, file: BinaryIO) -> bytes:
-    """Returns a PNG with the chunks alone that its pixels depend on.
+class _Chunk(NamedTuple):
+    """A part of a PNG: its name, the place of its content in the file, and its length."""
 
-    What follows its end is left out too.
+    name: bytes
+    place: int
+    length: int
+
+
+def _chunks(where: str, file: BinaryIO) -> list[_Chunk]:
+    """Returns the chunks of a PNG that its pixels depend on; what follows its end is left out.
 
     Raises:
         UserError: If its end is missing. OpenCV and Pillow do not look for it.
     """
     size = file.seek(0, io.SEEK_END)
-    file.seek(len(PNG))
-    kept = [PNG]
-    while True:
+    place = file.seek(len(PNG))
+    found: list[_Chunk] = []
+    while not found or found[-1].name != b"IEND":
         head = file.read(8)
-        if len(head) == 8:
-            length, name = struct.unpack(">I4s", head)
-        if len(head) < 8 or file.tell() + length + 4 > size:
+        length, name = struct.unpack(">I4s", head) if len(head) == 8 else (size, b"")
+        if place + 8 + length + 4 > size:
             raise UserError(
                 f"{where}: the PNG is cut short ({size} bytes, no end mark); copy it again."
             )
         if name in _KEPT_CHUNKS:
-            kept.append(head + file.read(length + 4))
-        else:
-            file.seek(length + 4, io.SEEK_CUR)
-        if name == b"IEND":
-            # EXIF data may follow the pixels, where Pillow looks only after decoding.
-            kept.sort(key=lambda chunk: chunk[4:8] in (b"IDAT", b"IEND"))
-            return b"".join(kept)
+            found.append(_Chunk(name, place + 8, length))
+        place = file.seek(place + 8 + length + 4)
+    # EXIF data may follow the pixels, where Pillow looks only after decoding.
+    return sorted(found, key=lambda chunk: chunk.name in (b"IDAT", b"IEND"))
+
+
+def _joined(file: BinaryIO, chunks: Sequence[_Chunk]) -> bytes:
+    """Returns a PNG of some chunks; it gets an empty one if there are none of pixels.
+
+    Raises:
+        ValueError: If the check sum of one is another.
+    """
+    parts = [PNG]
+    for chunk in chunks:
+        file.seek(chunk.place - 8)
+        content = file.read(8 + chunk.length + 4)
+        if zlib.crc32(content[4:-4]) != int.from_bytes(content[-4:], "big"):
+            raise ValueError(f"the check sum of its part {chunk.name.decode()} is another")
+        parts.append(content)
+    if not any(chunk.name == b"IDAT" for chunk in chunks):
+        empty = b"IDAT"
+        parts.insert(-1, bytes(4) + empty + zlib.crc32(empty).to_bytes(4, "big"))
+    return b"".join(parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 import tifffile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from unet_core.data.io import limits
 from unet_core.data.io.page import Page
@@ -28,11 +30,13 @@ MOST_PAGES = 2**16
 _GREY, _RGB, _MASK = (0, 1), 2, 4
 _PALETTE, _YCBCR = 3, 6
 _JPEG = (6, 7, 33007, 34892)
+_LERC = 34887
 _COLOUR_MAP, _ORIENTATION = 320, 274
 _BITS = {1: "bool", 2: "uint8", 4: "uint8", **dict.fromkeys(range(9, 16), "uint16")}
 """Numbers of fewer bits than their type that are read, and the type."""
 _KEPT_TAGS = (282, 283, 296, 33550, 33922, 34264, 34735, 34736, 34737)
 """Resolution and its unit; and what GeoTIFF says of where pixels lie."""
+_LEAST_OFFSET = 8
 _LONGEST_CODE, _LONGEST_TABLES = 8, 2**16
 """Of a strip or tile 8 bytes for each byte of its pixels are read, and 2^16 more; at worst the fax
 codes turn 2 bits into 9."""
@@ -189,6 +193,8 @@ def _check_kind(where: str, page: tifffile.TiffPage) -> None:
             "Save it as RGB."
         )
     packed = page.bitspersample in _BITS and page.sampleformat in (1, 4)
+    # tifffile 2026.3 does not read single bits of several channels as it writes them.
+    packed = packed and (page.bitspersample > 1 or page.samplesperpixel == 1)
     whole = page.dtype is not None and page.dtype.kind in "uif"
     whole = whole and page.bitspersample == 8 * page.dtype.itemsize
     if not packed and not whole:
@@ -196,6 +202,12 @@ def _check_kind(where: str, page: tifffile.TiffPage) -> None:
         raise UserError(
             f"{where}: holds numbers of {page.bitspersample} bits ({kind}); those of 8, 16 or 32 "
             "bits are read, and whole ones of 1, 2, 4 or 9 to 15. Save it as one of these."
+        )
+    if page.compression == _LERC and page.predictor != 1:
+        # tifffile 2026.3 does not read them as it writes them.
+        raise UserError(
+            f"{where}: is compressed by LERC with differences of neighbours, which is not read. "
+            "Save it with another compression, or without a predictor."
         )
     if page.imagedepth != 1:
         raise UserError(f"{where}: is a volume of {page.imagedepth} layers; save them as pages.")
@@ -262,6 +274,8 @@ def _raw_rows(
     row_bytes = page.imagewidth * samples * dtype.itemsize
     name = _name(where, page, first, last)
     with os_errors(name, "cannot be read", "Copy the file again, or remove it."):
+        if place + last * row_bytes > file.seek(0, os.SEEK_END):
+            raise _cut_short(name)
         file.seek(place + first * row_bytes)
         data = file.read((last - first) * row_bytes)
     if len(data) < (last - first) * row_bytes:
@@ -310,10 +324,13 @@ class _Segments:
         ]
         self._kept = {index: self._kept[index] for index in touched if index in self._kept}
         dtype = np.dtype(_BITS.get(page.bitspersample, page.dtype)).newbyteorder("=")
-        band = np.full((last - first, page.imagewidth, samples), page.nodata, dtype)
+        band: np.ndarray | None = None
         for index in touched:
             if index not in self._kept:
                 self._kept[index] = self._decode(index)
+            if band is None:
+                # Not before something is decoded: the size of a damaged file may be anything.
+                band = np.full((last - first, page.imagewidth, samples), page.nodata, dtype)
             pixels = self._kept[index]
             if pixels is None:  # A program that leaves out what is empty wrote it.
                 continue
@@ -323,6 +340,7 @@ class _Segments:
             y = max(top - first, 0)
             target = band[y : y + len(pixels), left : left + pixels.shape[1]]
             target[..., plane : plane + self._samples] = pixels
+        assert band is not None
         return band[..., 0] if samples == 1 else band
 
     def _check_size(self) -> None:
@@ -344,17 +362,20 @@ class _Segments:
         offset, length = page.dataoffsets[index], page.databytecounts[index]
         if offset == length == 0:
             return None
+        if offset < _LEAST_OFFSET or length < 1:
+            raise _cut_short(name)
         pixels = self._width * self._height * self._samples
         most = _LONGEST_CODE * pixels * max(1, page.bitspersample // 8) + _LONGEST_TABLES
         with os_errors(name, "cannot be read", "Copy the file again, or remove it."), self._lock:
             self._file.seek(offset)
             data = self._file.read(min(length, most))
-        if len(data) < min(length, most) or not data:
+        if len(data) < min(length, most):
             raise _cut_short(name)
         tables = {}
-        if page.compression in _JPEG:
-            tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         try:
+            if page.compression in _JPEG:
+                tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+                self._check_jpeg(data, page.jpegheader)
             decoded, _, _ = page.decode(data, index, **tables)
         except Exception as error:  # Codecs raise anything.
             raise UserError(
@@ -364,6 +385,12 @@ class _Segments:
         if decoded.ndim != 4 or decoded.shape[-1] != self._samples:
             raise UserError(f"{name}: hold other pixels than the file says; it is damaged.")
         return decoded[0]
+
+    def _check_jpeg(self, data: bytes, header: bytes | None) -> None:
+        """Raises ValueError if a JPEG has more pixels than its strip or tile."""
+        width, height = JpegImageFile(io.BytesIO((header or b"") + data)).size
+        if width * height > self._width * self._height:
+            raise ValueError(f"a JPEG of {width}x{height} pixels")
 
 
 def _name(where: str, page: tifffile.TiffPage, first: int, last: int) -> str:
