@@ -15,7 +15,7 @@ import pytest
 from helpers.tiny_loop import batches, make_loop, run
 
 from unet_core import files, metrics, scores, training
-from unet_core.data import labelme
+from unet_core.data.annotations.convert import convert
 from unet_core.data.classes import ClassMap
 from unet_core.data.survey import Memory
 from unet_core.errors import UserError
@@ -169,9 +169,7 @@ KINDS = {
         make_memory, lambda folder: Memory(folder / "known_masks.json", ClassMap.parse("0:a,1:b"))
     ),
     "export": Kind(make_export, lambda folder: open_trained(folder)),
-    "annotation": Kind(
-        make_annotation, lambda folder: labelme.convert(folder, folder / "voc", ["a", "b"])
-    ),
+    "annotation": Kind(make_annotation, lambda folder: convert(folder, folder / "voc", ["a", "b"])),
     "manifest": Kind(make_checkpoint, read_checkpoint),
 }
 JSON_KINDS = [name for name in KINDS if name != "finished"]

@@ -618,7 +618,7 @@ class TestRun:
             document = {"imagePath": path.name, "imageData": None, "shapes": [shape]}
             (tmp_path / "json" / f"{path.stem}.json").write_text(json.dumps(document))
         voc, classes = tmp_path / "voc", "--classes=0:background,1:cell"
-        convert = ["--mode=convert_labelme", f"--input={tmp_path / 'json'}", classes]
+        convert = ["--mode=convert", f"--input={tmp_path / 'json'}", classes]
         code, out, _ = door(*convert, f"--output_dir={voc}", "--held_out_share=0.34")
         assert code == 0
         assert "--layout=voc" in out

@@ -341,20 +341,41 @@ def read_json(
         value = _json_of(read_bytes(path, most_bytes=most_bytes), not_a_number)
         if formats:
             _check_format(path, value, formats)
-        return msgspec.convert(value, schema)
+        return fitted(path, value, schema, what=what, way=way)
     except UserError:
         raise
     except RecursionError:
         problem = "it is nested too deeply"
     except OSError as error:
         problem = reason_of(error)
-    except msgspec.ValidationError as error:
-        place, found = _first_misfit(value, schema)
-        rule = str(error).partition(" - at ")[0].lower()
-        problem = f"{place}: {rule}, here {reprlib.repr(found)}"
     except ValueError as error:  # Of the text: its encoding, its syntax, a number in it.
         problem = str(error)
     raise UserError(f"{path}: cannot be read as {what} ({problem}). {way}")
+
+
+def fitted(
+    path: str | os.PathLike, value: Any, schema: type[Schema], *, what: str, way: str
+) -> Schema:
+    """Returns what a JSON file holds, checked against `schema`.
+
+    Args:
+        path: The file.
+        value: What it holds.
+        schema: As in `read_json`.
+        what: As in `read_json`.
+        way: As in `read_json`.
+
+    Raises:
+        UserError: If anything does not fit; the message names the place.
+    """
+    try:
+        return msgspec.convert(value, schema)
+    except msgspec.ValidationError as error:
+        place, found = _first_misfit(value, schema)
+        rule = str(error).partition(" - at ")[0].lower()
+        raise UserError(
+            f"{path}: cannot be read as {what} ({place}: {rule}, here {reprlib.repr(found)}). {way}"
+        ) from error
 
 
 def without_nan(value: Any) -> Any:

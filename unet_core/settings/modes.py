@@ -18,7 +18,7 @@ MODES = Registry(
         "report": "unet_core.runs.report:report",
         "summary": "unet_core.runs.summary:summary",
         "check_data": "unet_core.runs.check_data:check_data",
-        "convert_labelme": "unet_core.runs.convert_labelme:convert_labelme",
+        "convert": "unet_core.runs.convert:convert",
     }
 )
 
@@ -31,4 +31,4 @@ RUN = (*NETWORK, "choose", *NO_DATA)
 SCORE = (*TRAIN, "evaluate", "choose")
 IMAGES = (*TRAIN, "evaluate", "predict")
 SAMPLES = (*TRAIN, "check_data")
-SPLIT = (*TRAIN, "check_data", "convert_labelme")
+SPLIT = (*TRAIN, "check_data", "convert")

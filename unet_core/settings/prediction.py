@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from unet_core.data.annotations import ANNOTATIONS
 from unet_core.errors import UserError
 from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
@@ -39,8 +40,16 @@ class PredictionSettings:
     input: str | None = setting(
         None,
         "What to predict: a picture, a folder, a glob, a TIFF stack, a video, camera:0. Default: "
-        "test in the data folder. With --mode=convert_labelme: the folder of JSON files.",
-        modes=("predict", "convert_labelme"),
+        "test in the data folder. With --mode=convert: a file of annotations or a folder of them "
+        f"({', '.join(ANNOTATIONS)}; which it is, is seen from what is in it).",
+        modes=("predict", "convert"),
+        of_run=False,
+    )
+    images: str | None = setting(
+        None,
+        "With --mode=convert: the folder of the pictures that annotations name, if they are not "
+        "where these say.",
+        modes=("convert",),
         of_run=False,
         is_path=True,
     )
@@ -49,7 +58,7 @@ class PredictionSettings:
         "Where predictions, scores, exports, converted data, the picture of a network or the "
         "comparison of runs go. Default: a place in the run folder; of a comparison, the current "
         "folder.",
-        modes=(*NETWORK, "summary", "report", "convert_labelme"),
+        modes=(*NETWORK, "summary", "report", "convert"),
         of_run=False,
         is_path=True,
     )

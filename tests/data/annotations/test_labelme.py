@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from unet_core.conventions import IGNORED
-from unet_core.data import images, labelme, synthetic
+from unet_core.data import images, synthetic
+from unet_core.data.annotations import labelme
+from unet_core.data.annotations.convert import convert
+from unet_core.data.annotations.drawing import draw as draw_shapes
 from unet_core.errors import UserError
 
 NAMES = ("background", "cell", "nucleus")
@@ -19,8 +22,10 @@ def shape(label, points, kind="polygon", **kwargs):
     return {"label": label, "points": points, "shape_type": kind, **kwargs}
 
 
-def draw(*shapes):
-    return labelme.draw({"shapes": list(shapes)}, NAMES, SIZE)
+def draw(*shapes, size=SIZE):
+    found = labelme.shapes(list(shapes))
+    ids = {name: number for number, name in enumerate(NAMES)} | {"_background_": 0}
+    return draw_shapes([(each.geometry, ids[each.labels[0]]) for each in found], size)
 
 
 def polygons_of(mask):
@@ -40,8 +45,7 @@ class TestDraw:
     def test_polygons_around_synthetic_cells_overlap_them_by_98_percent(self):
         _, mask = synthetic.Volume(size=256, seed=3).slice_at(0)
         cells = (mask > 0).astype(np.uint8)
-        document = {"shapes": polygons_of(cells)}
-        found = labelme.draw(document, NAMES, mask.shape) == 1
+        found = draw(*polygons_of(cells), size=mask.shape) == 1
         overlap = (found & (cells == 1)).sum() / (found | (cells == 1)).sum()
         assert overlap > 0.98
 
@@ -77,10 +81,6 @@ class TestDraw:
         found = draw(shape("nucleus", [[-4, 37], [3, 42]], "mask", mask=content))
         np.testing.assert_array_equal(found[37:40, :4] == 2, inside[:3, 4:] > 0)
 
-    def test_ignored_shapes_have_the_ignored_id(self):
-        square = [[5, 5], [9, 5], [9, 9], [5, 9]]
-        assert draw(shape("__ignore__", square))[7, 7] == IGNORED
-
     def test_missing_type_is_a_polygon(self):
         one = {"label": "cell", "points": [[5, 5], [9, 5], [9, 9], [5, 9]], "shape_type": None}
         assert draw(one)[7, 7] == 1
@@ -88,22 +88,21 @@ class TestDraw:
     @pytest.mark.parametrize(
         ("one", "words"),
         [
-            (shape("axon", [[1, 1]]), "shape 0 is labelled 'axon', which is none of"),
             (shape("cell", [[1, 1]], "star"), "'star' are not known"),
-            (shape("cell", "x"), "cannot be drawn"),
-            (shape("cell", [[1, 1], [2, float("nan")]]), "no coordinates"),
-            (shape("cell", [[1, 1]], "mask", mask="?"), "cannot be drawn"),
+            (shape("cell", "x"), "could not convert"),
+            (shape("cell", [[1, 1], [2, float("nan")], [3, 3]]), "no coordinates"),
+            (shape("cell", [[1, 1]], "mask", mask="?"), "base64"),
             (shape("cell", []), "a polygon needs 3 points"),
             (shape("cell", [[1, 1], [2, 2]]), "a polygon needs 3 points"),
             (shape("cell", [[1, 1]], "circle"), "a circle needs 2 points"),
-            (shape("cell", [[10**400, 1], [2, 2], [3, 3]]), "cannot be drawn"),
-            (shape(["cell"], [[1, 1]]), "is none of"),
-            ("cell", "is none of"),
+            (shape("cell", [[10**400, 1], [2, 2], [3, 3]]), "too large"),
+            ({"points": [[1, 1]]}, "label"),
+            (shape(["cell"], [[1, 1]]), "is no text"),
         ],
     )
-    def test_malformed_shape_is_named(self, one, words):
-        with pytest.raises(UserError, match=words):
-            draw(one)
+    def test_malformed_shape_is_refused(self, one, words):
+        with pytest.raises((ArithmeticError, LookupError, TypeError, ValueError), match=words):
+            list(labelme.shapes([one]))
 
 
 class TestConvert:
@@ -124,7 +123,8 @@ class TestConvert:
         self.write(tmp_path / "in", data=data, shapes=[square])
         if not inside:
             (tmp_path / "in" / "a.png").write_bytes(content)
-        assert labelme.convert(tmp_path / "in", tmp_path / "out", NAMES) == []
+        done = convert(tmp_path / "in", tmp_path / "out", NAMES)
+        assert (done.pictures, done.formats, done.notes) == (1, {"labelme": 1}, ())
         found = cv2.imread(str(tmp_path / "out" / "JPEGImages" / "a.png"), cv2.IMREAD_UNCHANGED)
         mask = cv2.imread(str(tmp_path / "out" / "SegmentationClass" / "a.png"), -1)
         np.testing.assert_array_equal(found, image)
@@ -151,7 +151,7 @@ class TestConvert:
             "imageWidth": 40,
         }
         (tmp_path / "a.json").write_text(json.dumps(document))
-        labelme.convert(tmp_path, tmp_path / "out", NAMES)
+        convert(tmp_path, tmp_path / "out", NAMES)
         image = images.read_image(tmp_path / "out" / "JPEGImages" / "a.jpg")
         mask = images.read_mask(tmp_path / "out" / "SegmentationClass" / "a.png")
         assert image.shape == mask.shape == (30, 40)
@@ -161,11 +161,13 @@ class TestConvert:
     def test_nothing_is_overwritten(self, tmp_path):
         _, content = self.encoded()
         self.write(tmp_path / "in", data=base64.b64encode(content).decode())
-        labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        convert(tmp_path / "in", tmp_path / "out", NAMES)
         mask = tmp_path / "out" / "SegmentationClass" / "a.png"
         mask.write_bytes(b"mine")
-        (warning,) = labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
-        assert "was left as it is" in warning
+        done = convert(tmp_path / "in", tmp_path / "out", NAMES)
+        (note,) = done.notes
+        assert "left as they were: a" in note
+        assert done.pictures == 0
         assert mask.read_bytes() == b"mine"
 
     def test_another_image_of_the_name_stays_and_is_told_of(self, tmp_path):
@@ -174,26 +176,27 @@ class TestConvert:
         image = tmp_path / "out" / "JPEGImages" / "a.png"
         image.parent.mkdir(parents=True)
         image.write_bytes(b"mine")
-        (warning,) = labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
-        assert "JPEGImages/a.png: another image is there already" in warning
+        (note,) = convert(tmp_path / "in", tmp_path / "out", NAMES).notes
+        assert "1 picture(s) left out as another is there already" in note
+        assert "JPEGImages/a.png" in note
         assert image.read_bytes() == b"mine"
         assert not (tmp_path / "out" / "SegmentationClass" / "a.png").exists()
 
     def test_image_of_an_interrupted_conversion_gets_its_mask(self, tmp_path):
         _, content = self.encoded()
         self.write(tmp_path / "in", data=base64.b64encode(content).decode())
-        labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        convert(tmp_path / "in", tmp_path / "out", NAMES)
         mask = tmp_path / "out" / "SegmentationClass" / "a.png"
         mask.unlink()
-        assert labelme.convert(tmp_path / "in", tmp_path / "out", NAMES) == []
+        assert convert(tmp_path / "in", tmp_path / "out", NAMES).pictures == 1
         assert mask.exists()
 
     def test_folder_of_other_classes_is_refused(self, tmp_path):
         _, content = self.encoded()
         self.write(tmp_path / "in", data=base64.b64encode(content).decode())
-        labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        convert(tmp_path / "in", tmp_path / "out", NAMES)
         with pytest.raises(UserError, match="lists other classes than background, nucleus"):
-            labelme.convert(tmp_path / "in", tmp_path / "out", ["background", "nucleus"])
+            convert(tmp_path / "in", tmp_path / "out", ["background", "nucleus"])
 
     def test_image_of_another_size_than_was_labelled_is_refused(self, tmp_path):
         _, content = self.encoded()
@@ -202,34 +205,39 @@ class TestConvert:
         document = json.loads(path.read_text()) | {"imageHeight": 50, "imageWidth": 40}
         path.write_text(json.dumps(document))
         with pytest.raises(UserError, match=r"has 50x40 pixels, .* drawn on 40x50"):
-            labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+            convert(tmp_path / "in", tmp_path / "out", NAMES)
 
     def test_json_nested_too_deeply_is_a_problem(self, tmp_path):
         (tmp_path / "a.json").write_text("[" * 100_000)
-        with pytest.raises(UserError, match=r"an annotation of labelme \(it is nested too deeply"):
-            labelme.convert(tmp_path, tmp_path / "out", NAMES)
-
-    @pytest.mark.parametrize("path", ["../a.png", "/etc/hostname", "..\\a.png", "a\0.png", ""])
-    def test_image_outside_the_folder_is_refused(self, tmp_path, path):
-        _, content = self.encoded()
-        (tmp_path / "a.png").write_bytes(content)
-        self.write(tmp_path / "in", image_path=path)
-        with pytest.raises(UserError, match=r"a\.json: its imagePath .* is not inside"):
-            labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
+        with pytest.raises(UserError, match=r"annotations \(it is nested too deeply"):
+            convert(tmp_path, tmp_path / "out", NAMES)
 
     def test_every_problem_is_listed_and_the_sound_are_converted(self, tmp_path):
         _, content = self.encoded()
-        data = base64.b64encode(content).decode()
+        data, good = base64.b64encode(content).decode(), shape("cell", [[5, 5], [9, 5], [9, 9]])
         self.write(tmp_path / "in", "good", data=data)
-        self.write(tmp_path / "in", "label", data=data, shapes=[shape("axon", [[1, 1]])])
+        for name in ("label", "label2"):
+            axons = [shape("axon", [[1, 1]], "point")] * 2
+            self.write(tmp_path / "in", name, data=data, shapes=axons)
+        self.write(tmp_path / "in", "star", data=data, shapes=[good, shape("cell", [[1, 1]], "*")])
         (tmp_path / "in" / "text.json").write_text("{")
         with pytest.raises(UserError) as error:
-            labelme.convert(tmp_path / "in", tmp_path / "out", NAMES)
-        assert "2 problem(s)" in str(error.value)
-        assert "label.json: shape 0 is labelled 'axon'" in str(error.value)
-        assert "text.json: cannot be read as an annotation of labelme" in str(error.value)
-        assert (tmp_path / "out" / "SegmentationClass" / "good.png").exists()
+            convert(tmp_path / "in", tmp_path / "out", NAMES)
+        message = str(error.value)
+        assert "3 problem(s)" in message
+        # Two shapes in each of two files.
+        assert "4 shape(s) labelled 'axon', which is none of the classes background" in message
+        assert "label.json, label2.json" in message
+        assert "star.json: shape 1 of star.json cannot be drawn" in message
+        assert "text.json: cannot be read as annotations" in message
+        assert "1 picture(s) were converted" in message
+        masks = tmp_path / "out" / "SegmentationClass"
+        assert [path.name for path in masks.iterdir()] == ["good.png"]
 
-    def test_folder_without_json_is_refused(self, tmp_path):
-        with pytest.raises(UserError, match="holds no JSON"):
-            labelme.convert(tmp_path, tmp_path / "out", NAMES)
+    def test_ignored_shapes_have_the_ignored_id(self, tmp_path):
+        _, content = self.encoded()
+        square = shape("__ignore__", [[5, 5], [9, 5], [9, 9], [5, 9]])
+        self.write(tmp_path / "in", data=base64.b64encode(content).decode(), shapes=[square])
+        convert(tmp_path / "in", tmp_path / "out", NAMES)
+        mask = cv2.imread(str(tmp_path / "out" / "SegmentationClass" / "a.png"), -1)
+        assert mask[7, 7] == IGNORED
