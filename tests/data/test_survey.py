@@ -167,8 +167,10 @@ class TestReadPixels:
         assert "3, 4, 5, 6 as b" not in problem
         assert "numbers of single objects" in problem
 
-    def test_class_that_never_occurs_is_a_problem(self, tmp_path):
-        (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
+    def test_class_that_never_occurs_is_told_apart_from_problems(self, tmp_path):
+        found = self.pixels(write(tmp_path, "a", picture(), picture(0)))
+        assert found.problems == ()
+        (problem,) = found.missing
         assert "No mask has a pixel of class b" in problem
 
     def test_undecodable_image_is_a_problem_and_others_are_counted(self, tmp_path):

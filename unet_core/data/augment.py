@@ -287,7 +287,9 @@ class Augmenter:
 
         Args:
             rng: The source of everything drawn.
-            image: [H, W] or [H, W, C] of the augmenter's dtype, no side shorter than the crop.
+            image: [H, W] or [H, W, C] of the augmenter's dtype. Around one with a side shorter than
+                the crop there is what the recipe's `fill_mode` says, and the mask is IGNORED: every
+                pixel of it counts as often as one of a larger image, and no copy of it does.
             mask: [H, W] uint8.
             image_out: [crop, crop] or [crop, crop, C] of the same dtype, C-contiguous.
             mask_out: [crop, crop] uint8, C-contiguous.
@@ -314,9 +316,8 @@ class Augmenter:
             image, mask = image[part], mask[part]
             weights = None if weights is None else weights[part]
         self._sample(image, x, y, image_out, self._recipe.cval)
-        cv2.remap(
-            mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=self._border, borderValue=IGNORED
-        )
+        border = cv2.BORDER_CONSTANT if min(mask.shape) < self._size else self._border
+        cv2.remap(mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border, borderValue=IGNORED)
         if weights is not None:
             assert weights_out is not None
             _check("weights", weights, mask.shape, 1, np.float32)
@@ -334,8 +335,9 @@ class Augmenter:
 
         Both are [crop, crop] float32 and valid until the next call.
 
-        An unturned crop falls on whole pixels inside the image, every place being equally likely,
-        or every place that shows the pixel `contain` (y, x). Where that pixel would fall outside a
+        An unturned crop falls on whole pixels inside the image, or around all of it along an axis
+        that is shorter, every place being equally likely, or every place that shows the pixel
+        `contain` (y, x). Where that pixel would fall outside a
         crop that is turned, shifted or scaled, the crop is moved until the pixel is at its edge.
 
         Args:
@@ -389,12 +391,12 @@ class Augmenter:
     def _draw_corner(
         self, rng: np.random.Generator, shape: tuple[int, int], contain: tuple[int, int] | None
     ) -> list[int]:
-        """Returns top and left of an unturned crop inside the image, or around `contain`."""
+        """Returns top and left of an unturned crop inside the image, around it, or `contain`."""
         corner: list[Any] = []
         for axis, pixels in enumerate(shape):
-            lowest, highest = 0, pixels - self._size
+            lowest, highest = sorted((0, pixels - self._size))
             if contain is not None:
-                lowest = max(0, contain[axis] - self._size + 1)
+                lowest = max(lowest, contain[axis] - self._size + 1)
                 highest = min(highest, contain[axis])
             corner.append(rng.integers(lowest, highest + 1))
         return corner
