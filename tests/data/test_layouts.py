@@ -102,6 +102,15 @@ class TestEveryLayout:
 
 
 class TestFolders:
+    def test_ome_tiff_pairs_with_a_mask_of_its_name(self, tmp_path):
+        write(tmp_path / "image" / "x.ome.tif")
+        write(tmp_path / "image" / "y.a.tif")
+        write(tmp_path / "label" / "x.png")
+        write(tmp_path / "label" / "y.a.OME.TIFF")
+        found = find(tmp_path)
+        assert found.problems == ()
+        assert names(found.samples) == ["x", "y.a"]
+
     def test_order_is_numeric(self, tmp_path):
         for name in ("10", "9", "1"):
             write(tmp_path / "train" / "image" / f"{name}.png")

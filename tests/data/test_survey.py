@@ -1,3 +1,4 @@
+import collections
 import json
 
 import cv2
@@ -152,10 +153,10 @@ class TestReadPixels:
         assert found.problems == ()
 
     def test_unknown_values_are_listed_with_counts_and_the_way_out(self, tmp_path):
-        a = write(tmp_path, "a", picture(size=(1, 4)), np.array([[0, 1, 7, 7]], np.uint8))
+        a = write(tmp_path, "a", picture(size=(1, 5)), np.array([[0, 0, 1, 1, 7]], np.uint8))
         (problem,) = self.pixels(a).problems
         assert (
-            "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (2 px)" in problem
+            "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (1 px)" in problem
         )
         # 7 lies nearer to 9, the value to ignore, than to 2.
         assert "With `stray_values` nearest they count: 7 as ignore." in problem
@@ -164,8 +165,16 @@ class TestReadPixels:
         mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
         (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
         assert "and 36 more" in problem
-        assert "3, 4, 5, 6 as b" not in problem
-        assert "numbers of single objects" in problem
+        assert "numbers of single objects, keep these masks" in problem
+
+    def test_as_many_pixels_as_the_classes_have_are_not_taken_for_strays(self, tmp_path):
+        # Five objects of 4 px on a ground of 28, one of them numbered as class b: the nearest value
+        # to 3 and 4 would be 2, to 8 and 12 it would be 9, which counts nowhere.
+        mask = np.repeat([0] * 7 + [1, 3, 4, 8, 12], 4).astype(np.uint8).reshape(6, 8)
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
+        assert "`stray_values`" not in problem
+        assert "list their values in `classes`" in problem
+        assert "keep these masks" in problem
 
     def test_class_that_never_occurs_is_a_problem(self, tmp_path):
         (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
@@ -245,6 +254,17 @@ class TestCountClasses:
         sample = write(tmp_path, "a", picture(), picture(7))
         with pytest.raises(UserError, match="7 \\(48 px\\)"):
             survey.count_classes([sample], Reader(CLASSES, RANGE), memory=memory())
+
+
+class TestDescribe:
+    def test_values_that_are_not_listed_are_counted_by_what_becomes_of_them(self, tmp_path):
+        # Of 2 to 40, those to 20 are nearer to 0, or as near; 21 to 40 are nearer to 40.
+        classes = ClassMap.parse("0:a,40:b", nearest=True)
+        headers = survey.Headers({}, np.dtype(np.uint8), collections.Counter(), ())
+        text = survey.describe([], headers, dict.fromkeys(range(41), 1), classes)
+        assert text.splitlines()[-1] == "  39 values that are not listed in all: 20 as a, 19 as b"
+        # Beside that line, those of both classes and twelve more tell of values.
+        assert sum(line.startswith("  value") for line in text.splitlines()) == 14
 
 
 class TestFingerprint:

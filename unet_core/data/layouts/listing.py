@@ -70,9 +70,9 @@ def pairs(
         image_paths = [
             path
             for path in image_paths
-            if image_dir not in mask_dirs or not path.stem.endswith(mask_suffix)
+            if image_dir not in mask_dirs or not stem_of(path).endswith(mask_suffix)
         ]
-        mask_lists = [[p for p in paths if p.stem.endswith(mask_suffix)] for paths in mask_lists]
+        mask_lists = [[p for p in paths if stem_of(p).endswith(mask_suffix)] for paths in mask_lists]
     if not image_paths:
         problems.append(f"{image_dir}: holds no pictures ({', '.join(SUFFIXES)}).")
     stems = [by_stem(image_dir, image_paths, "images", "", problems)]
@@ -172,16 +172,23 @@ def by_stem(
     problems: list[str],
 ) -> dict[str, pathlib.Path]:
     """Returns `paths` by their names without `suffix`; adds those that share one to `problems`."""
-    stems = collections.Counter(path.stem for path in paths)
+    stems = collections.Counter(map(stem_of, paths))
     problems += [
         f"{folder / stem}.*: {count} {word} share this stem; rename one."
         for stem, count in stems.items()
         if count > 1
     ]
-    return {path.stem.removesuffix(suffix): path for path in paths}
+    return {stem_of(path).removesuffix(suffix): path for path in paths}
+
+
+def stem_of(path: pathlib.Path) -> str:
+    """Returns what the name of a picture shares with that of its mask: `a` of `a.ome.tif` too."""
+    if path.suffix.lower() in (".tif", ".tiff") and path.stem.lower().endswith(".ome"):
+        return path.stem[: -len(".ome")]
+    return path.stem
 
 
 def numeric_order(path: pathlib.Path) -> tuple:
     """Returns a sort key that puts `2.png` before `10.png`."""
-    parts = re.split(r"(\d+)", path.stem)
+    parts = re.split(r"(\d+)", stem_of(path))
     return tuple(int(part) if part.isdecimal() else part for part in parts), path.name
