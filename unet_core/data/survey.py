@@ -7,8 +7,10 @@ pixels = read_pixels(samples, read)               # decodes everything
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import re
@@ -21,7 +23,7 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.intensities import Scaling
+from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
@@ -31,6 +33,8 @@ from unet_core.files import read_json, write_whole
 _HASHED_BYTES = 1 << 30
 _MEMORY_FORMAT = 1
 _MOST_MEMORY_BYTES = 2**30
+# Images whose range of intensities is looked at.
+_LOOKED_AT = 200
 # Values of masks that are listed nowhere, which are shown.
 _MOST_STRAYS = 12
 # Each may take two lines, beside the first and the last.
@@ -249,6 +253,38 @@ def read_pixels(
         counts[sample] = read.classes.count(pair.mask)
     problems += _missing_classes(counts, read.classes, values)
     return Pixels(values, counts, tuple(problems))
+
+
+def read_ranges(
+    samples: Iterable[Sample], use_channels: Sequence[int] = (), *, progress: Callable = iter
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Returns `intensities.find_ranges` of the images, and how many were looked at.
+
+    Of more than 200, those of every k-th sample are; what cannot be read is left to `read_pixels`.
+    """
+    samples = list(samples)
+    chosen = samples[:: math.ceil(len(samples) / _LOOKED_AT) or 1]
+
+    def pixels():
+        for sample in progress(chosen):
+            with contextlib.suppress(UserError):
+                image = images.read_image(sample.image.path, sample.image.page)
+                has_channels = use_channels and image.ndim == 3
+                yield image[..., list(use_channels)] if has_channels else image
+
+    return find_ranges(pixels()), len(chosen)
+
+
+def describe_ranges(
+    ranges: Mapping[str, tuple[float, float]], looked_at: int, scaling: Scaling
+) -> str:
+    """Returns lines about the range of intensities, and how they will be scaled."""
+    lines = []
+    for dtype, (low, high) in ranges.items():
+        share = f"{(high - low) / WHITE[dtype]:.1%} of 0 to {WHITE[dtype]:g}"
+        lines.append(f"Intensities: {dtype} from {low:g} to {high:g}, {share}")
+    ending = f", in {looked_at} image(s); scaled by --intensities={scaling}.\n"
+    return "\n".join(lines) + ending if lines else ""
 
 
 def count_classes(

@@ -15,7 +15,7 @@ from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import Trained
 from unet_core.outputs import video
 from unet_core.outputs.files import PredictionOutputs, predict_files
-from unet_core.runs.dataset import test_folder
+from unet_core.runs.dataset import print_notes, test_folder
 from unet_core.runs.finished_run import open_runs, output_folder
 from unet_core.runs.masks import check_masks, rule_of_finished_run
 from unet_core.runs.process import StopRequest
@@ -40,7 +40,9 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
         _predict_video(config.prediction, predictor, rule, str(source), output_dir, stop)
         return
-    sources = find_images(source)
+    notes: list[str] = []
+    sources = find_images(source, notes=notes)
+    print_notes(notes)
     print(f"Predicting {len(sources)} image(s) of {source} {how}.")
     failures = predict_images(
         config.prediction,

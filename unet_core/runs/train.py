@@ -284,12 +284,15 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             )
         test = dataset.test_folder(config.data)
         if test and not stop():
+            notes: list[str] = []
+            sources = find_images(test, notes=notes)
+            dataset.print_notes(notes)
             elsewhere = config.prediction.output_dir
             failures = predict_images(
                 config.prediction,
                 predictor,
                 make_mask,
-                find_images(test),
+                sources,
                 output_folder(config, run.predictions),
                 stop,
                 overwrite=config.prediction.overwrite or not elsewhere,

@@ -13,6 +13,7 @@ from unet_core.data.layouts.listing import (
     SUFFIXES,
     FolderNames,
     SampleListing,
+    left_out,
     numeric_order,
     page_count,
     pictures,
@@ -53,23 +54,35 @@ def find_samples(
     return _grouped(listing, group_pattern) if group_pattern else listing
 
 
-def find_images(path: str | os.PathLike) -> list[Source]:
+def find_images(path: str | os.PathLike, *, notes: list[str] | None = None) -> list[Source]:
     """Returns the images at `path`, in numeric order.
 
-    `path` is a file (each page of it is an image), a folder, or a glob. What an earlier prediction
-    wrote is not taken for an image, unless `path` names it.
+    `path` is a file (each page of it is an image), a folder, or a glob, in which `**` is folders at
+    any depth; links to folders are not followed there. What an earlier prediction wrote is not
+    taken for an image, unless `path` names it, nor are hidden files.
+
+    Args:
+        path: Where.
+        notes: Takes a sentence about what is left out.
 
     Raises:
         UserError: If there are none.
     """
+    noted: list[str] = []
     if os.path.isfile(path):
         paths = [pathlib.Path(path)]
     elif glob.has_magic(str(path)) and not os.path.isdir(path):
-        matches = [pathlib.Path(match) for match in glob.glob(str(path))]
-        paths = [p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file()]
+        matches = _matches(pathlib.Path(path))
+        names_hidden = os.path.basename(path).startswith(".")
+        paths = [p for p in matches if names_hidden or not p.name.startswith(".")]
+        paths = [p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file()]
         paths.sort(key=numeric_order)
+        noted = left_out(path, set(matches).difference(paths))
     else:
         paths = pictures(pathlib.Path(path))
+        noted = left_out(path, pathlib.Path(path).iterdir())
+    if notes is not None:
+        notes += noted
     sources = []
     for found in paths:
         if _PREDICTED.search(found.stem) and not os.path.isfile(path):
@@ -78,6 +91,28 @@ def find_images(path: str | os.PathLike) -> list[Source]:
     if not sources:
         raise UserError(f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
     return sources
+
+
+def _matches(pattern: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what a glob matches.
+
+    A folder that is there is taken as it is called, whatever brackets that has.
+
+    Raises:
+        UserError: If it is malformed.
+    """
+    base = pathlib.Path(pattern.anchor)
+    parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
+    while len(parts) > 1 and (base / parts[0]).is_dir():
+        base /= parts.pop(0)
+    try:
+        return list(base.glob(str(pathlib.Path(*parts))))
+    except ValueError as error:
+        # Before Python 3.13, of `**` with something else between slashes.
+        raise UserError(
+            f"{pattern}: is no pattern of names ({error}). Write * in names and ** for folders at "
+            "any depth, such as 'data/**/*.png'."
+        ) from error
 
 
 def _grouped(listing: SampleListing, pattern: str) -> SampleListing:
@@ -96,4 +131,4 @@ def _grouped(listing: SampleListing, pattern: str) -> SampleListing:
             problems.append(f"{sample.image}: `group_pattern` ({pattern!r}) is not in its name.")
             continue
         grouped.append(dataclasses.replace(sample, group=group))
-    return SampleListing(tuple(grouped), tuple(problems))
+    return SampleListing(tuple(grouped), tuple(problems), listing.notes)

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from unet_core.data import images
 from unet_core.data.samples import Sample, Source
@@ -15,15 +15,24 @@ from unet_core.errors import UserError
 
 SUFFIXES_OF_PAGES = (".tif", ".tiff", ".npy", ".npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *SUFFIXES_OF_PAGES)
-PARTS = ("train", "val", "test")
+PART_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What folders, lists and cells are called, and which part of the data that is."""
+_MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleListing:
-    """The samples of a data folder, and every problem with their names, as complete sentences."""
+    """The samples of a data folder.
+
+    Attributes:
+        samples: They.
+        problems: Everything wrong with their names, as complete sentences.
+        notes: What is there and not used, likewise.
+    """
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +81,9 @@ def pairs(
             for path in image_paths
             if image_dir not in mask_dirs or not stem_of(path).endswith(mask_suffix)
         ]
-        mask_lists = [[p for p in paths if stem_of(p).endswith(mask_suffix)] for paths in mask_lists]
+        mask_lists = [
+            [p for p in paths if stem_of(p).endswith(mask_suffix)] for paths in mask_lists
+        ]
     if not image_paths:
         problems.append(f"{image_dir}: holds no pictures ({', '.join(SUFFIXES)}).")
     stems = [by_stem(image_dir, image_paths, "images", "", problems)]
@@ -137,7 +148,7 @@ def page_count(path: pathlib.Path) -> int:
 
 
 def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the pictures in `folder` in numeric order.
+    """Returns the pictures in `folder` in numeric order, but for hidden ones.
 
     Raises:
         UserError: If there is no such folder.
@@ -148,11 +159,58 @@ def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
         )
     with os.scandir(folder) as entries:
         found = [
-            folder / entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+            folder / entry.name for entry in entries if _is_picture(entry.name) and entry.is_file()
         ]
     return sorted(found, key=numeric_order)
+
+
+def left_out(
+    place: str | os.PathLike,
+    paths: Iterable[pathlib.Path],
+    *,
+    used: Collection[str] = (),
+    suffix: str = "",
+) -> list[str]:
+    """Returns a sentence about those of `paths` that are not read as pictures, if there are any.
+
+    Args:
+        place: What the sentence begins with.
+        paths: What is there.
+        used: Names among them that are used otherwise.
+        suffix: What the names of the pictures that are read end in.
+    """
+    kinds: collections.Counter[str] = collections.Counter()
+    folders = []
+    for path in paths:
+        if path.name in used:
+            continue
+        if path.name.startswith("."):
+            kinds["hidden"] += 1
+        elif _is_picture(path.name):
+            kinds[f"without {suffix}"] += not stem_of(path).endswith(suffix)
+        elif path.is_dir():
+            folders.append(path.name)
+        else:
+            kinds[path.suffix.lower() or "without a suffix"] += 1
+    found = [f"{count} {kind}" for kind, count in kinds.most_common() if count]
+    if folders:
+        named = ", ".join(sorted(folders)[:_MOST_NAMED]) + ", ..." * (len(folders) > _MOST_NAMED)
+        found.append(f"{len(folders)} folder(s) ({named})")
+    return [f"{place}: not read: {', '.join(found)}."] if found else []
+
+
+def unread(folder: pathlib.Path, names: FolderNames) -> list[str]:
+    """Returns sentences about what is in the folders of images and of masks and is not read."""
+    notes = []
+    for name in dict.fromkeys((names.images, *names.masks)):
+        if (folder / name).is_dir():
+            suffix = names.mask_suffix if name != names.images else ""
+            notes += left_out(folder / name, (folder / name).iterdir(), suffix=suffix)
+    return notes
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path] | None:

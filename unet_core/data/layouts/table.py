@@ -7,7 +7,7 @@ import io
 import itertools
 import pathlib
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, paged
+from unet_core.data.layouts.listing import PART_OF, FolderNames, SampleListing, paged
 from unet_core.data.samples import Sample, Source
 from unet_core.files import read_bytes
 
@@ -54,14 +54,16 @@ def _samples(path: pathlib.Path, problems: list[str]) -> list[Sample]:
             problems.append(f"{place}: there is no file {missing[0]}.")
         elif page and not page.isdecimal():
             problems.append(f"{place}: page {page!r} is no number from 0.")
-        elif split not in ("", *PARTS):
-            problems.append(f"{place}: split {split!r} is none of {', '.join(PARTS)}.")
+        elif split and split not in PART_OF:
+            problems.append(f"{place}: split {split!r} is none of {', '.join(PART_OF)}.")
         else:
             name = f"{files[0].stem}_{int(page):03d}" if int(page or 0) else files[0].stem
             numbered = (f"{name}_{number}" for number in itertools.count(2))
             name = next(each for each in itertools.chain([name], numbered) if each not in taken)
             taken.add(name)
             image, *masks = (Source(file, int(page or 0)) for file in files)
-            sample = Sample(name, image, tuple(masks), row.get("group") or "", split)
+            sample = Sample(
+                name, image, tuple(masks), row.get("group") or "", PART_OF.get(split, "")
+            )
             samples += [sample] if page else paged(sample, files[1:], problems)
     return samples
