@@ -137,7 +137,7 @@ class TestTrain:
         code, _, err = door(f"--data_dir={discs}", f"--run_dir={run}", *args)
         assert code == 0, err
         assert open_trained(run).model.output_shape[-1] == 1
-        assert {path.name for path in (run / "predictions").iterdir()} == {
+        assert {path.name for path in (run / "predictions").glob("*.png")} == {
             f"{number}_{kind}.png" for number in (6, 7) for kind in ("predict_nuclei", "overlay")
         }
 

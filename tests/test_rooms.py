@@ -23,7 +23,6 @@ MOST_LINES_OF_A_FILE = 500
 # What is longer, and why.
 LONGER_FILES = {
     "unet_core/data/augment.py": "one class: all random draws of a sample, in their order",
-    "unet_core/outputs/video.py": "reading, writing and the quirks of one library, OpenCV",
     "unet_core/scores.py": "one function or class for each score",
     "unet_core/training/loop.py": "the public class is mostly the docstrings of its methods",
     "unet_core/training/update.py": "the order of one update, from reducing to averaging",

@@ -284,7 +284,7 @@ class TestSettingsOfAFinishedRun:
             "--mode=predict", f"--run_dir={run}", f"--data_dir={slices}", f"--output_dir={out}"
         )
         assert code == 0, err
-        assert {path.name for path in out.iterdir()} == {"0_outlines.png", "1_outlines.png"}
+        assert {path.name for path in out.glob("*.png")} == {"0_outlines.png", "1_outlines.png"}
 
 
 class TestRun:
@@ -444,7 +444,8 @@ class TestRun:
         )
         assert code == 0
         assert "1.png" in out
-        assert {p.name for p in (tmp_path / "out").iterdir()} == {"1_predict.png", "1_overlay.png"}
+        written = {path.name for path in (tmp_path / "out").glob("*.png")}
+        assert written == {"1_predict.png", "1_overlay.png"}
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
@@ -523,7 +524,7 @@ class TestRun:
             "--outputs=mask,overlay",
         )
         check_refused(result, "1 of 2 image(s) could not be predicted", "0.png", "decoded")
-        assert {path.name for path in out.iterdir()} == {"1_predict.png", "1_overlay.png"}
+        assert {path.name for path in out.glob("*.png")} == {"1_predict.png", "1_overlay.png"}
 
     def test_predictions_replace_nothing_unless_asked(self, finished, slices, door, tmp_path):
         same = "--mode=predict", f"--run_dir={finished[0]}", f"--input={slices / 'test' / '1.png'}"
@@ -531,8 +532,12 @@ class TestRun:
         assert door(*same, out)[0] == 0
         mask = tmp_path / "1_predict.png"
         mask.write_bytes(b"mine")
-        check_refused(door(*same, out), mask, "there already", "--overwrite")
+        # It is finished; what became of it since is left alone.
+        code, text, _ = door(*same, out)
+        assert code == 0
+        assert "1 of 1 image(s) were finished before" in text
         assert mask.read_bytes() == b"mine"
+        check_refused(door(*same, out, "--alpha=0.7"), mask, "--alpha (0.45 there", "--overwrite")
         assert door(*same, out, "--overwrite")[0] == 0
         assert mask.read_bytes() != b"mine"
 
@@ -569,13 +574,14 @@ class TestRun:
         )
         assert code == 0, err
         assert "network" in out
-        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.avi"))
+        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.mp4"))
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
         assert capture.get(cv2.CAP_PROP_FPS) == 10
         result = door(
             "--mode=predict",
             f"--run_dir={finished[0]}",
             "--input=camera:97",
+            "--outputs=mask",
             f"--output_dir={tmp_path}",
         )
         check_refused(result, "camera:97")

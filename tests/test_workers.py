@@ -97,7 +97,11 @@ def undisturbed(data_dir, tmp_path_factory):
 class TestTwoWorkers:
     # With batch norm, rounding of 1e-7 tips single activations within some ten steps.
     @pytest.mark.parametrize(
-        ("norm", "steps"), [("--normalization=none", 20), ("--normalization=batch", 5)]
+        ("norm", "steps"),
+        [
+            pytest.param("--normalization=none", 20, marks=pytest.mark.slow),
+            ("--normalization=batch", 5),
+        ],
     )
     def test_end_with_the_weights_of_one_process(self, data_dir, start_two, tmp_path, norm, steps):
         args = (f"--train_steps={steps}", norm)
@@ -123,8 +127,8 @@ class TestTwoWorkers:
         [
             ("SIGKILL", 1),
             pytest.param("SIGSTOP", 0, marks=pytest.mark.slow),
-            pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
-            pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
+            pytest.param("SIGKILL", 0, marks=pytest.mark.exhaustive),
+            pytest.param("SIGSTOP", 1, marks=pytest.mark.exhaustive),
         ],
     )
     def test_one_lost_ends_the_other_and_both_resume(

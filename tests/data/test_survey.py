@@ -176,8 +176,10 @@ class TestReadPixels:
         assert "list their values in `classes`" in problem
         assert "keep these masks" in problem
 
-    def test_class_that_never_occurs_is_a_problem(self, tmp_path):
-        (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
+    def test_class_that_never_occurs_is_told_apart_from_problems(self, tmp_path):
+        found = self.pixels(write(tmp_path, "a", picture(), picture(0)))
+        assert found.problems == ()
+        (problem,) = found.missing
         assert "No mask has a pixel of class b" in problem
 
     def test_undecodable_image_is_a_problem_and_others_are_counted(self, tmp_path):

@@ -47,6 +47,13 @@ class TestCheck:
         for words in ("3 problem(s)", "more.png: there is no mask", "7 (480 px)", "its mask 2x2"):
             assert words in str(error.value)
 
+    def test_every_class_must_occur_to_train_on_and_none_to_be_scored(self, folder):
+        for path in (folder / "train" / "label").iterdir():
+            cv2.imwrite(str(path), np.zeros((20, 24), np.uint8))
+        with pytest.raises(UserError, match="No mask has a pixel of class cell"):
+            opened(folder).check()
+        opened(folder).check(to_train=False)
+
     def test_set_beyond_the_cache_is_checked_by_headers_alone(self, folder):
         cv2.imwrite(str(folder / "train" / "label" / "rat0_1.png"), np.full((20, 24), 7, np.uint8))
         opened(folder, cache_mb=0).check()

@@ -27,7 +27,7 @@ from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
-from unet_core.files import read_json, write_whole
+from unet_core.files import printable, read_json, write_whole
 
 # Beyond this much, files are compared by size and time, not by what they hold.
 _HASHED_BYTES = 1 << 30
@@ -83,11 +83,13 @@ class Pixels:
             of each id.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
+        missing: A sentence about classes that occur nowhere, which is wrong for training alone.
     """
 
     values: collections.Counter[int | str]
     counts: dict[Sample, np.ndarray]
     problems: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 class Memory:
@@ -119,7 +121,7 @@ class Memory:
 
     def get(self, source: Source) -> dict[int | str, int] | None:
         """Returns the value counts of a mask that has not changed since it was counted."""
-        entry = self._known.get(str(source))
+        entry = self._known.get(printable(str(source)))
         if not entry or entry[0] != _size_and_time(source.path):
             return None
         return {v if v.startswith("#") else int(v): count for v, count in entry[1].items()}
@@ -127,7 +129,7 @@ class Memory:
     def put(self, source: Source, values: Mapping[int | str, int]) -> None:
         """Remembers the value counts of a mask."""
         counts = {str(value): int(count) for value, count in values.items()}
-        self._known[str(source)] = (_size_and_time(source.path), counts)
+        self._known[printable(str(source))] = (_size_and_time(source.path), counts)
 
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
@@ -251,8 +253,8 @@ def read_pixels(
             ids, pixels = np.unique(pair.mask, return_counts=True)
             values.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
         counts[sample] = read.classes.count(pair.mask)
-    problems += _missing_classes(counts, read.classes, values)
-    return Pixels(values, counts, tuple(problems))
+    missing = _missing_classes(counts, read.classes, values)
+    return Pixels(values, counts, tuple(problems), tuple(missing))
 
 
 def read_ranges(
@@ -326,13 +328,13 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         pages = [source.page for source in (sample.image, *sample.mask)]
-        digest.update(f"{sample.name} {pages} {sample.group} {sample.split}\n".encode())
+        digest.update(f"{sample.name} {pages} {printable(sample.group)} {sample.split}\n".encode())
     for path in paths:
         if hashes_content:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         else:
-            digest.update(f"{path.name} {_size_and_time(path)}\n".encode())
+            digest.update(f"{printable(path.name)} {_size_and_time(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -34,7 +34,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     )
     pixels = data.pixels()
     print(data.describe(pixels.values))
-    problems = [*data.problems, *pixels.problems]
+    problems = [*data.problems, *pixels.problems, *pixels.missing]
     if not problems:
         sampling = make_sampling(config.data, config.augmentation, seed=config.training.seed)
         training_samples: list[Sample] = []
@@ -72,6 +72,7 @@ def propose_classes(data_dir: str, config: RunConfig) -> None:
         mask_folder=settings.mask_folder,
         mask_suffix=settings.mask_suffix,
         group_pattern=settings.group_pattern,
+        outside_paths=settings.outside_paths,
     )
     print_notes(found.notes)
     if not found.samples:

@@ -94,6 +94,7 @@ class DataSet:
             mask_folder=settings.mask_folder,
             mask_suffix=settings.mask_suffix,
             group_pattern=settings.group_pattern,
+            outside_paths=settings.outside_paths,
         )
         print_notes(found.notes)
         headers = survey.read_headers(
@@ -123,17 +124,21 @@ class DataSet:
         memory = survey.Memory(memory_path, classes)
         return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
-    def check(self) -> None:
+    def check(self, *, to_train: bool = True) -> None:
         """Checks headers and, if all samples fit into memory decoded, pixels too.
 
         A larger set is checked as it is decoded.
+
+        Args:
+            to_train: Whether each class must occur, as in training; to be scored, none need.
 
         Raises:
             UserError: If anything is wrong; the message lists every problem.
         """
         problems = self.problems
         if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
-            problems += self.pixels().problems
+            pixels = self.pixels()
+            problems += pixels.problems + (pixels.missing if to_train else ())
         if problems:
             raise UserError(survey.list_problems(str(self.settings.data_dir), problems))
 
@@ -244,7 +249,7 @@ class DataSet:
 def print_notes(notes: Sequence[str]) -> None:
     """Says what was found and is not used."""
     for note in notes:
-        print(f"NOTE: {note}")
+        print(note)
 
 
 def with_synthetic(config: RunConfig, progress: Progress) -> RunConfig:

@@ -281,11 +281,13 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
                 training_samples=plan.training_samples,
                 make_mask=make_mask,
                 stop=stop,
+                ends_training=True,
             )
         test = dataset.test_folder(config.data)
         if test and not stop():
             notes: list[str] = []
-            sources = find_images(test, notes=notes)
+            problems: list[str] = []
+            sources = find_images(test, notes=notes, problems=problems)
             dataset.print_notes(notes)
             elsewhere = config.prediction.output_dir
             failures = predict_images(
@@ -299,7 +301,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
                 # In the run's folder only what the run has written is replaced.
                 claim=None if elsewhere else run.claim,
             )
-            for failure in failures:
+            for failure in [*problems, *failures]:
                 print(f"WARNING: {failure}", file=sys.stderr)
     if stop():
         print("Stopped; training is done. Start the same command again for what is missing.")

@@ -20,6 +20,7 @@ class DataSettings:
         None,
         "Folder (or CSV file) of the images and masks; see --layout.",
         modes=(*NETWORK, "choose", "check_data"),
+        is_path=True,
     )
     synthetic_data: bool = setting(
         False,
@@ -49,6 +50,11 @@ class DataSettings:
     mask_suffix: str = setting(
         "",
         "What a mask's name adds to its image's, such as _mask.",
+        modes=(*NETWORK, "choose", "check_data"),
+    )
+    outside_paths: bool = setting(
+        False,
+        "Let samples.csv name files outside of its folder: by absolute paths, .. and links.",
         modes=(*NETWORK, "choose", "check_data"),
     )
     group_pattern: str = setting(
@@ -164,6 +170,7 @@ class DataSettings:
         "Folder to write a sheet of augmented training crops to, before anything else.",
         modes=SAMPLES,
         of_run=False,
+        is_path=True,
     )
     cache_mb: int = setting(
         1024,

@@ -11,9 +11,11 @@ from unet_core.data.layouts.listing import (
     FolderNames,
     SampleListing,
     by_stem,
+    composed,
     listed,
     paged,
     pairs,
+    stem_of,
     unread,
 )
 from unet_core.data.samples import Sample, Source
@@ -57,7 +59,7 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
         except (OSError, UnicodeError) as error:
             problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
             continue
-        for stem in filter(None, map(str.strip, lines)):
+        for stem in filter(None, (composed(line.strip()) for line in lines)):
             if stem in part_of:
                 problems.append(
                     f"{lists / part}.txt: {stem!r} is in {part_of[stem]}.txt already; remove one."
@@ -90,4 +92,6 @@ def write_voc_lists(
     ):
         path = folder / f"{name}.txt"
         if not path.exists():
-            write_whole(path, "".join(f"{sample.name}\n" for sample in samples).encode())
+            write_whole(
+                path, "".join(f"{stem_of(sample.image.path)}\n" for sample in samples).encode()
+            )
