@@ -6,6 +6,7 @@ from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 
 FORMS = ["range", "zscore", "percentile:1,99", "percentile:0.5,99.9", "fixed:1200,340.25"]
+FORMS += ["range:-20,4095.5", "percentile:1,99,min-max"]
 
 
 def column(values, dtype):
@@ -28,7 +29,8 @@ class TestParse:
         [
             "",
             "minmax",
-            "range:1,2",
+            "range:1",
+            "range:1,2,min-max",
             "zscore:",
             "percentile",
             "percentile:1",
@@ -46,6 +48,11 @@ class TestParse:
     def test_percentiles_must_rise_within_0_and_100(self, numbers):
         with pytest.raises(UserError, match="percentiles must rise, from 0 to 100"):
             Scaling.parse(f"percentile:{numbers}")
+
+    @pytest.mark.parametrize("numbers", ["1,0", "5,5", "nan,1", "0,inf"])
+    def test_range_must_rise(self, numbers):
+        with pytest.raises(UserError, match="the range must rise"):
+            Scaling.parse(f"range:{numbers}")
 
     @pytest.mark.parametrize("numbers", ["1,0", "1,-2", "nan,1", "inf,1", "1,inf", "1,nan"])
     def test_mean_and_deviation_must_be_usable(self, numbers):
@@ -113,6 +120,101 @@ class TestFixed:
         scaled = Scaling.parse("fixed:1200,400")(column([1200, 1600, 400], np.uint16))
         assert scaled.dtype == np.float32
         np.testing.assert_allclose(scaled.ravel() / 255 * 4 - 2, [0, 1, -2], atol=1e-6)
+
+
+class TestResolved:
+    """What a new run makes of what it is asked for, by the values of its data set."""
+
+    @pytest.mark.parametrize(
+        ("asked", "ranges", "expected"),
+        [
+            ("range", {"uint16": (640.0, 3520.0)}, "range:640,3520"),
+            # 14 bits are less than a quarter of 16, 15 bits are more.
+            ("range", {"uint16": (0.0, 16_383.0)}, "range:0,16383"),
+            ("range", {"uint16": (0.0, 32_767.0)}, "range"),
+            ("range", {"float32": (0.0, 0.1)}, "range:0,0.1"),
+            ("range", {"float32": (-3.0, 3.0)}, "range"),
+            ("range", {"uint8": (0.0, 20.0)}, "range"),
+            ("range", {"uint8": (0.0, 20.0), "uint16": (0.0, 20.0)}, "range"),
+            ("range", {"uint16": (7.0, 7.0)}, "range"),
+            ("range:0,65535", {"uint16": (640.0, 3520.0)}, "range:0,65535"),
+            ("percentile:1,99", {}, "percentile:1,99,min-max"),
+            ("zscore", {"uint16": (640.0, 3520.0)}, "zscore"),
+        ],
+    )
+    def test_by_the_range_of_the_data_set(self, asked, ranges, expected):
+        assert str(Scaling.parse(asked).resolved(ranges)) == expected
+
+    @pytest.mark.parametrize(
+        ("stored", "asked", "expected"),
+        [
+            ("range:640,3520", "range", True),
+            ("range:640,3520", "range:640,3520", True),
+            ("range:640,3520", "range:0,3520", False),
+            ("range", "range:0,65535", False),
+            ("percentile:1,99,min-max", "percentile:1,99", True),
+            ("percentile:1,99", "percentile:1,99", True),
+            ("percentile:1,99,min-max", "percentile:2,99", False),
+            ("zscore", "range", False),
+        ],
+    )
+    def test_run_goes_on_with_what_it_was_asked_for(self, stored, asked, expected):
+        assert Scaling.parse(stored).is_asked_for_by(Scaling.parse(asked)) is expected
+
+
+class TestFindRanges:
+    def test_a_hot_and_a_dead_pixel_in_two_hundred_thousand_do_not_count(self):
+        image = np.full(200_000, 1000, np.uint16)
+        image[:9], image[9:18] = 700, 3000
+        image[20], image[21] = 0, 65_535
+        assert intensities.find_ranges([image]) == {"uint16": (700, 3000)}
+
+    def test_kinds_of_numbers_are_told_apart(self):
+        images = [np.array([[3, 9]], np.uint8), np.array([[0.5, 2.5]], np.float32)]
+        images.append(np.array([[1, 7]], np.uint8))
+        found = intensities.find_ranges(images)
+        assert found == {"uint8": (1, 9), "float32": (0.5, 2.5)}
+
+    def test_floats_are_found_to_a_step_of_sixteen_bits(self):
+        low, high = intensities.find_ranges([np.array([0.01, 0.08], np.float32)])["float32"]
+        assert low == pytest.approx(0.01, abs=1e-5)
+        assert high == pytest.approx(0.08, abs=1e-5)
+
+
+class TestRangeOfTheDataSet:
+    def test_lowest_becomes_0_and_highest_255_and_more_is_not_clipped(self):
+        # 255 / (3000 - 1000) a step.
+        scaled = Scaling.parse("range:1000,3000")(column([1000, 2000, 3000, 4000], np.uint16))
+        np.testing.assert_allclose(scaled.ravel(), [0, 127.5, 255, 382.5])
+        assert scaled.dtype == np.float32
+
+    def test_bytes_are_scaled_too(self):
+        scaling = Scaling.parse("range:0,51")
+        assert scaling.dtype_for({"uint8"}) == np.float32
+        np.testing.assert_allclose(scaling(column([51], np.uint8)).ravel(), [255])
+
+
+class TestSparse:
+    """Few pixels that are not 0: the percentiles are one value."""
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+    def test_least_and_greatest_stand_for_percentiles_that_are_equal(self, dtype):
+        # Of 1000 pixels two are not 0; 1000 is a quarter of 4000.
+        image = column([0] * 998 + [1000, 4000], np.uint16).astype(dtype)
+        scaling = Scaling.parse("percentile:1,99,min-max")
+        for scaled in (scaling(image), scaling.fit(np.split(image, 4))(image)):
+            np.testing.assert_allclose(scaled.ravel()[-3:], [0, 63.75, 255])
+
+    def test_percentiles_that_differ_are_taken_as_ever(self):
+        image = column(np.arange(1000), np.uint16)
+        with_fallback = Scaling.parse("percentile:1,99,min-max")(image)
+        np.testing.assert_array_equal(with_fallback, Scaling.parse("percentile:1,99")(image))
+
+    def test_runs_of_before_keep_their_meaning(self):
+        # Both percentiles are 0, so that a step is 255 and all else is clipped.
+        image = column([0] * 998 + [1000, 4000], np.uint16)
+        scaled = Scaling.parse("percentile:1,99")(image)
+        np.testing.assert_array_equal(scaled.ravel()[-3:], [0, 255, 255])
 
 
 class TestAnyScaling:

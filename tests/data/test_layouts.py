@@ -24,6 +24,7 @@ PICTURE = np.zeros((4, 5), np.uint8)
 def write(path, pixels=PICTURE):
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), pixels)
+    return path
 
 
 def find(folder, layout="folders", **kwargs):
@@ -104,7 +105,77 @@ class TestEveryLayout:
         self.check(decoded(tmp_path, **stacks), slices)
 
 
+class TestNotUsed:
+    """What is found and not used is named and counted; nothing is wrong with it."""
+
+    def test_other_kinds_hidden_files_and_folders_of_a_data_folder(self, tmp_path):
+        for folder in ("image", "label"):
+            write(tmp_path / "train" / folder / "0.png")
+            (tmp_path / "train" / folder / "._0.png").write_bytes(b"Mac OS X")
+        for name in ("Thumbs.db", "a.gif", "b.gif", "README"):
+            (tmp_path / "train" / "image" / name).write_bytes(b"")
+        for name in ("image/old", "weights", "a", "b", "c", "d", "e"):
+            (tmp_path / "train" / name).mkdir()
+        (tmp_path / "trian").mkdir()
+        found = find(tmp_path)
+        assert (names(found.samples), found.problems) == (["0"], ())
+        assert list(found.notes) == [
+            f"{tmp_path}: not read: 1 folder(s) (trian).",
+            f"{tmp_path}/train: not read: 6 folder(s) (a, b, c, d, e, ...).",
+            f"{tmp_path}/train/image: not read: 2 .gif, 1 hidden, 1 .db, 1 without a suffix, "
+            "1 folder(s) (old).",
+            f"{tmp_path}/train/label: not read: 1 hidden.",
+        ]
+
+    def test_masks_without_the_suffix(self, tmp_path):
+        write(tmp_path / "image" / "0.png")
+        for name in ("0_mask.png", "0.png", "1.png"):
+            write(tmp_path / "label" / name)
+        assert find(tmp_path, mask_suffix="_mask").notes == (
+            f"{tmp_path}/label: not read: 2 without _mask.",
+        )
+
+    def test_pictures_of_a_voc_folder_in_no_list(self, tmp_path):
+        for name in ("a", "b"):
+            write(tmp_path / "JPEGImages" / f"{name}.png")
+            write(tmp_path / "SegmentationClass" / f"{name}.png")
+        (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+        (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a")
+        assert find(tmp_path, "voc").notes == (
+            f"{tmp_path}/JPEGImages: 1 picture(s) are in no list, such as b.png.",
+        )
+
+    def test_of_images_to_predict(self, tmp_path):
+        for name in ("a.png", ".b.png", "c.gif"):
+            write(tmp_path / "a.png").rename(tmp_path / name)
+        write(tmp_path / "a.png")
+        for path in (tmp_path, tmp_path / "*"):
+            notes = []
+            assert find_images(path, notes=notes) == [Source(tmp_path / "a.png")]
+            assert notes == [f"{path}: not read: 1 hidden, 1 .gif."]
+
+
+class TestHeldOutFolder:
+    @pytest.mark.parametrize("name", ["val", "valid", "validation"])
+    def test_beside_train_is_the_part_val(self, tmp_path, name):
+        for part in ("train", name):
+            for folder in ("image", "label"):
+                write(tmp_path / part / folder / f"{part}.png")
+        found = find(tmp_path)
+        assert [(s.name, s.split) for s in found.samples] == [("train", "train"), (name, "val")]
+        assert (found.problems, found.notes) == ((), ())
+
+
 class TestFolders:
+    def test_ome_tiff_pairs_with_a_mask_of_its_name(self, tmp_path):
+        write(tmp_path / "image" / "x.ome.tif")
+        write(tmp_path / "image" / "y.a.tif")
+        write(tmp_path / "label" / "x.png")
+        write(tmp_path / "label" / "y.a.OME.TIFF")
+        found = find(tmp_path)
+        assert found.problems == ()
+        assert names(found.samples) == ["x", "y.a"]
+
     def test_order_is_numeric(self, tmp_path):
         for name in ("10", "9", "1"):
             write(tmp_path / "train" / "image" / f"{name}.png")
@@ -491,3 +562,16 @@ class TestFindImages:
         write(tmp_path / "a.png")
         (tmp_path / "b.tif").write_bytes(b"no picture")
         assert len(find_images(tmp_path)) == 2
+
+    def test_globs_are_recursive_and_folders_with_brackets_are_taken_as_called(self, tmp_path):
+        paths = [tmp_path / "exp [1]" / name for name in ("a.png", "b/c.png", "b/d/e.png")]
+        for path in paths:
+            write(path)
+        assert find_images(tmp_path / "exp [1]" / "*.png") == [Source(paths[0])]
+        assert find_images(tmp_path / "exp [1]" / "**" / "*.png") == list(map(Source, paths))
+        assert find_images(tmp_path / "**" / "[ce].png") == list(map(Source, paths[1:]))
+
+    @pytest.mark.skipif(sys.version_info >= (3, 13), reason="then it is taken for *.png")
+    def test_glob_that_is_none_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="is no pattern of names"):
+            find_images(tmp_path / "**.png")

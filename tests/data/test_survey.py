@@ -1,3 +1,4 @@
+import collections
 import json
 
 import cv2
@@ -152,10 +153,10 @@ class TestReadPixels:
         assert found.problems == ()
 
     def test_unknown_values_are_listed_with_counts_and_the_way_out(self, tmp_path):
-        a = write(tmp_path, "a", picture(size=(1, 4)), np.array([[0, 1, 7, 7]], np.uint8))
+        a = write(tmp_path, "a", picture(size=(1, 5)), np.array([[0, 0, 1, 1, 7]], np.uint8))
         (problem,) = self.pixels(a).problems
         assert (
-            "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (2 px)" in problem
+            "a_mask.png: holds values outside the class map 0:a,1|2:b,9:ignore: 7 (1 px)" in problem
         )
         # 7 lies nearer to 9, the value to ignore, than to 2.
         assert "With `stray_values` nearest they count: 7 as ignore." in problem
@@ -164,8 +165,16 @@ class TestReadPixels:
         mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
         (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
         assert "and 36 more" in problem
-        assert "3, 4, 5, 6 as b" not in problem
-        assert "numbers of single objects" in problem
+        assert "numbers of single objects, keep these masks" in problem
+
+    def test_as_many_pixels_as_the_classes_have_are_not_taken_for_strays(self, tmp_path):
+        # Five objects of 4 px on a ground of 28, one of them numbered as class b: the nearest value
+        # to 3 and 4 would be 2, to 8 and 12 it would be 9, which counts nowhere.
+        mask = np.repeat([0] * 7 + [1, 3, 4, 8, 12], 4).astype(np.uint8).reshape(6, 8)
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
+        assert "`stray_values`" not in problem
+        assert "list their values in `classes`" in problem
+        assert "keep these masks" in problem
 
     def test_class_that_never_occurs_is_told_apart_from_problems(self, tmp_path):
         found = self.pixels(write(tmp_path, "a", picture(), picture(0)))
@@ -272,6 +281,15 @@ class TestFingerprint:
 
 
 class TestDescribe:
+    def test_values_that_are_not_listed_are_counted_by_what_becomes_of_them(self, tmp_path):
+        # Of 2 to 40, those to 20 are nearer to 0, or as near; 21 to 40 are nearer to 40.
+        classes = ClassMap.parse("0:a,40:b", nearest=True)
+        headers = survey.Headers({}, np.dtype(np.uint8), collections.Counter(), ())
+        text = survey.describe([], headers, dict.fromkeys(range(41), 1), classes)
+        assert text.splitlines()[-1] == "  39 values that are not listed in all: 20 as a, 19 as b"
+        # Beside that line, those of both classes and twelve more tell of values.
+        assert sum(line.startswith("  value") for line in text.splitlines()) == 14
+
     def test_table_shows_parts_groups_kinds_and_values(self, tmp_path):
         a = write(tmp_path, "a", picture(), picture(1))
         samples = [Sample(a.name, a.image, a.mask, "rat1", "train")]
@@ -305,3 +323,25 @@ class TestListProblems:
         assert len(lines) == 20
         # 32 causes of three problems each, of which 9 are shown.
         assert lines[-1] == "  and 69 more, of 23 other causes"
+
+
+class TestRanges:
+    def test_are_those_of_the_files_and_said_with_the_scaling(self, tmp_path):
+        # 3000 of 65535 are 4.6 %.
+        for name, values in (("a", [100, 200]), ("b", [150, 3100])):
+            pixels = np.array(values, np.uint16).repeat(24).reshape(6, 8)
+            tifffile.imwrite(tmp_path / f"{name}.tif", pixels)
+        samples = [Sample(name, Source(tmp_path / f"{name}.tif"), ()) for name in "ab"]
+        samples.append(Sample("gone", Source(tmp_path / "gone.tif"), ()))
+        found, count = survey.read_ranges(samples)
+        assert (found, count) == ({"uint16": (100, 3100)}, 3)
+        assert survey.describe_ranges(found, 2, RANGE.resolved(found)) == (
+            "Intensities: uint16 from 100 to 3100, 4.6% of 0 to 65535, in 2 image(s); scaled by "
+            "--intensities=range:100,3100.\n"
+        )
+
+    def test_of_many_every_kth_is_looked_at(self, tmp_path):
+        cv2.imwrite(str(tmp_path / "a.png"), picture())
+        samples = [Sample(str(n), Source(tmp_path / "a.png"), ()) for n in range(401)]
+        # Every third: 401 / 3, rounded up.
+        assert survey.read_ranges(samples)[1] == 134

@@ -48,6 +48,10 @@ CASES = {
 }
 
 
+SCALINGS = ["range", "range:10,90", "percentile:1,99", "percentile:1,99,min-max"]
+SCALINGS += ["percentile:0,100", "zscore", "fixed:0.3,2.5"]
+
+
 SMALL = {
     "classes": "0:membrane,255:cell",
     "precision": "float32",
@@ -218,17 +222,37 @@ class TestSavedModel:
 
 class TestScaled:
     @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-    @pytest.mark.parametrize(
-        "text", ["range", "percentile:1,99", "percentile:0,100", "zscore", "fixed:0.3,2.5"]
-    )
+    @pytest.mark.parametrize("text", SCALINGS)
     def test_every_form_is_that_of_the_data_pipeline(self, text, dtype):
         scaling, config = Scaling.parse(text), make_config(channels=3)
         images = np.stack([make_image(config, dtype), make_image(config, dtype) // 3])
         images[1, ..., 2] = 1  # A channel that does not vary.
+        images[1, ..., 1] = 0  # One of which few pixels are not 0.
+        images[1, 0, :2, 1] = 1, 5
         expected = np.stack([scaling(image).astype(np.float32) for image in images])
         found = scaled(tf.constant(images), scaling)
         assert found.dtype == tf.float32
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-4)
+
+    @pytest.mark.parametrize("text", ["range:10,90", "percentile:1,99,min-max"])
+    def test_nodes_of_onnx_compute_the_same(self, text):
+        onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+        runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        images = make_image(make_config(channels=2), "float32")[None]
+        images[..., 1] = 0
+        images[0, 0, :2, 1] = 1, 5
+        graph = onnx_file._Graph()
+        single, sides = onnx.TensorProto.FLOAT, [None] * 4
+        value = onnx.helper.make_tensor_value_info
+        output = value(onnx_file._scale(graph, Scaling.parse(text)), single, sides)
+        parts = onnx.helper.make_graph(
+            graph.nodes, "a", [value("images", single, sides)], [output], graph.constants
+        )
+        opset = [onnx.helper.make_opsetid("", onnx_file._OPSET)]
+        model = onnx.helper.make_model(parts, opset_imports=opset, ir_version=8)
+        session = runtime.InferenceSession(model.SerializeToString())
+        (found,) = session.run(None, {"images": images})
+        np.testing.assert_allclose(found[0], Scaling.parse(text)(images[0]), rtol=1e-5, atol=1e-4)
 
 
 class TestKeras:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import shutil
 
@@ -7,7 +8,8 @@ import pytest
 
 from unet_core.data.augment import Recipe
 from unet_core.errors import UserError
-from unet_core.runs import dataset
+from unet_core.run_directory import RunDirectory
+from unet_core.runs import dataset, finished_run, plan
 from unet_core.settings import RunConfig
 from unet_core.settings.loss import LossSettings
 
@@ -24,10 +26,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def opened(folder, **settings):
+def opened(folder, *, of_new_run=False, **settings):
     settings = {"classes": "0:background,1:cell", **settings}
     config = RunConfig.of(data_dir=str(folder), **{"classes": "0:membrane,255:cell", **settings})
-    return dataset.DataSet.open(config.data, progress=lambda title: iter)
+    return dataset.DataSet.open(config.data, progress=lambda title: iter, of_new_run=of_new_run)
 
 
 class TestCheck:
@@ -96,6 +98,44 @@ class TestSplit:
         )
         with pytest.raises(UserError, match="there is no sample to train on"):
             opened(folder, layout="csv", split="fixed").split()
+
+
+class TestIntensities:
+    @pytest.fixture
+    def of_12_bits(self, folder):
+        # Files of the values 1000, 2000, 3000 and 4000.
+        for number in range(4):
+            path = folder / "train" / "image" / f"rat{number // 2}_{number}.png"
+            cv2.imwrite(str(path), np.full((20, 24), 1000 * (number + 1), np.uint16))
+        return folder
+
+    def test_new_run_scales_by_the_range_of_the_set_and_says_so(self, of_12_bits, capsys):
+        data = opened(of_12_bits, of_new_run=True)
+        assert data.settings.intensities == "range:1000,4000"
+        # 2000 is a third of the way from 1000 to 4000.
+        pixels = [data.read(sample).image[0, 0] for sample in data.samples]
+        np.testing.assert_allclose(pixels, [0, 85, 170, 255], rtol=1e-6)
+        assert "uint16 from 1000 to 4000, 4.6% of 0 to 65535, in 4" in capsys.readouterr().out
+
+    def test_run_of_before_keeps_the_range_of_the_type(self, of_12_bits):
+        data = opened(of_12_bits)
+        assert data.settings.intensities == "range"
+        assert data.read(data.samples[3]).image[0, 0] == pytest.approx(4000 * 255 / 65535)
+
+    def test_run_goes_on_with_what_it_has_stored(self, tmp_path):
+        run = RunDirectory(tmp_path / "run")
+        run.store(RunConfig.of(classes="0:a,1:b", intensities="range:1000,4000"), "0" * 16)
+        for given, expected in (("range", "range:1000,4000"), ("zscore", "zscore")):
+            config = RunConfig.of(classes="0:a,1:b", intensities=given)
+            assert plan._intensities_of_run(config, run).data.intensities == expected
+
+    def test_flag_file_of_the_training_fits_what_the_run_has_stored(self):
+        of_run = RunConfig.of(classes="0:a,1:b", intensities="range:1000,4000")
+        for given, fits in (("range", True), ("zscore", False)):
+            config = RunConfig.of(mode="predict", intensities=given)
+            with contextlib.nullcontext() if fits else pytest.raises(UserError, match="differs"):
+                found = finished_run.settings_of_run(config, of_run)
+                assert found.data.intensities == "range:1000,4000"
 
 
 class TestDescribeSmall:

@@ -7,8 +7,10 @@ pixels = read_pixels(samples, read)               # decodes everything
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import re
@@ -21,7 +23,7 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
-from unet_core.data.intensities import Scaling
+from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
@@ -31,6 +33,10 @@ from unet_core.files import printable, read_json, write_whole
 _HASHED_BYTES = 1 << 30
 _MEMORY_FORMAT = 1
 _MOST_MEMORY_BYTES = 2**30
+# Images whose range of intensities is looked at.
+_LOOKED_AT = 200
+# Values of masks that are listed nowhere, which are shown.
+_MOST_STRAYS = 12
 # Each may take two lines, beside the first and the last.
 _MOST_CAUSES = 9
 # A grey value, or a colour.
@@ -251,6 +257,38 @@ def read_pixels(
     return Pixels(values, counts, tuple(problems), tuple(missing))
 
 
+def read_ranges(
+    samples: Iterable[Sample], use_channels: Sequence[int] = (), *, progress: Callable = iter
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Returns `intensities.find_ranges` of the images, and how many were looked at.
+
+    Of more than 200, those of every k-th sample are; what cannot be read is left to `read_pixels`.
+    """
+    samples = list(samples)
+    chosen = samples[:: math.ceil(len(samples) / _LOOKED_AT) or 1]
+
+    def pixels():
+        for sample in progress(chosen):
+            with contextlib.suppress(UserError):
+                image = images.read_image(sample.image.path, sample.image.page)
+                has_channels = use_channels and image.ndim == 3
+                yield image[..., list(use_channels)] if has_channels else image
+
+    return find_ranges(pixels()), len(chosen)
+
+
+def describe_ranges(
+    ranges: Mapping[str, tuple[float, float]], looked_at: int, scaling: Scaling
+) -> str:
+    """Returns lines about the range of intensities, and how they will be scaled."""
+    lines = []
+    for dtype, (low, high) in ranges.items():
+        share = f"{(high - low) / WHITE[dtype]:.1%} of 0 to {WHITE[dtype]:g}"
+        lines.append(f"Intensities: {dtype} from {low:g} to {high:g}, {share}")
+    ending = f", in {looked_at} image(s); scaled by --intensities={scaling}.\n"
+    return "\n".join(lines) + ending if lines else ""
+
+
 def count_classes(
     samples: Iterable[Sample], read: Reader, *, memory: Memory, progress: Callable = iter
 ) -> dict[Sample, np.ndarray]:
@@ -319,13 +357,29 @@ def describe(
         lines.append(f"{len(groups)} group(s): {listed}" + ", ..." * (len(groups) > 12))
     total = sum(values.values())
     lines.append(f"{total} mask pixel(s)")
+    lines += _values_with_shares(values, classes)
+    return "\n".join(lines)
+
+
+def _values_with_shares(values: Mapping[int | str, int], classes: ClassMap) -> list[str]:
+    """Returns a line for each value; of those that are not listed, for the first ones."""
+    total = sum(values.values())
+    strays = [value for value in values if classes.name_of(value) is None]
+    nearest = _nearest_names(strays, classes) if classes.nearest else {}
+    lines, not_shown = [], collections.Counter[str]()
     for value, count in sorted(values.items(), key=lambda item: (str(type(item[0])), item[0])):
         name = classes.name_of(value)
         if name is None:
-            name = "nearest listed" if classes.nearest else "not in the map"
+            name = f"as {nearest[value]}" if classes.nearest else "not in the map"
+            not_shown[name] += 1
+            if not_shown.total() > _MOST_STRAYS:
+                continue
         written = "" if classes.overlapping else f"value {value!s:>7}  "
         lines.append(f"  {written}{name:16s} {count:12d}  {count / total:7.2%}")
-    return "\n".join(lines)
+    if not_shown.total() > _MOST_STRAYS:
+        listed = ", ".join(f"{count} {name}" for name, count in not_shown.items())
+        lines.append(f"  {len(strays)} values that are not listed in all: {listed}")
+    return lines
 
 
 def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
@@ -374,29 +428,52 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             raise UserError(
                 f"{sample.mask[0]}: holds values outside the class map {read.classes}: "
-                f"{listed}{more}. Correct the mask, or list the values in `classes`. "
-                f"{_what_nearest_does(list(unknown), read.classes)}"
+                f"{listed}{more}. {_what_to_do(total, read.classes)}"
             )
     return total
 
 
-def _what_nearest_does(unknown: list[int | str], classes: ClassMap) -> str:
-    """Returns to which classes `stray_values` nearest would give values that are not listed."""
-    if classes.is_colour:
-        mask = np.array([[[int(str(v)[k : k + 2], 16) for k in (1, 3, 5)] for v in unknown]])
-    else:
-        mask = np.array([unknown])
-    ids = dataclasses.replace(classes, nearest=True).ids(mask)[0]
+def _what_to_do(found: Mapping[int | str, int], classes: ClassMap) -> str:
+    """Returns what to do about values of a mask that are not listed.
+
+    To take the nearest one keeps what strays by blur or compression; it would erase objects that
+    have numbers of their own. So it is named only where less strays than there is of the listed
+    values beside the most frequent, which is the ground.
+    """
+    unknown = [value for value in found if classes.name_of(value) is None]
+    listed = [count for value, count in found.items() if value not in unknown]
+    if sum(found[value] for value in unknown) >= sum(listed) - max(listed, default=0):
+        text = "So many pixels are not stray ones: list their values in `classes`."
+        if classes.is_colour or len(unknown) < 2:
+            return text
+        return (
+            f"{text} If they are the numbers of single objects, keep these masks and make others "
+            "of them, with one value for each class, in a folder of their own (`mask_folder`)."
+        )
     of_class: dict[str, list[str]] = {}
-    for value, number in zip(unknown, ids, strict=True):
-        name = "ignore" if number == IGNORED else classes.names[number]
+    for value, name in _nearest_names(unknown, classes).items():
         of_class.setdefault(name, []).append(str(value))
-    listed = "; ".join(
+    written = "; ".join(
         f"{', '.join(values[:4])}{', ...' * (len(values) > 4)} as {name}"
         for name, values in of_class.items()
     )
-    many = " So many are rather the numbers of single objects." * (len(unknown) > 24)
-    return f"With `stray_values` nearest they count: {listed}.{many}"
+    return (
+        "Correct the mask, or list the values in `classes`. With `stray_values` nearest they "
+        f"count: {written}."
+    )
+
+
+def _nearest_names(values: Sequence[int | str], classes: ClassMap) -> dict[int | str, str]:
+    """Returns for what class each of `values` counts if the nearest listed one does."""
+    if not values:
+        return {}
+    if classes.is_colour:
+        mask = np.array([[[int(str(v)[k : k + 2], 16) for k in (1, 3, 5)] for v in values]])
+    else:
+        mask = np.array([values])
+    ids = dataclasses.replace(classes, nearest=True).ids(mask)[0]
+    names = ("ignore" if number == IGNORED else classes.names[number] for number in ids)
+    return dict(zip(values, names, strict=True))
 
 
 def _missing_classes(

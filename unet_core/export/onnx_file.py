@@ -60,8 +60,8 @@ def make_onnx(
 
     Args:
         model: A network of `make_network`.
-        scaling: How pixel values are scaled. With "range" the input is uint8; with the other forms
-            it is float32, in the units of the files.
+        scaling: How pixel values are scaled. With "range" of the type the input is uint8;
+            otherwise it is float32, in the units of the files.
         names: The names of the classes, stored as metadata `class_names`, one a line.
         threshold: How masks are made of the probabilities of two classes or of those that may
             overlap; None is the most probable class.
@@ -100,7 +100,8 @@ def make_onnx(
         graph.add("Softmax", x, axis=3, output="probabilities")
     ids = _ids(graph, threshold)
     graph.add("Cast", ids, to=onnx.TensorProto.UINT8, output="masks")
-    kind = onnx.TensorProto.UINT8 if scaling.form == "range" else onnx.TensorProto.FLOAT
+    of_type = scaling == Scaling("range")
+    kind = onnx.TensorProto.UINT8 if of_type else onnx.TensorProto.FLOAT
     value = onnx.helper.make_tensor_value_info
     sides = ["batch", "height", "width"]
     masks = [*sides, len(names)] if overlapping else sides
@@ -184,8 +185,12 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
     import onnx
 
     single, double = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
-    if scaling.form == "range":
+    if scaling == Scaling("range"):
         return graph.add("Cast", "images", to=single)
+    if scaling.form == "range":
+        low, high = scaling.numbers
+        apart = graph.add("Sub", "images", graph.constant(low, np.float32))
+        return graph.add("Mul", apart, graph.constant(255 / (high - low), np.float32))
     if scaling.form == "fixed":
         mean, deviation = (graph.constant(number, np.float32) for number in scaling.numbers)
         return _standardised(graph, "images", mean, deviation, np.float32)
@@ -199,6 +204,11 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
         scaled = _standardised(graph, exact, mean, deviation, np.float64)
         return graph.add("Cast", scaled, to=single)
     low, high = _percentiles(graph, scaling.numbers)
+    if scaling.min_max:
+        least, greatest = _percentiles(graph, (0, 100))
+        is_apart = graph.add("Less", low, high)
+        low = graph.add("Where", is_apart, low, least)
+        high = graph.add("Where", is_apart, high, greatest)
     spread = _or_one(graph, graph.add("Sub", high, low))
     factor = graph.add("Div", graph.constant(255, np.float64), spread)
     scaled = graph.add("Mul", graph.add("Sub", exact, low), factor)

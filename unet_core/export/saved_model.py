@@ -112,6 +112,9 @@ def scaled(images: tf.Tensor, scaling: Scaling) -> tf.Tensor:
         [B, H, W, C] float32; 0 to 255 is the range that networks are made for.
     """
     pixels = tf.cast(images, tf.float32)
+    if scaling.form == "range" and scaling.numbers:
+        low, high = scaling.numbers
+        return (pixels - low) * (255 / (high - low))
     if scaling.form == "range":
         return pixels * (255 / WHITE[images.dtype.name])
     if scaling.form == "fixed":
@@ -120,6 +123,10 @@ def scaled(images: tf.Tensor, scaling: Scaling) -> tf.Tensor:
     exact = tf.cast(pixels, tf.float64)
     if scaling.form == "percentile":
         low, high = _percentiles(exact, scaling.numbers)
+        if scaling.min_max:
+            least, greatest = _percentiles(exact, (0, 100))
+            is_apart = low < high
+            low, high = tf.where(is_apart, low, least), tf.where(is_apart, high, greatest)
         spread = (exact - low) * (255 / _or_one(high - low))
         return tf.cast(tf.clip_by_value(spread, 0, 255), tf.float32)
     mean, variance = tf.nn.moments(exact, (1, 2), keepdims=True)

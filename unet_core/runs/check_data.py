@@ -10,7 +10,7 @@ from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import folds
-from unet_core.runs.dataset import DataSet, make_sampling, write_preview
+from unet_core.runs.dataset import DataSet, make_sampling, print_notes, write_preview
 from unet_core.runs.finished_run import check_used, required
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
@@ -30,6 +30,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
         seed=config.training.seed,
         progress=progress_bar,
         memory_path=run.known_masks if run else None,
+        of_new_run=True,
     )
     pixels = data.pixels()
     print(data.describe(pixels.values))
@@ -73,6 +74,7 @@ def propose_classes(data_dir: str, config: RunConfig) -> None:
         group_pattern=settings.group_pattern,
         outside_paths=settings.outside_paths,
     )
+    print_notes(found.notes)
     if not found.samples:
         raise UserError(survey.list_problems(data_dir, found.problems))
     if config.network.heads == "sigmoid":

@@ -68,14 +68,17 @@ class DataSet:
         seed: int = 0,
         progress: Progress,
         memory_path: pathlib.Path | None = None,
+        of_new_run: bool = False,
     ) -> DataSet:
-        """Finds the samples of `data_dir` and reads their headers.
+        """Finds the samples of `data_dir`, says what is not used there, and reads their headers.
 
         Args:
             settings: The settings of the data.
             seed: Seed of random splits.
             progress: Title -> wrapper of a list that takes long to work through.
             memory_path: File to remember in what masks hold; None forgets.
+            of_new_run: Whether `intensities` are resolved by the range of the images, which is
+                said, and stands in the `settings` then. Finished runs have done so.
 
         Raises:
             UserError: If a setting is wrong.
@@ -93,6 +96,7 @@ class DataSet:
             group_pattern=settings.group_pattern,
             outside_paths=settings.outside_paths,
         )
+        print_notes(found.notes)
         headers = survey.read_headers(
             found.samples,
             scaling,
@@ -101,6 +105,13 @@ class DataSet:
             use_channels=settings.use_channels,
             progress=progress("Reading headers"),
         )
+        if of_new_run:
+            ranges, looked_at = survey.read_ranges(
+                headers.shapes, settings.use_channels, progress=progress("Looking at intensities")
+            )
+            scaling = scaling.resolved(ranges)
+            settings = dataclasses.replace(settings, intensities=str(scaling))
+            print(survey.describe_ranges(ranges, looked_at, scaling), end="")
         read = Reader(
             classes,
             scaling,
@@ -233,6 +244,12 @@ class DataSet:
     def describe(self, values: dict) -> str:
         """Returns what the set holds as text; `values` are the pixels of each mask value."""
         return survey.describe(self.samples, self.headers, values, self.read.classes)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Says what was found and is not used."""
+    for note in notes:
+        print(note)
 
 
 def with_synthetic(config: RunConfig, progress: Progress) -> RunConfig:

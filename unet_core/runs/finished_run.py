@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
+from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.inference.ensemble import fold_folders, open_networks
 from unet_core.inference.trained import Trained
@@ -111,6 +112,8 @@ def output_folder(config: RunConfig, default: pathlib.Path) -> pathlib.Path:
 def _same(name: str, ours: Any, theirs: Any) -> bool:
     if name == "data_dir" and ours and theirs:
         return os.path.abspath(ours) == os.path.abspath(theirs)
+    if name == "intensities":
+        return Scaling.parse(theirs).is_asked_for_by(Scaling.parse(ours))
     return ours == theirs
 
 

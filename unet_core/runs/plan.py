@@ -13,6 +13,7 @@ import tensorflow as tf
 from unet_core import losses, training
 from unet_core.data import pipeline
 from unet_core.data.classes import BACKGROUND, ClassMap
+from unet_core.data.intensities import Scaling
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
@@ -86,9 +87,15 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     sampling = dataset.make_sampling(config.data, config.augmentation, seed=seed)
     config = dataset.with_synthetic(config, progress_bar)
     required(config, "data_dir")
+    config = _intensities_of_run(config, run)
     data = dataset.DataSet.open(
-        config.data, seed=seed, progress=progress_bar, memory_path=run.known_masks
+        config.data,
+        seed=seed,
+        progress=progress_bar,
+        memory_path=run.known_masks,
+        of_new_run=not run.holds_run(),
     )
+    config = config.replace(intensities=data.settings.intensities)
     data.check()
     training_samples, held_out = data.split()
     _check_held_out(config, held_out)
@@ -159,6 +166,16 @@ def check_settings(config: RunConfig) -> None:
     if prediction.object_class:
         classes.index(prediction.object_class)
     check_objects(prediction.objects, prediction.instances, prediction.object_class, classes)
+
+
+def _intensities_of_run(config: RunConfig, run: RunDirectory) -> RunConfig:
+    """Returns the config with what a run that is there has made of `intensities`."""
+    if not run.holds_run():
+        return config
+    stored = run.read()[0].data.intensities
+    if Scaling.parse(stored).is_asked_for_by(Scaling.parse(config.data.intensities)):
+        return config.replace(intensities=stored)
+    return config
 
 
 def _check_held_out(config: RunConfig, held_out: list[Sample]) -> None:

@@ -285,19 +285,23 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
             )
         test = dataset.test_folder(config.data)
         if test and not stop():
+            notes: list[str] = []
+            problems: list[str] = []
+            sources = find_images(test, notes=notes, problems=problems)
+            dataset.print_notes(notes)
             elsewhere = config.prediction.output_dir
             failures = predict_images(
                 config.prediction,
                 predictor,
                 make_mask,
-                find_images(test),
+                sources,
                 output_folder(config, run.predictions),
                 stop,
                 overwrite=config.prediction.overwrite or not elsewhere,
                 # In the run's folder only what the run has written is replaced.
                 claim=None if elsewhere else run.claim,
             )
-            for failure in failures:
+            for failure in [*problems, *failures]:
                 print(f"WARNING: {failure}", file=sys.stderr)
     if stop():
         print("Stopped; training is done. Start the same command again for what is missing.")

@@ -104,7 +104,8 @@ class DataSettings:
     )
     intensities: str = setting(
         "range",
-        "How pixel values are scaled: range (of their type), percentile:1,99, zscore, or "
+        "How pixel values are scaled: range (of their type, or of the data set if that is less "
+        "than a quarter of it, as with 12 bits in 16), range:LOW,HIGH, percentile:1,99, zscore, or "
         "fixed:mean,std.",
         modes=SAMPLES,
         binds=True,

@@ -15,6 +15,7 @@ from unet_core.data.layouts.listing import (
     FolderNames,
     SampleListing,
     files_of,
+    left_out,
     page_count,
     pictures,
     unique_names,
@@ -68,7 +69,8 @@ def find_images(
 
     `path` is a file (each page of it is an image), a folder, or a glob, in which `**` is folders at
     any depth; links to folders are not followed there. What an earlier prediction
-    has written there, by its list, is not taken for an image, unless `path` names it.
+    has written there, by its list, is not taken for an image, unless `path` names it, nor is a
+    hidden file.
 
     Args:
         path: Where.
@@ -79,13 +81,20 @@ def find_images(
         UserError: If there are none.
     """
     problems = [] if problems is None else problems
+    found_there: list[pathlib.Path] = []
     if os.path.isfile(path):
         paths = [pathlib.Path(path)]
     elif glob.has_magic(str(path)) and not os.path.isdir(path):
-        matches = _matches(pathlib.Path(path), notes)
+        found_there = _matches(pathlib.Path(path), notes)
+        names_hidden = os.path.basename(path).startswith(".")
+        matches = [each for each in found_there if names_hidden or not each.name.startswith(".")]
         paths = _without_predictions(files_of(path, matches, problems), path, notes)
     else:
+        found_there = list(pathlib.Path(path).iterdir()) if os.path.isdir(path) else []
         paths = _without_predictions(pictures(pathlib.Path(path), problems), path, notes)
+    if notes is not None:
+        unused = set(found_there).difference(paths)
+        notes += left_out(path, sorted(unused), used={PREDICTED_LIST})
     sources = []
     for found in paths:
         sources += [Source(found, page) for page in range(page_count(found))]
@@ -95,9 +104,12 @@ def find_images(
 
 
 def _matches(pattern: pathlib.Path, notes: list[str] | None) -> list[pathlib.Path]:
-    """Returns what a glob matches, hidden files only if it names them.
+    """Returns what a glob matches.
 
     A folder that is there is taken as it is called, whatever brackets that has.
+
+    Raises:
+        UserError: If it is malformed.
     """
     base = pathlib.Path(pattern.anchor)
     parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
@@ -111,8 +123,14 @@ def _matches(pattern: pathlib.Path, notes: list[str] | None) -> list[pathlib.Pat
                 f"{pattern}: {len(links)} link(s) to folders are not followed, such as {links[0]}; "
                 "one may lead to where it is."
             )
-    found = sorted(base.glob(str(pathlib.Path(*parts))))
-    return [path for path in found if parts[-1].startswith(".") or not path.name.startswith(".")]
+    try:
+        return sorted(base.glob(str(pathlib.Path(*parts))))
+    except ValueError as error:
+        # Before Python 3.13, of `**` with something else between slashes.
+        raise UserError(
+            f"{pattern}: is no pattern of names ({error}). Write * in names and ** for folders at "
+            "any depth, such as 'data/**/*.png'."
+        ) from error
 
 
 def _without_predictions(
@@ -121,10 +139,10 @@ def _without_predictions(
     """Returns the paths without what predictions have written; `notes` takes how many they were."""
     lists = {folder: Predicted(folder) for folder in {path.parent for path in paths}}
     kept = [path for path in paths if not lists[path.parent].owns(path)]
-    left_out = len(paths) - len(kept)
-    if left_out and notes is not None:
+    count = len(paths) - len(kept)
+    if count and notes is not None:
         notes.append(
-            f"{place}: {left_out} earlier prediction(s) there are left out, by {PREDICTED_LIST}."
+            f"{place}: {count} earlier prediction(s) there are left out, by {PREDICTED_LIST}."
         )
     return kept
 
@@ -145,4 +163,4 @@ def _grouped(listing: SampleListing, pattern: str) -> SampleListing:
             problems.append(f"{sample.image}: `group_pattern` ({pattern!r}) is not in its name.")
             continue
         grouped.append(dataclasses.replace(sample, group=group))
-    return SampleListing(tuple(grouped), tuple(problems))
+    return SampleListing(tuple(grouped), tuple(problems), listing.notes)

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import pathlib
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, pairs
+from unet_core.data.layouts.listing import (
+    PART_OF,
+    FolderNames,
+    SampleListing,
+    left_out,
+    pairs,
+    unread,
+)
 
 
 def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
-    """Returns the samples of such folders."""
+    """Returns the samples of such folders; valid and validation are other names of val."""
     problems: list[str] = []
-    parts = [part for part in PARTS if (data_dir / part).is_dir()]
-    if "train" not in parts and (data_dir / names.images).is_dir():
-        return SampleListing(tuple(pairs(data_dir, names, "", problems)), tuple(problems))
+    notes: list[str] = []
+    there = {name: part for name, part in PART_OF.items() if (data_dir / name).is_dir()}
+    if "train" not in there and (data_dir / names.images).is_dir():
+        samples = pairs(data_dir, names, "", problems)
+        return SampleListing(
+            tuple(samples), tuple(problems), (*_beside(data_dir, names), *unread(data_dir, names))
+        )
     samples = []
-    for part in ("train", *(part for part in parts if part != "train")):
-        masks = [data_dir / part / folder for folder in names.masks]
+    if data_dir.is_dir():
+        folders = (path for path in data_dir.iterdir() if path.is_dir())
+        notes += left_out(data_dir, folders, used=PART_OF)
+    for folder, part in {"train": "train", **there}.items():
+        masks = [data_dir / folder / name for name in names.masks]
         # Test images without masks are there to be predicted.
-        if part != "test" or all(folder.is_dir() for folder in masks):
-            name = part if "val" in parts or part == "test" else ""
-            samples += pairs(data_dir / part, names, name, problems)
-    return SampleListing(tuple(samples), tuple(problems))
+        if part != "test" or all(mask.is_dir() for mask in masks):
+            name = part if "val" in there.values() or part == "test" else ""
+            samples += pairs(data_dir / folder, names, name, problems)
+            notes += _beside(data_dir / folder, names) + unread(data_dir / folder, names)
+    return SampleListing(tuple(samples), tuple(problems), tuple(notes))
+
+
+def _beside(folder: pathlib.Path, names: FolderNames) -> list[str]:
+    """Returns a sentence about folders beside those of images and masks, if there are any."""
+    if not folder.is_dir():
+        return []
+    used = {pathlib.Path(name).parts[0] for name in (names.images, *names.masks) if name}
+    return left_out(
+        folder, (path for path in folder.iterdir() if path.is_dir()), used={*used, "test"}
+    )

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from unet_core.data import images
 from unet_core.data.samples import Sample, Source
@@ -18,15 +18,24 @@ from unet_core.files import safe_name
 
 SUFFIXES_OF_PAGES = (".tif", ".tiff", ".npy", ".npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *SUFFIXES_OF_PAGES)
-PARTS = ("train", "val", "test")
+PART_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What folders, lists and cells are called, and which part of the data that is."""
+_MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleListing:
-    """The samples of a data folder, and every problem with their names, as complete sentences."""
+    """The samples of a data folder.
+
+    Attributes:
+        samples: They.
+        problems: Everything wrong with their names, as complete sentences.
+        notes: What is there and not used, likewise.
+    """
 
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +84,10 @@ def pairs(
         image_paths = [
             path
             for path in image_paths
-            if image_dir not in mask_dirs or not composed(path.stem).endswith(mask_suffix)
+            if image_dir not in mask_dirs or not stem_of(path).endswith(mask_suffix)
         ]
         mask_lists = [
-            [path for path in paths if composed(path.stem).endswith(mask_suffix)]
-            for paths in mask_lists
+            [path for path in paths if stem_of(path).endswith(mask_suffix)] for paths in mask_lists
         ]
     if not image_paths:
         problems.append(f"{image_dir}: holds no pictures ({', '.join(SUFFIXES)}).")
@@ -145,7 +153,7 @@ def page_count(path: pathlib.Path) -> int:
 
 
 def pictures(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
-    """Returns the pictures in `folder` in numeric order.
+    """Returns the pictures in `folder` in numeric order, but for hidden ones.
 
     Links that lead to no file are added to `problems`.
 
@@ -156,7 +164,8 @@ def pictures(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
         raise UserError(
             f"{folder}: there is no such folder. See README.md for the layout of a data folder."
         )
-    return files_of(folder, folder.iterdir(), problems)
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return files_of(folder, shown, problems)
 
 
 def files_of(
@@ -183,6 +192,55 @@ def files_of(
     return files
 
 
+def left_out(
+    place: str | os.PathLike,
+    paths: Iterable[pathlib.Path],
+    *,
+    used: Collection[str] = (),
+    suffix: str = "",
+) -> list[str]:
+    """Returns a sentence about those of `paths` that are not read as pictures, if there are any.
+
+    Args:
+        place: What the sentence begins with.
+        paths: What is there.
+        used: Names among them that are used otherwise.
+        suffix: What the names of the pictures that are read end in.
+    """
+    kinds: collections.Counter[str] = collections.Counter()
+    folders = []
+    for path in paths:
+        if path.name in used:
+            continue
+        if path.name.startswith("."):
+            kinds["hidden"] += 1
+        elif _is_picture(path.name):
+            kinds[f"without {suffix}"] += not stem_of(path).endswith(composed(suffix))
+        elif path.is_dir():
+            folders.append(path.name)
+        else:
+            kinds[path.suffix.lower() or "without a suffix"] += 1
+    found = [f"{count} {kind}" for kind, count in kinds.most_common() if count]
+    if folders:
+        named = ", ".join(sorted(folders)[:_MOST_NAMED]) + ", ..." * (len(folders) > _MOST_NAMED)
+        found.append(f"{len(folders)} folder(s) ({named})")
+    return [f"{place}: not read: {', '.join(found)}."] if found else []
+
+
+def unread(folder: pathlib.Path, names: FolderNames) -> list[str]:
+    """Returns sentences about what is in the folders of images and of masks and is not read."""
+    notes = []
+    for name in dict.fromkeys((names.images, *names.masks)):
+        if (folder / name).is_dir():
+            suffix = names.mask_suffix if name != names.images else ""
+            notes += left_out(folder / name, (folder / name).iterdir(), suffix=suffix)
+    return notes
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path] | None:
     """Returns the pictures in `folder`, or None if there is none, which is a problem."""
     try:
@@ -203,13 +261,23 @@ def by_stem(
 
     Names are composed, so that an image from a Mac finds its mask.
     """
-    stems = collections.Counter(composed(path.stem) for path in paths)
+    stems = collections.Counter(map(stem_of, paths))
     problems += [
         f"{folder / stem}.*: {count} {word} share this stem; rename one."
         for stem, count in stems.items()
         if count > 1
     ]
-    return {composed(path.stem).removesuffix(suffix): path for path in paths}
+    return {stem_of(path).removesuffix(suffix): path for path in paths}
+
+
+def stem_of(path: pathlib.Path) -> str:
+    """Returns what the name of a picture shares with that of its mask, composed.
+
+    That is `a` of `a.ome.tif` too.
+    """
+    stem = composed(path.stem)
+    is_ome = path.suffix.lower() in (".tif", ".tiff") and stem.lower().endswith(".ome")
+    return stem[: -len(".ome")] if is_ome else stem
 
 
 def composed(name: str) -> str:
@@ -242,5 +310,5 @@ def unique_names(samples: Sequence[Sample]) -> list[Sample]:
 
 def numeric_order(path: pathlib.Path) -> tuple:
     """Returns a sort key that puts `2.png` before `10.png`."""
-    parts = re.split(r"(\d+)", path.stem)
+    parts = re.split(r"(\d+)", stem_of(path))
     return tuple(int(part) if part.isdecimal() else part for part in parts), path.name

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, composed, paged
+from unet_core.data.layouts.listing import PART_OF, FolderNames, SampleListing, composed, paged
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_bytes
@@ -64,11 +64,11 @@ def _sample(
     # Python turns away a number of more than 4300 digits with an error of its own.
     if not page.isascii() or not page.isdecimal() or len(page) > _MOST_DIGITS:
         raise UserError(f"page {page[:20]!r} is no number from 0 of at most {_MOST_DIGITS} digits.")
-    if split not in ("", *PARTS):
-        raise UserError(f"split {split[:80]!r} is none of {', '.join(PARTS)}.")
+    if split and split not in PART_OF:
+        raise UserError(f"split {split[:80]!r} is none of {', '.join(PART_OF)}.")
     image, *masks = (Source(file, int(page)) for file in files)
     name = files[0].stem + (f"_{int(page):03d}" if int(page) else "")
-    return Sample(name, image, tuple(masks), row.get("group") or "", split)
+    return Sample(name, image, tuple(masks), row.get("group") or "", PART_OF.get(split, ""))
 
 
 def _file(folder: pathlib.Path, cell: str, outside: bool, names_of: _Names) -> pathlib.Path:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from unet_core.data.layouts.listing import (
-    PARTS,
+    PART_OF,
     FolderNames,
     SampleListing,
     by_stem,
@@ -15,23 +15,36 @@ from unet_core.data.layouts.listing import (
     listed,
     paged,
     pairs,
+    stem_of,
+    unread,
 )
 from unet_core.data.samples import Sample, Source
 from unet_core.files import read_bytes, write_whole
+
+_NAMES = FolderNames("JPEGImages", ("SegmentationClass",))
 
 
 def find(data_dir: pathlib.Path, _: FolderNames) -> SampleListing:
     """Returns the samples of a VOC folder; its names are fixed."""
     problems: list[str] = []
     samples = _samples(data_dir, problems)
-    return SampleListing(tuple(samples), tuple(problems))
+    notes = unread(data_dir, _NAMES)
+    if any(sample.split for sample in samples):
+        used = {sample.image.path for sample in samples}
+        names = [p for p in listed(data_dir / _NAMES.images, []) or () if p not in used]
+        if names:
+            notes.append(
+                f"{data_dir / _NAMES.images}: {len(names)} picture(s) are in no list, such as "
+                f"{names[0].name}."
+            )
+    return SampleListing(tuple(samples), tuple(problems), tuple(notes))
 
 
 def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
     lists = data_dir / "ImageSets" / "Segmentation"
-    parts = [part for part in PARTS if (lists / f"{part}.txt").is_file()]
+    parts = [part for part in PART_OF if (lists / f"{part}.txt").is_file()]
     if not parts:
-        return pairs(data_dir, FolderNames("JPEGImages", ("SegmentationClass",)), "", problems)
+        return pairs(data_dir, _NAMES, "", problems)
     image_dir, mask_dir = data_dir / "JPEGImages", data_dir / "SegmentationClass"
     image_paths, mask_paths = listed(image_dir, problems), listed(mask_dir, problems)
     if image_paths is None or mask_paths is None:
@@ -57,7 +70,7 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
                 if stem not in of:
                     problems.append(f"{lists / part}.txt: {stem!r} has no picture in {folder}.")
             if stem in image_of and stem in mask_of:
-                sample = Sample(stem, Source(image_of[stem]), (), split=part)
+                sample = Sample(stem, Source(image_of[stem]), (), split=PART_OF[part])
                 samples += paged(sample, [mask_of[stem]], problems)
     return samples
 
@@ -79,4 +92,6 @@ def write_voc_lists(
     ):
         path = folder / f"{name}.txt"
         if not path.exists():
-            write_whole(path, "".join(f"{sample.image.path.stem}\n" for sample in samples).encode())
+            write_whole(
+                path, "".join(f"{stem_of(sample.image.path)}\n" for sample in samples).encode()
+            )
