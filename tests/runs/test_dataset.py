@@ -124,6 +124,7 @@ class TestIntensities:
 
     def test_run_goes_on_with_what_it_has_stored(self, tmp_path):
         run = RunDirectory(tmp_path / "run")
+        run.path.mkdir()
         run.store(RunConfig.of(classes="0:a,1:b", intensities="range:1000,4000"), "0" * 16)
         for given, expected in (("range", "range:1000,4000"), ("zscore", "zscore")):
             config = RunConfig.of(classes="0:a,1:b", intensities=given)

@@ -55,7 +55,7 @@ class TestProgram:
         code, _, err = door(*same, "--train_steps=2")
         assert code == 0, err
         before = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()}
-        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=5")
+        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=10")
         assert code == 0, err
         assert f"With the weights of step 2 of {run}" in out
         after = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()}

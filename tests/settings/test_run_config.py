@@ -49,7 +49,7 @@ class TestRunConfig:
         monkeypatch.setenv("HOME", "/home/somebody")
         paths = {field.name for field in FLAGS if field.metadata["is_path"]}
         of_folders = {"run_dir", "compare", "data_dir", "preview", "init_from", "output_dir"}
-        assert paths == {*of_folders, "encoder_weights", "input"}
+        assert paths == {*of_folders, "encoder_weights", "input", "images"}
         for name in paths:
             config = RunConfig.of(**{name: ("~/a", "b") if name == "compare" else "~/a"})
             expected = ("/home/somebody/a", "b") if name == "compare" else "/home/somebody/a"

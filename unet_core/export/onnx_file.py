@@ -188,9 +188,10 @@ def _scale(graph: _Graph, scaling: Scaling) -> str:
     if scaling == Scaling("range"):
         return graph.add("Cast", "images", to=single)
     if scaling.form == "range":
-        low, high = scaling.numbers
-        apart = graph.add("Sub", "images", graph.constant(low, np.float32))
-        return graph.add("Mul", apart, graph.constant(255 / (high - low), np.float32))
+        darkest, brightest = scaling.numbers
+        apart = graph.add("Sub", "images", graph.constant(darkest, np.float32))
+        factor = graph.constant(255 / (brightest - darkest), np.float32)
+        return graph.add("Mul", apart, factor)
     if scaling.form == "fixed":
         mean, deviation = (graph.constant(number, np.float32) for number in scaling.numbers)
         return _standardised(graph, "images", mean, deviation, np.float32)

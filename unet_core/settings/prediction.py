@@ -44,6 +44,7 @@ class PredictionSettings:
         f"({', '.join(ANNOTATIONS)}; which it is, is seen from what is in it).",
         modes=("predict", "convert"),
         of_run=False,
+        is_path=True,
     )
     images: str | None = setting(
         None,
