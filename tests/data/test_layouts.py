@@ -152,7 +152,7 @@ class TestNotUsed:
         for path in (tmp_path, tmp_path / "*"):
             notes = []
             assert find_images(path, notes=notes) == [Source(tmp_path / "a.png")]
-            assert notes == [f"{path}: not read: 1 hidden, 1 .gif."]
+            assert notes == [f"{path}: not read: 1 .gif, 1 hidden."]
 
 
 class TestHeldOutFolder:
