@@ -633,6 +633,7 @@ class TestRun:
         args = [
             "--optimizer=sgd",
             "--learning_rate=1e6",
+            "--depth=2",
             "--schedule=constant",
             "--normalization=none",
         ]
@@ -658,7 +659,7 @@ class TestRun:
 
     def test_deep_supervision_and_stem_train_score_and_resume(self, slices, door, tmp_path):
         args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY]
-        more = ["--deep_supervision", "--stem_stride=2", "--encoder=residual"]
+        more = ["--depth=2", "--deep_supervision", "--stem_stride=2", "--encoder=residual"]
         more += ["--normalization=group", "--activation=leaky_relu", "--ema_decay=0.9"]
         code, _, err = door(*args, *more)
         assert code == 0, err

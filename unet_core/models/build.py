@@ -214,8 +214,8 @@ def _supervised(decoder: str, levels: Mapping[int, keras.KerasTensor], padding: 
         raise UserError("`deep_supervision` needs `padding` 'same': levels of one extent.")
     if len(levels) == 1:
         raise UserError(
-            f"`deep_supervision` needs a decoder with levels, such as transpose; `decoder` "
-            f"{decoder!r} has none."
+            "`deep_supervision` needs two levels or more, as the decoder transpose has at `depth` "
+            f"2; `decoder` {decoder!r} has one at this depth. Leave one of them out, or go deeper."
         )
     return sorted(levels)
 
