@@ -122,7 +122,7 @@ class TestNotUsed:
         assert list(found.notes) == [
             f"{tmp_path}: not read: 1 folder(s) (trian).",
             f"{tmp_path}/train: not read: 6 folder(s) (a, b, c, d, e, ...).",
-            f"{tmp_path}/train/image: not read: 2 .gif, 1 hidden, 1 .db, 1 without a suffix, "
+            f"{tmp_path}/train/image: not read: 2 .gif, 1 .db, 1 hidden, 1 without a suffix, "
             "1 folder(s) (old).",
             f"{tmp_path}/train/label: not read: 1 hidden.",
         ]
@@ -152,7 +152,7 @@ class TestNotUsed:
         for path in (tmp_path, tmp_path / "*"):
             notes = []
             assert find_images(path, notes=notes) == [Source(tmp_path / "a.png")]
-            assert notes == [f"{path}: not read: 1 hidden, 1 .gif."]
+            assert notes == [f"{path}: not read: 1 .gif, 1 hidden."]
 
 
 class TestHeldOutFolder:
@@ -454,7 +454,7 @@ class TestCsv:
         write(tmp_path / "a.png")
         found = self.problems(tmp_path, "a.png,b.png", "a.png,a.png,new", "a.png,a.png,,x")
         assert "line 2: there is no file" in found
-        assert "line 3: split 'new' is none of train, val, test" in found
+        assert "line 3: split 'new' is none of train, val, valid" in found
         assert "line 4: page 'x' is no number" in found
 
     def test_missing_columns_and_files_are_said(self, tmp_path):

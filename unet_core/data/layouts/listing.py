@@ -220,7 +220,8 @@ def left_out(
             folders.append(path.name)
         else:
             kinds[path.suffix.lower() or "without a suffix"] += 1
-    found = [f"{count} {kind}" for kind, count in kinds.most_common() if count]
+    ordered = sorted((-count, kind) for kind, count in kinds.items() if count)
+    found = [f"{-count} {kind}" for count, kind in ordered]
     if folders:
         named = ", ".join(sorted(folders)[:_MOST_NAMED]) + ", ..." * (len(folders) > _MOST_NAMED)
         found.append(f"{len(folders)} folder(s) ({named})")
