@@ -454,7 +454,7 @@ class TestCsv:
         write(tmp_path / "a.png")
         found = self.problems(tmp_path, "a.png,b.png", "a.png,a.png,new", "a.png,a.png,,x")
         assert "line 2: there is no file" in found
-        assert "line 3: split 'new' is none of train, val" in found
+        assert "line 3: split 'new' is none of train, val, valid" in found
         assert "line 4: page 'x' is no number" in found
 
     def test_missing_columns_and_files_are_said(self, tmp_path):

@@ -123,8 +123,7 @@ class TestIntensities:
         assert data.read(data.samples[3]).image[0, 0] == pytest.approx(4000 * 255 / 65535)
 
     def test_run_goes_on_with_what_it_has_stored(self, tmp_path):
-        run = RunDirectory(tmp_path / "run")
-        run.path.mkdir()
+        run = RunDirectory(tmp_path)
         run.store(RunConfig.of(classes="0:a,1:b", intensities="range:1000,4000"), "0" * 16)
         for given, expected in (("range", "range:1000,4000"), ("zscore", "zscore")):
             config = RunConfig.of(classes="0:a,1:b", intensities=given)

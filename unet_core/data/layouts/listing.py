@@ -220,8 +220,8 @@ def left_out(
             folders.append(path.name)
         else:
             kinds[path.suffix.lower() or "without a suffix"] += 1
-    ordered = sorted(kinds.items(), key=lambda each: (-each[1], each[0]))
-    found = [f"{count} {kind}" for kind, count in ordered if count]
+    ordered = sorted((-count, kind) for kind, count in kinds.items() if count)
+    found = [f"{-count} {kind}" for count, kind in ordered]
     if folders:
         named = ", ".join(sorted(folders)[:_MOST_NAMED]) + ", ..." * (len(folders) > _MOST_NAMED)
         found.append(f"{len(folders)} folder(s) ({named})")
