@@ -21,6 +21,7 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import ObjectsFound
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
@@ -74,14 +75,16 @@ class Pixels:
 
     Attributes:
         values: Pixels of each value in the masks; colours as `#rrggbb`. Where classes may overlap,
-            of each id.
+            of each id; where masks number objects, of the first value of each class.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
+        objects: What is said of objects, empty where masks do not number them.
     """
 
     values: collections.Counter[int | str]
     counts: dict[Sample, np.ndarray]
     problems: tuple[str, ...]
+    objects: str = ""
 
 
 class Memory:
@@ -206,7 +209,7 @@ class _Palettes:
 
     def __init__(self, classes: ClassMap):
         numbers = {number for values in (*classes.listed, classes.ignored) for number in values}
-        self._numbers = set() if classes.is_colour or classes.overlapping else numbers
+        self._numbers = numbers if _holds_values(classes) and not classes.is_colour else set()
         self._first: dict[int, tuple[str, Source]] = {}
 
     def problem(self, source: Source, mask: images.Header) -> str | None:
@@ -233,9 +236,10 @@ def read_pixels(
     values: collections.Counter[int | str] = collections.Counter()
     counts: dict[Sample, np.ndarray] = {}
     problems: list[str] = []
+    objects = ObjectsFound(read.classes)
     for sample in progress(list(samples)):
         try:
-            if not read.classes.overlapping:
+            if _holds_values(read.classes):
                 values.update(_values_of(sample, read, memory))
             pair = read(sample)
         except UserError as error:
@@ -244,9 +248,13 @@ def read_pixels(
         if read.classes.overlapping:
             ids, pixels = np.unique(pair.mask, return_counts=True)
             values.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+        if pair.instances is not None:
+            values.update(read.classes.count_values(read.classes.values(pair.mask)))
+            objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
     problems += _missing_classes(counts, read.classes, values)
-    return Pixels(values, counts, tuple(problems))
+    found = "" if read.classes.border_px is None else objects.describe()
+    return Pixels(values, counts, tuple(problems), found)
 
 
 def count_classes(
@@ -261,7 +269,7 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
-        if read.classes.overlapping:
+        if not _holds_values(read.classes):
             counts[sample] = read.classes.count(read.mask(sample))
             continue
         by_name: collections.Counter[str | None] = collections.Counter()
@@ -321,9 +329,14 @@ def describe(
         name = classes.name_of(value)
         if name is None:
             name = "nearest listed" if classes.nearest else "not in the map"
-        written = "" if classes.overlapping else f"value {value!s:>7}  "
+        written = "" if not _holds_values(classes) else f"value {value!s:>7}  "
         lines.append(f"  {written}{name:16s} {count:12d}  {count / total:7.2%}")
     return "\n".join(lines)
+
+
+def _holds_values(classes: ClassMap) -> bool:
+    """Returns whether masks hold values of classes: no file for each, no numbers of objects."""
+    return not classes.overlapping and classes.border_px is None
 
 
 def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
@@ -393,8 +406,8 @@ def _what_nearest_does(unknown: list[int | str], classes: ClassMap) -> str:
         f"{', '.join(values[:4])}{', ...' * (len(values) > 4)} as {name}"
         for name, values in of_class.items()
     )
-    many = " So many are rather the numbers of single objects." * (len(unknown) > 24)
-    return f"With `stray_values` nearest they count: {listed}.{many}"
+    many = " So many are rather the numbers of single objects: set `masks` to instances."
+    return f"With `stray_values` nearest they count: {listed}.{many * (len(unknown) > 24)}"
 
 
 def _missing_classes(

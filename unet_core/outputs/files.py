@@ -3,7 +3,7 @@
 Masks, overlays, outlines, probabilities, uncertainty and numbered objects.
 
 Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
-bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
+bands of rows; their masks, probabilities and numbers are TIFF files, their overlays are reduced.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tqdm
 
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import object_class
 from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows, open_rows
@@ -29,8 +30,9 @@ from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import os_errors
-from unet_core.inference import instances, uncertainty
+from unet_core.inference import uncertainty
 from unet_core.inference.ensemble import Ensemble
+from unet_core.inference.instances import number_objects
 from unet_core.inference.masks import (
     MaskRule,
     mask_pixels,
@@ -41,6 +43,7 @@ from unet_core.inference.masks import (
 )
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
+from unet_core.outputs import numbered
 from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
@@ -65,7 +68,8 @@ class PredictionOutputs:
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
         instances: "none", "components" or "watershed": how touching objects are separated.
-        object_class: The class they are of.
+        object_class: The class they are of; by default that which numbered masks are of.
+        least_object_px: Objects of fewer pixels are none.
         objects: Files about them, out of `OBJECT_FILES`.
         pixel_size_um: Width and height of a pixel in them; 0 is as each file says.
         make_mask: From probabilities to the mask, which all but the 16-bit files show; None is the
@@ -77,6 +81,7 @@ class PredictionOutputs:
     alpha: float = 0.45
     instances: str = "none"
     object_class: str = ""
+    least_object_px: int = 0
     objects: Collection[str] = ()
     pixel_size_um: float = 0.0
     make_mask: MaskRule | None = None
@@ -140,7 +145,10 @@ def predict_files(
         claim(*output_paths(sources, output_dir, wanted, classes))
     total = sum(map(_pixels, sources))
     object_files = ObjectFiles(
-        wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
+        wanted.objects,
+        output_dir,
+        object_class(classes, wanted.object_class),
+        wanted.pixel_size_um,
     )
     rows, warnings, failures = [], [], []
     predicted, lost, start = 0, 0, time.perf_counter()
@@ -201,8 +209,7 @@ def output_paths(
                 names = suffixes.get(output, [output])
                 paths += [pathlib.Path(output_dir, f"{stem}_{name}{kind}") for name in names]
         if wanted.instances != "none":
-            names = ["instances", "instances_overlay"]
-            paths += [pathlib.Path(output_dir, f"{stem}_{name}.png") for name in names]
+            paths += numbered.paths(pathlib.Path(output_dir, stem), is_large=is_large)
     return paths + ObjectFiles(wanted.objects, output_dir).paths(_stems(sources))
 
 
@@ -216,17 +223,9 @@ def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
             "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
             "folds, or leave it out. uncertainty is there for one network too."
         )
-    check_objects(wanted.objects, wanted.instances, wanted.object_class, classes)
-    if wanted.instances == "none":
-        return
-    if not wanted.object_class:
-        raise UserError(
-            f"`instances` {wanted.instances} needs `object_class`, one of "
-            f"{', '.join(classes.names)}."
-        )
-    classes.index(wanted.object_class)
-    # A missing package is found now rather than after the first image.
-    getattr(instances, wanted.instances)(np.zeros((1, 1), bool))
+    own = object_class(classes, wanted.object_class)
+    check_objects(wanted.objects, wanted.instances, own, classes)
+    numbered.check_numbering(wanted.instances, own, classes)
 
 
 def _predict_one(
@@ -314,13 +313,16 @@ class _Image:
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
         steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
-        for setting in [*(["instances"] if self._wanted.instances != "none" else []), *steps]:
+        for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
             raise UserError(
-                f"has {width}x{height} pixels; objects are looked for in pictures of up to "
-                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
+                f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
+                f"to {MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
             )
         reduced = Reduced(height, width)
-        draws = bool({"overlay", "outlines"} & set(outputs))
+        numbers = self._wanted.instances != "none"
+        draws = bool({"overlay", "outlines"} & set(outputs)) or numbers
+        # Objects are of the whole: a byte a pixel, and four for their numbers.
+        whole = np.empty((height, width), np.uint8) if numbers else None
         with contextlib.ExitStack() as stack:
             tiffs = self._open_tiffs(stack)
             for band in self._bands(self._read, height, width):
@@ -335,6 +337,8 @@ class _Image:
                         tiffs[suffix].write(pixels)
                 for suffix, levels in band.levels.items():
                     tiffs[suffix].write(levels)
+                if whole is not None:
+                    whole[band.first : band.first + len(ids)] = ids
                 if draws:
                     rows = self._read(band.first, band.first + len(ids))
                     reduced.add(band.first, rows, ids)
@@ -342,6 +346,8 @@ class _Image:
         if draws:
             image, ids = reduced.pictures()
             self._write_pictures(image, ids)
+            if whole is not None:
+                self._write_instances(image, whole)
         return True
 
     def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
@@ -411,18 +417,12 @@ class _Image:
         return _Band(first, probabilities, levels)
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        number_objects = getattr(instances, self._wanted.instances)
-        object_class = self._classes.index(self._wanted.object_class)
-        labels = number_objects(self._classes.has(ids, object_class))
-        if labels.max() > 65535:
-            raise UserError(
-                f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
-                "parts, or leave `instances` out."
-            )
-        images.write_png(self._path("instances"), labels.astype(np.uint16), self._metadata)
-        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
-        images.write_png(self._path("instances_overlay"), coloured)
+        """Numbers the objects of a mask and writes them; `image` may be a reduced one."""
+        wanted = self._wanted
+        how: dict[str, Any] = {"how": wanted.instances, "least_px": wanted.least_object_px}
+        labels = number_objects(ids, self._classes, wanted.object_class, **how)
+        more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": ids.size > MOST_PIXELS_WHOLE}
+        numbered.write_numbered(self._stem, labels, image, self._metadata, **more)
         return labels
 
 
@@ -470,7 +470,7 @@ def _class_of_level(classes: ClassMap) -> dict[str, int]:
 
 def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
     """Raises UserError if a file that may be written is there."""
-    suffixes = [*mask_suffixes(classes), "overlay", "outlines", "instances", "instances_overlay"]
+    suffixes = [*mask_suffixes(classes), "overlay", "outlines", *numbered.SUFFIXES]
     suffixes += [*_UNCERTAIN, *_class_of_level(classes)]
     taken = [
         path

@@ -13,6 +13,7 @@ import tensorflow as tf
 from unet_core import losses, training
 from unet_core.data import pipeline, stream
 from unet_core.data.classes import BACKGROUND, ClassMap
+from unet_core.data.instance_masks import object_class
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
 from unet_core.errors import UserError
@@ -158,7 +159,8 @@ def check_settings(config: RunConfig) -> None:
     prediction = config.prediction
     if prediction.object_class:
         classes.index(prediction.object_class)
-    check_objects(prediction.objects, prediction.instances, prediction.object_class, classes)
+    name = object_class(classes, prediction.object_class)
+    check_objects(prediction.objects, prediction.instances, name, classes)
 
 
 def _check_held_out(config: RunConfig, held_out: list[Sample]) -> None:
