@@ -1,4 +1,4 @@
-"""One CPU split into four logical devices, so that several replicas can be tried anywhere."""
+"""One GPU or CPU split into four logical devices, so that several replicas can be tried."""
 
 import os
 import signal
@@ -15,9 +15,13 @@ from unet_core import door as program
 from unet_core.training import devices
 
 cv2.setNumThreads(1)
+_gpus = tf.config.list_physical_devices("GPU")
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+    (_gpus or tf.config.list_physical_devices("CPU"))[0],
+    [tf.config.LogicalDeviceConfiguration(memory_limit=1024 if _gpus else None)] * 4,
 )
+# Its 10 bits are no equality.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @pytest.fixture

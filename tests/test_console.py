@@ -3,11 +3,10 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 
 import pytest
-from helpers.program import ROOT, TINY, check_refused, in_a_process, write_slices
+from helpers import forked
+from helpers.program import TINY, check_refused, write_slices
 
 from unet_core import console
 
@@ -53,19 +52,14 @@ class TestJson:
             {"event": "message", "text": "lines"},
         ]
 
-    def test_whole_run_is_json_line_by_line(self, slices, tmp_path):
+    def test_whole_run_is_json_line_by_line(self, slices, door, tmp_path):
         run = tmp_path / "run"
-        done = in_a_process(
-            f"--data_dir={slices}",
-            f"--run_dir={run}",
-            *TINY,
-            "--train_steps=4",
-            "--log_format=json",
-        )
-        assert done.returncode == 0, done.stderr
-        events = [json.loads(line) for line in done.stdout.splitlines()]
+        flags = f"--data_dir={slices}", f"--run_dir={run}", *TINY, "--train_steps=4"
+        code, out, err = door(*flags, "--log_format=json")
+        assert code == 0, err
+        events = [json.loads(line) for line in out.splitlines()]
         assert all(isinstance(each, dict) and "event" in each for each in events)
-        assert "Training:" not in done.stderr
+        assert "Training:" not in err
         of_loop = [each for each in events if each["event"] in ("report", "evaluation")]
         assert [each["step"] for each in of_loop] == [2, 4]
         texts = [each["text"] for each in events if each["event"] == "message"]
@@ -106,13 +100,9 @@ class TestJson:
 
 class TestLog:
     def test_log_of_a_run_without_a_terminal_has_no_carriage_return(self, slices, tmp_path):
-        log = tmp_path / "log"
-        command = [sys.executable, str(ROOT / "train_loop.py"), *TINY, "--train_steps=4"]
-        command += [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}"]
-        with log.open("w") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
-        text = log.read_bytes().decode()
-        assert done.returncode == 0, text
+        flags = f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY
+        code, text = forked.program(*flags, "--train_steps=4").finish()
+        assert code == 0, text
         assert "\r" not in text
         assert "\x1b" not in text
         # A line for each report.

@@ -1,48 +1,38 @@
 """The flagfile's own network and optimizer, too large for the quick tests."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import forked
 
 from unet_core.data import synthetic
 from unet_core.training.checkpoints import folder_of
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.slow
 class TestDefaultRun:
     def test_two_logical_devices_give_the_weights_of_one_after_two_steps(self, tmp_path):
         data_dir = tmp_path / "data"
-        synthetic.write_dataset(data_dir, train_slices=5, test_slices=1, size=256)
+        synthetic.write_dataset(data_dir, train_slices=5, test_slices=1, size=128)
         found = []
         for devices in (1, 2):
             run_dir = tmp_path / f"run{devices}"
-            subprocess.run(
-                [
-                    sys.executable,
-                    "train_loop.py",
-                    "--flagfile=membrane.flags",
-                    f"--data_dir={data_dir}",
-                    f"--run_dir={run_dir}",
-                    "--precision=float32",
-                    # Later, rounding decides which ReLU is open, and batch norm spreads it.
-                    "--train_steps=2",
-                    "--schedule_steps=500",
-                    # The weights are looked at, not the scores: small crops, and no objects.
-                    "--crop_size=128",
-                    "--object_class=",
-                    "--tta=none",
-                    f"--logical_devices={devices}",
-                    f"--strategy={'none' if devices == 1 else 'mirrored'}",
-                ],
-                cwd=ROOT,
-                check=True,
-            )
+            code, out = forked.program(
+                "--flagfile=membrane.flags",
+                f"--data_dir={data_dir}",
+                f"--run_dir={run_dir}",
+                "--precision=float32",
+                # Later, rounding decides which ReLU is open, and batch norm spreads it.
+                "--train_steps=2",
+                "--schedule_steps=500",
+                # The weights are looked at, not the scores: small crops, and no objects.
+                "--crop_size=128",
+                "--object_class=",
+                "--tta=none",
+                f"--logical_devices={devices}",
+                f"--strategy={'none' if devices == 1 else 'mirrored'}",
+            ).finish()
+            assert code == 0, out
             prefix = folder_of(run_dir / "checkpoints", 2) / "state"
             found.append(tf.train.load_checkpoint(str(prefix)))
         one, two = found

@@ -12,7 +12,7 @@ from helpers.full_disk import full_disk
 
 from unet_core import files
 from unet_core.errors import UserError
-from unet_core.files import flush, local_path, write_whole
+from unet_core.files import flush, local_path, printable, safe_name, write_whole
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -235,3 +235,19 @@ class TestWriteWhole:
         with pytest.raises(FileNotFoundError) as error:
             write_whole(tmp_path / "none" / "a.bin", b"new")
         assert error.value.filename == str(tmp_path / "none" / "a.bin")
+
+
+class TestNames:
+    def test_printable_writes_what_is_no_text_as_its_byte(self):
+        assert printable("ab c.png") == "ab c.png"
+        # As `os.fsdecode` gives Latin-1's a with dots, on Linux.
+        assert printable("zelle_\udce4\n") == "zelle_%E4%0A"
+
+    def test_safe_names_are_composed_and_short_and_differ_where_the_long_ones_do(self):
+        assert safe_name("a\u0308") == "\u00e4"
+        assert safe_name("n" * 160) == "n" * 160
+        first, second = safe_name("n" * 200 + "1"), safe_name("n" * 200 + "2")
+        assert len(first) == len(second) == 160
+        assert first != second
+        # Two bytes each: a character is not cut in half.
+        assert len(safe_name("\u00e4" * 100).encode()) in (159, 160)

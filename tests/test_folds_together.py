@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import MEMBRANE, check_refused, in_a_process, write_slices
+from helpers import forked
+from helpers.program import MEMBRANE, check_refused, write_slices
 
 from unet_core.inference import Predictor
 
@@ -39,10 +40,11 @@ def slices(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(slices, tmp_path_factory):
-    """A folder of two folds, made by the program as a person would start it."""
+    """A folder of two folds."""
     folder = tmp_path_factory.mktemp("trained") / "cv"
-    done = in_a_process(f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--fold=all")
-    assert done.returncode == 0, done.stderr
+    flags = [f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--fold=all"]
+    code, out = forked.program(*flags).finish()
+    assert code == 0, out
     return folder
 
 

@@ -1,6 +1,7 @@
 """Runs that are killed or stopped at chosen and at random moments end like one that never was."""
 
 import fcntl
+import functools
 import os
 import pty
 import random
@@ -13,7 +14,9 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.forked import kill_itself_at, program
 from helpers.program import ROOT, SMALL, write_slices
+from tensorboard.backend.event_processing import event_accumulator
 
 from unet_core.temporary import leftovers
 from unet_core.training.checkpoints import folder_of
@@ -30,50 +33,29 @@ FLAGS = [
     "--noise_share=0.5",
 ]
 
-# Starts the program in a process that kills itself at the n-th call of one of its functions.
-KILLED = """
-import importlib, os, signal, sys
-sys.path.insert(0, sys.argv.pop(1))
-owner, name, count = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
-module, _, attribute = owner.partition(":")
-owner = importlib.import_module(module)
-owner = getattr(owner, attribute) if attribute else owner
-whole, calls = getattr(owner, name), [0]
-def killing(*args, **kwargs):
-    calls[0] += 1
-    if calls[0] == count:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(*args, **kwargs)
-setattr(owner, name, killing)
-from unet_core import door
-door.console()
-"""
-
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     return write_slices(tmp_path_factory.mktemp("slices"))
 
 
-def start(data_dir, run_dir, *args, command=("train_loop.py",), **options):
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *command,
-            f"--data_dir={data_dir}",
-            f"--run_dir={run_dir}",
-            *FLAGS,
-            *args,
-        ],
-        cwd=ROOT,
-        text=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
-    )
+@pytest.fixture
+def start(data_dir):
+    """A factory of programs that train in a run folder; those still running at the end are killed.
 
+    `kill` names the call that kills it: owner, function, number.
+    """
+    programs = []
 
-def finish(process):
-    out, _ = process.communicate(timeout=600)
-    return process.returncode, out
+    def make(run_dir, *args, kill=None):
+        before = functools.partial(kill_itself_at, *kill) if kill else None
+        flags = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *FLAGS, *args]
+        programs.append(program(*flags, before=before))
+        return programs[-1]
+
+    yield make
+    for process in programs:
+        process.kill()
 
 
 def final_state(run_dir):
@@ -93,17 +75,31 @@ def check_like_uninterrupted(run_dir, uninterrupted):
     assert history == (uninterrupted / "history.csv").read_text()
 
 
+def check_events(folder):
+    """Checks that nothing of the run is twice in its event files, and nothing is missing."""
+    # Reports every two steps, evaluations every four, both at the end; scores at the end.
+    steps_of = {"train": [2, 4, 6, 8, 10, 12, 14], "held_out": [4, 8, 12, 14], "final": [], "": []}
+    for part, steps_of_loss in steps_of.items():
+        events = event_accumulator.EventAccumulator(str(folder / part), {"tensors": 0})
+        events.Reload()
+        if steps_of_loss:
+            assert [event.step for event in events.Tensors("loss")] == steps_of_loss
+        for tag in events.Tags()["tensors"]:
+            steps = [event.step for event in events.Tensors(tag)]
+            assert len(steps) == len(set(steps)), tag
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(data_dir, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    code, out = finish(start(data_dir, run_dir))
+    code, out = program(f"--data_dir={data_dir}", f"--run_dir={run_dir}", *FLAGS).finish()
     assert code == 0, out
     return run_dir
 
 
 class TestKill:
     def test_run_killed_five_times_ends_like_the_uninterrupted_one(
-        self, data_dir, tmp_path, uninterrupted
+        self, start, tmp_path, uninterrupted
     ):
         moment = random.Random(str(tmp_path))
         kills = [
@@ -114,74 +110,54 @@ class TestKill:
             ("unet_core.training.history:History", "append", moment.randint(1, 3)),
         ]
         run_dir = tmp_path / "run"
-        for owner, name, count in kills:
-            command = ("-c", KILLED, str(ROOT), owner, name, str(count))
-            code, out = finish(start(data_dir, run_dir, command=command))
+        for kill in kills:
+            code, out = start(run_dir, kill=kill).finish()
             assert code == -signal.SIGKILL, out
-        code, out = finish(start(data_dir, run_dir))
+        code, out = start(run_dir).finish()
         assert code == 0, out
         assert "Going on from step" in out
         check_like_uninterrupted(run_dir, uninterrupted)
         assert leftovers(run_dir / "checkpoints") == []
-
-    def test_nothing_appears_twice_in_the_event_files(self, data_dir, tmp_path):
-        from tensorboard.backend.event_processing import event_accumulator
-
-        run_dir = tmp_path / "run"
-        command = ("-c", KILLED, str(ROOT), "unet_core.training.history:History", "append", "5")
-        finish(start(data_dir, run_dir, command=command))
-        finish(start(data_dir, run_dir))
-        # Reports every two steps, evaluations every four, both at the end; scores at the end.
-        steps_of = {
-            "train": [2, 4, 6, 8, 10, 12, 14],
-            "held_out": [4, 8, 12, 14],
-            "final": [],
-            "": [],
-        }
-        for part, steps_of_loss in steps_of.items():
-            path = str(run_dir / "events" / part)
-            events = event_accumulator.EventAccumulator(path, {"tensors": 0})
-            events.Reload()
-            if steps_of_loss:
-                assert [e.step for e in events.Tensors("loss")] == steps_of_loss
-            for tag in events.Tags()["tensors"]:
-                steps = [event.step for event in events.Tensors(tag)]
-                assert len(steps) == len(set(steps)), tag
+        check_events(run_dir / "events")
 
 
 class TestStopSignal:
     @pytest.mark.parametrize(
         "number",
         [
-            signal.SIGINT,
             signal.SIGTERM,
+            pytest.param(signal.SIGINT, marks=pytest.mark.slow),
             pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
             pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
         ],
     )
     def test_saves_says_how_to_go_on_and_ends_like_the_uninterrupted_one(
-        self, data_dir, tmp_path, uninterrupted, number
+        self, start, tmp_path, uninterrupted, number
     ):
         run_dir = tmp_path / "run"
-        process = start(data_dir, run_dir)
-        _wait_for(run_dir / "checkpoints" / "step-00000003")
-        os.kill(process.pid, number)
-        code, out = finish(process)
+        process = start(run_dir)
+        process.wait_for(run_dir / "checkpoints" / "step-00000003")
+        process.send_signal(number)
+        code, out = process.finish()
         assert code == 128 + number, out
         assert "Start the same command again" in out
         assert "Traceback" not in out
-        code, out = finish(start(data_dir, run_dir))
+        code, out = start(run_dir).finish()
         assert code == 0, out
         check_like_uninterrupted(run_dir, uninterrupted)
 
     def test_lost_terminal_saves(self, data_dir, tmp_path):
         terminal, inner = pty.openpty()
-        process = start(
-            data_dir,
-            tmp_path / "run",
+        command = [sys.executable, "train_loop.py", f"--data_dir={data_dir}", *FLAGS]
+        command += [
+            f"--run_dir={tmp_path / 'run'}",
             "--train_steps=100000",
             "--checkpoint_every_steps=100000",
             "--eval_every_steps=100000",
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
             stdin=inner,
             stdout=inner,
             stderr=inner,
@@ -197,32 +173,24 @@ class TestStopSignal:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("way", ["end", "mistake", "SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
-    def test_every_way_out_has_its_exit_code_twenty_times(self, data_dir, tmp_path, way):
+    def test_every_way_out_has_its_exit_code(self, start, tmp_path, way):
         codes = []
-        for number in range(20):
+        for number in range(3):
             run_dir = tmp_path / f"run{number}"
             args = ["--train_steps=100000"] if way.startswith("SIG") else ["--train_steps=4"]
-            process = start(data_dir, run_dir, *args, *(["--crop_size=99"] * (way == "mistake")))
+            process = start(run_dir, *args, *(["--crop_size=99"] * (way == "mistake")))
             if way.startswith("SIG"):
-                _wait_for(run_dir / "checkpoints" / "step-00000003")
+                process.wait_for(run_dir / "checkpoints" / "step-00000003")
                 time.sleep(random.random())
                 process.send_signal(getattr(signal, way))
-            codes.append(finish(process)[0])
+            codes.append(process.wait())
         expected = {"end": 0, "mistake": 2, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
         expected["SIGHUP"] = 129
-        assert codes == [expected[way]] * 20
+        assert codes == [expected[way]] * 3
 
 
 def _wait_for_row(path):
-    _wait_for(path)
     deadline = time.monotonic() + 400
-    while path.read_text().count("\n") < 2:
+    while not path.exists() or path.read_text().count("\n") < 2:
         assert time.monotonic() < deadline, f"{path} got no row"
-        time.sleep(0.01)
-
-
-def _wait_for(path):
-    deadline = time.monotonic() + 400
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)

@@ -3,6 +3,7 @@
 import base64
 import copy
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -130,8 +131,13 @@ def make_checkpoint(folder):
     return checkpoints.save(score=0.5) / "manifest.json"
 
 
+@functools.cache
+def some_model():
+    return make_loop().model
+
+
 def read_checkpoint(folder):
-    training.load_weights(folder, make_loop().model)
+    training.load_weights(folder, some_model())
 
 
 def make_thresholds(folder):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = sorted((ROOT / "unet_core").rglob("*.py"))
@@ -22,7 +23,6 @@ MOST_LINES_OF_A_FILE = 500
 # What is longer, and why.
 LONGER_FILES = {
     "unet_core/data/augment.py": "one class: all random draws of a sample, in their order",
-    "unet_core/outputs/video.py": "reading, writing and the quirks of one library, OpenCV",
     "unet_core/scores.py": "one function or class for each score",
     "unet_core/training/loop.py": "the public class is mostly the docstrings of its methods",
     "unet_core/training/update.py": "the order of one update, from reducing to averaging",
@@ -89,10 +89,8 @@ for owner, names in ((os, ("O_NONBLOCK", "O_NOFOLLOW", "fchmod", "mkfifo")), (se
 import unet_core.inference, unet_core.inference.trained, unet_core.outputs.files, unet_core.door
 import unet_core.reports.folds, unet_core.training, unet_core.run_directory, unet_core.data.survey
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        found, out = forked.run_code(code)
+        assert found == 0, out
 
     def test_importing_every_module_changes_nothing_of_the_process(self):
         names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
@@ -116,8 +114,6 @@ for name in {names!r}:
 assert state() == before
 print(len({names!r}))
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert int(done.stdout) == len(names)
+        found, out = forked.run_code(code)
+        assert found == 0, out
+        assert int(out.splitlines()[-1]) == len(names)

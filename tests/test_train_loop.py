@@ -1,9 +1,11 @@
 """The door: exit codes and messages. Runs in this process where it can, for speed."""
 
+import functools
 import json
 import os
 import pathlib
 import pwd
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import forked
 from helpers.program import MEMBRANE, ROOT, check_refused, in_a_process, write_slices
 from helpers.program import TINY as SMALLEST
 
@@ -200,23 +203,13 @@ class TestRunFolder:
         assert "Choose another `run_dir`" in done.stdout
 
     def test_full_disk_while_saving_is_one_message_and_mending_it_goes_on(self, slices, tmp_path):
-        import resource
-
         args = [f"--data_dir={slices}", f"--run_dir={tmp_path / 'run'}", *TINY, "--base_filters=16"]
-
-        def limit():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-
-        done = in_a_process(*args, preexec_fn=limit)
-        check_refused(
-            (done.returncode, done.stdout, done.stderr),
-            "step-00000002",
-            "File too large",
-            "Make room",
-        )
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
+        code, out = forked.program(*args, before=limit).finish()
+        check_refused((code, "", out), "step-00000002", "File too large", "Make room")
         assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-        done = in_a_process(*args)
-        assert done.returncode == 0
+        code, out = forked.program(*args).finish()
+        assert code == 0, out
 
     def test_without_a_run_predict_and_evaluate_say_so(self, door, tmp_path):
         for mode in ("predict", "evaluate"):
@@ -291,7 +284,7 @@ class TestSettingsOfAFinishedRun:
             "--mode=predict", f"--run_dir={run}", f"--data_dir={slices}", f"--output_dir={out}"
         )
         assert code == 0, err
-        assert {path.name for path in out.iterdir()} == {"0_outlines.png", "1_outlines.png"}
+        assert {path.name for path in out.glob("*.png")} == {"0_outlines.png", "1_outlines.png"}
 
 
 class TestRun:
@@ -451,7 +444,8 @@ class TestRun:
         )
         assert code == 0
         assert "1.png" in out
-        assert {p.name for p in (tmp_path / "out").iterdir()} == {"1_predict.png", "1_overlay.png"}
+        written = {path.name for path in (tmp_path / "out").glob("*.png")}
+        assert written == {"1_predict.png", "1_overlay.png"}
         again = (tmp_path / "out" / "1_predict.png").read_bytes()
         assert again == (run / "predictions" / "1_predict.png").read_bytes()
 
@@ -530,7 +524,7 @@ class TestRun:
             "--outputs=mask,overlay",
         )
         check_refused(result, "1 of 2 image(s) could not be predicted", "0.png", "decoded")
-        assert {path.name for path in out.iterdir()} == {"1_predict.png", "1_overlay.png"}
+        assert {path.name for path in out.glob("*.png")} == {"1_predict.png", "1_overlay.png"}
 
     def test_predictions_replace_nothing_unless_asked(self, finished, slices, door, tmp_path):
         same = "--mode=predict", f"--run_dir={finished[0]}", f"--input={slices / 'test' / '1.png'}"
@@ -538,8 +532,12 @@ class TestRun:
         assert door(*same, out)[0] == 0
         mask = tmp_path / "1_predict.png"
         mask.write_bytes(b"mine")
-        check_refused(door(*same, out), mask, "there already", "--overwrite")
+        # It is finished; what became of it since is left alone.
+        code, text, _ = door(*same, out)
+        assert code == 0
+        assert "1 of 1 image(s) were finished before" in text
         assert mask.read_bytes() == b"mine"
+        check_refused(door(*same, out, "--alpha=0.7"), mask, "--alpha (0.45 there", "--overwrite")
         assert door(*same, out, "--overwrite")[0] == 0
         assert mask.read_bytes() != b"mine"
 
@@ -576,13 +574,14 @@ class TestRun:
         )
         assert code == 0, err
         assert "network" in out
-        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.avi"))
+        capture = cv2.VideoCapture(str(tmp_path / "out" / "v_overlay.mp4"))
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
         assert capture.get(cv2.CAP_PROP_FPS) == 10
         result = door(
             "--mode=predict",
             f"--run_dir={finished[0]}",
             "--input=camera:97",
+            "--outputs=mask",
             f"--output_dir={tmp_path}",
         )
         check_refused(result, "camera:97")

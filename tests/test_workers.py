@@ -4,17 +4,15 @@ together.
 
 import csv
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.program import ROOT, SMALL, write_slices
+from helpers import forked
+from helpers.program import SMALL, write_slices
 
 from unet_core.training.checkpoints import folder_of, steps_in
 
@@ -27,7 +25,7 @@ FLAGS = [
     "--ema_decay=0.9",
     "--precision=float32",
 ]
-LONG = "--train_steps=400"
+LONG = "--train_steps=200"
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +34,8 @@ def data_dir(tmp_path_factory):
 
 
 def start(data_dir, run_dir, *args, tf_config=None):
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "train_loop.py",
-            f"--data_dir={data_dir}",
-            f"--run_dir={run_dir}",
-            *FLAGS,
-            *args,
-        ],
-        cwd=ROOT,
-        env=os.environ | ({"TF_CONFIG": tf_config} if tf_config else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    env = {"TF_CONFIG": tf_config} if tf_config else {}
+    return forked.program(f"--data_dir={data_dir}", f"--run_dir={run_dir}", *FLAGS, *args, env=env)
 
 
 def two_workers(data_dir, run_dir, *args, of_second=()):
@@ -74,14 +59,14 @@ def start_two(data_dir):
         return processes[-2:]
 
     yield make
-    for process in processes:
-        process.kill()
+    for program in processes:
+        program.kill()
 
 
-def finish(process, timeout=600):
-    out, _ = process.communicate(timeout=timeout)
+def finish(program, timeout=600):
+    code, out = program.finish(timeout)
     assert "Traceback" not in out, out
-    return process.returncode, out
+    return code, out
 
 
 def free_ports(count):
@@ -94,14 +79,6 @@ def free_ports(count):
     return ports
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 400
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
-
-
 def variables(run_dir, step):
     """Returns everything the checkpoint of `step` holds, by name."""
     reader = tf.train.load_checkpoint(str(folder_of(run_dir / "checkpoints", step) / "state"))
@@ -112,7 +89,7 @@ def variables(run_dir, step):
 @pytest.fixture(scope="module")
 def undisturbed(data_dir, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    both = [finish(process) for process in two_workers(data_dir, run_dir, LONG)]
+    both = [finish(program) for program in two_workers(data_dir, run_dir, LONG)]
     assert [code for code, _ in both] == [0, 0], both
     return run_dir
 
@@ -120,13 +97,17 @@ def undisturbed(data_dir, tmp_path_factory):
 class TestTwoWorkers:
     # With batch norm, rounding of 1e-7 tips single activations within some ten steps.
     @pytest.mark.parametrize(
-        ("norm", "steps"), [("--normalization=none", 20), ("--normalization=batch", 5)]
+        ("norm", "steps"),
+        [
+            pytest.param("--normalization=none", 20, marks=pytest.mark.slow),
+            ("--normalization=batch", 5),
+        ],
     )
     def test_end_with_the_weights_of_one_process(self, data_dir, start_two, tmp_path, norm, steps):
         args = (f"--train_steps={steps}", norm)
         code, out = finish(start(data_dir, tmp_path / "one", *args))
         assert code == 0, out
-        both = [finish(process) for process in start_two(tmp_path / "two", *args)]
+        both = [finish(program) for program in start_two(tmp_path / "two", *args)]
         assert [code for code, _ in both] == [0, 0], both
         one, two = variables(tmp_path / "one", steps), variables(tmp_path / "two", steps)
         kinds = ("parts/model/model/", "loop/average", "parts/model/optimizer/")
@@ -146,8 +127,8 @@ class TestTwoWorkers:
         [
             ("SIGKILL", 1),
             pytest.param("SIGSTOP", 0, marks=pytest.mark.slow),
-            pytest.param("SIGKILL", 0, marks=pytest.mark.slow),
-            pytest.param("SIGSTOP", 1, marks=pytest.mark.slow),
+            pytest.param("SIGKILL", 0, marks=pytest.mark.exhaustive),
+            pytest.param("SIGSTOP", 1, marks=pytest.mark.exhaustive),
         ],
     )
     def test_one_lost_ends_the_other_and_both_resume(
@@ -155,7 +136,7 @@ class TestTwoWorkers:
     ):
         run_dir = tmp_path / "run"
         pair = start_two(run_dir, LONG)
-        wait_for(run_dir / "checkpoints" / "step-00000050", pair[0])
+        pair[0].wait_for(run_dir / "checkpoints" / "step-00000050")
         pair[lost].send_signal(getattr(signal, way))
         began = time.monotonic()
         code, out = finish(pair[1 - lost], timeout=240)
@@ -164,12 +145,12 @@ class TestTwoWorkers:
         assert f"Lost worker {lost} (127.0.0.1:" in out
         assert "goes on from its last checkpoint" in out
         pair[lost].kill()
-        pair[lost].communicate()
-        assert max(steps_in(run_dir / "checkpoints")) < 400
-        resumed = [finish(process) for process in start_two(run_dir, LONG)]
+        pair[lost].wait()
+        assert max(steps_in(run_dir / "checkpoints")) < 200
+        resumed = [finish(program) for program in start_two(run_dir, LONG)]
         assert [code for code, _ in resumed] == [0, 0], resumed
         assert "Going on from step" in resumed[0][1]
-        found, expected = variables(run_dir, 400), variables(undisturbed, 400)
+        found, expected = variables(run_dir, 200), variables(undisturbed, 200)
         assert set(found) == set(expected)
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -178,9 +159,9 @@ class TestTwoWorkers:
     def test_stop_signal_on_one_stops_both_at_the_same_step_saved(self, start_two, tmp_path, asked):
         run_dir = tmp_path / "run"
         pair = start_two(run_dir, "--train_steps=100000", "--schedule=constant")
-        wait_for(run_dir / "checkpoints" / "step-00000050", pair[0])
+        pair[0].wait_for(run_dir / "checkpoints" / "step-00000050")
         pair[asked].send_signal(signal.SIGTERM)
-        both = [finish(process) for process in pair]
+        both = [finish(program) for program in pair]
         assert [code for code, _ in both] == [143, 143], both
         step = max(steps_in(run_dir / "checkpoints"))
         for _, out in both:
@@ -248,13 +229,12 @@ class TestConfiguration:
         task = {"type": "worker", "index": 0}
         tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
         args = ("--strategy=multi_worker", LONG)
-        process = start(data_dir, tmp_path / "run", *args, tf_config=tf_config)
-        for line in process.stdout:
-            if "Waiting for all workers" in line:
-                break
+        program = start(data_dir, tmp_path / "run", *args, tf_config=tf_config)
+        waits = "Waiting for all workers"
+        program.wait_until(lambda: waits in program.output(), "It does not say that it waits.")
         time.sleep(3)
-        process.send_signal(number)
-        code, out = finish(process, timeout=120)
+        program.send_signal(number)
+        code, out = finish(program, timeout=120)
         assert code == 128 + number, out
         assert not (tmp_path / "run").exists()
 
@@ -266,7 +246,7 @@ class TestControls:
         args += ["--schedule=constant", "--learning_rate=1e-9", "--min_delta=0.5"]
         args += ["--plateau_patience=2", "--early_stopping_patience=4"]
         one = finish(start(data_dir, tmp_path / "one", *args))
-        pair = [finish(process) for process in start_two(tmp_path / "two", *args)]
+        pair = [finish(program) for program in start_two(tmp_path / "two", *args)]
         # The evaluation at 4 is the best; 12 and 20 reduce the rate, and 20 ends it.
         assert [code for code, _ in (one, *pair)] == [0, 0, 0], (one, pair)
         assert "Trained to step 20; worker 0" in pair[1][1]
@@ -283,7 +263,7 @@ class TestControls:
     def test_time_that_is_up_ends_both_at_one_step(self, start_two, tmp_path):
         run_dir = tmp_path / "run"
         args = ["--train_steps=100000", "--schedule=constant", "--max_minutes=0.05"]
-        pair = [finish(process) for process in start_two(run_dir, *args)]
+        pair = [finish(program) for program in start_two(run_dir, *args)]
         assert [code for code, _ in pair] == [0, 0], pair
         step = max(steps_in(run_dir / "checkpoints"))
         assert "minutes are used up" in pair[0][1]

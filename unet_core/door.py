@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import io
 import os
 import pathlib
 import re
@@ -47,6 +48,9 @@ Exit codes: 0 done; 2 something is wrong, as one message says; 128 and the numbe
 def main(argv: Sequence[str]) -> int:
     """Runs what the flags ask for and returns the exit code."""
     stop = process.StopRequest()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, nor what the terminal can show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         config = _config(argv)
         from unet_core.runs.flags import check_flags  # It loads NumPy, which --help does without.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import math
@@ -22,6 +23,7 @@ import reprlib
 import stat
 import types
 import typing
+import unicodedata
 import warnings
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO, TypeVar
@@ -48,6 +50,8 @@ _CANNOT_FLUSH_FOLDER = {
 }
 # What file systems answer that cannot lock (Lustre without -o flock, NFS without lockd).
 CANNOT_LOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+# File systems take 255, and names of classes, pages and kinds follow.
+_MOST_BYTES_OF_A_NAME = 160
 MOST_BYTES = 2**26
 """No file of this package that is read back whole is larger, unless it says so."""
 
@@ -104,6 +108,29 @@ def os_errors(
         named = getattr(error, "filename", None)
         where = f": {named}" if named and str(named) != str(path) else ""
         raise UserError(f"{path}: {what} ({reason_of(error)}{where}). {way}") from error
+
+
+def printable(text: str) -> str:
+    """Returns a name that every program can write in a line, of one that need not be text.
+
+    Control characters, and bytes that are no UTF-8, as old archives leave them, become `%E4`.
+    """
+    not_text = "[\x00-\x1f\x7f\udc80-\udcff]"
+    return re.sub(not_text, lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
+
+
+def safe_name(name: str) -> str:
+    """Returns a name for files made of one, which leaves room for what is put behind it.
+
+    It is printable, in the composed form of Unicode (NFC), and of at most 160 bytes; what is longer
+    ends in a digest of the whole.
+    """
+    name = unicodedata.normalize("NFC", printable(name))
+    content = name.encode()
+    if len(content) <= _MOST_BYTES_OF_A_NAME:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return content[: _MOST_BYTES_OF_A_NAME - 9].decode(errors="ignore") + "-" + digest
 
 
 def warn_once(kind: str, message: str, *, stacklevel: int = 3) -> None:

@@ -34,10 +34,10 @@ Stored = msgspec.defstruct("Stored", [("encoder", str), ("size", int), ("classes
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    run_dir: str = setting("", "Folder of the run.")
-    data_dir: str = setting("", "Class folders to train on.")
-    predict: str = setting("", "Folder of images to predict.")
-    weights: str = setting("", "File of Keras with weights of the encoder.")
+    run_dir: str = setting("", "Folder of the run.", is_path=True)
+    data_dir: str = setting("", "Class folders to train on.", is_path=True)
+    predict: str = setting("", "Folder of images to predict.", is_path=True)
+    weights: str = setting("", "File of Keras with weights of the encoder.", is_path=True)
     encoder: str = setting("efficientnet_b3", "unet is small.", binds=True, choices=ENCODERS)
     balance: str = setting("repeat", "Classes.", binds=True, choices=("repeat", "weights", "none"))
     trim: int = setting(0, "Most images a class; 0: all.", binds=True, least=0, most=10**9)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from unet_core.conventions import IGNORED
+from unet_core.data import augment as augmentation
 from unet_core.data.augment import FILL_MODES, PRESETS, Augmenter, Recipe, _cubic_weights
 from unet_core.errors import UserError
 
@@ -925,3 +926,39 @@ class TestCubicWeights:
         np.testing.assert_allclose(
             _cubic_weights(33, 5)[:, 12], np.array([-1, 9, 9, -1, 0]) / 16, atol=1e-12
         )
+
+
+class TestLongSides:
+    @pytest.mark.parametrize("fill_mode", FILL_MODES)
+    @pytest.mark.parametrize("corner", [0, 70, 139])
+    def test_crops_of_a_window_are_those_of_the_whole(self, monkeypatch, fill_mode, corner):
+        # A side of 140 is long here; crops of 32 turned and scaled reach over the edges.
+        image = np.random.default_rng(0).integers(0, 256, (140, 40), np.uint8)
+        mask = (image > 99).astype(np.uint8)
+        weights = image.astype(np.float32)
+        recipe = Recipe(rotation_degrees=180, scale=(0.5, 2), elastic_px=3.0, fill_mode=fill_mode)
+        found = []
+        for longest in (10**6, 140):
+            monkeypatch.setattr(augmentation, "_LONGEST_SIDE", longest)
+            out = [np.empty((32, 32), dtype) for dtype in (np.uint8, np.uint8, np.float32)]
+            augmenter = Augmenter(32, recipe)
+            for seed in range(4):
+                augmenter(
+                    np.random.default_rng(seed), image, mask, *out[:2],
+                    weights=weights, weights_out=out[2], contain=(corner, 22),
+                )  # fmt: skip
+                found.append([each.astype(np.float64) for each in out])
+        for whole, window in zip(found[:4], found[4:], strict=True):
+            # OpenCV rounds places to 1/32 of a pixel, so a place may round the other way.
+            assert np.mean(abs(whole[0] - window[0])) < 0.2
+            assert np.mean(whole[1] != window[1]) < 0.01
+            assert np.mean(abs(whole[2] - window[2])) < 0.2
+
+    def test_image_longer_than_opencv_samples_gives_crops(self):
+        image = np.zeros((40_000, 20), np.uint8)
+        image[-40:] = 7
+        out = np.empty((16, 16), np.uint8), np.empty((16, 16), np.uint8)
+        rng = np.random.default_rng(0)
+        Augmenter(16, Recipe())(rng, image, image // 7, *out, contain=(39_990, 10))
+        assert (out[0] == 7).all()
+        assert (out[1] == 1).all()

@@ -422,6 +422,14 @@ class TestReadImage:
         with pytest.raises(UserError, match=r"a\.png: cannot be decoded .* damaged"):
             images.read_image(tmp_path / "a.png")
 
+    def test_png_with_another_check_sum_is_refused(self, tmp_path):
+        images.write_png(tmp_path / "a.png", PICTURE)
+        content = bytearray((tmp_path / "a.png").read_bytes())
+        content[content.index(b"IEND") - 8] ^= 1  # The first byte of that of the pixels.
+        (tmp_path / "a.png").write_bytes(bytes(content))
+        with pytest.raises(UserError, match=r"a\.png: .*check sum of its part IDAT"):
+            images.read_image(tmp_path / "a.png")
+
     @pytest.mark.parametrize("content", [b"", b"not a picture at all"])
     def test_file_that_is_no_picture_is_refused(self, tmp_path, content):
         (tmp_path / "a.png").write_bytes(content)

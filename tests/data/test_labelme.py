@@ -1,12 +1,14 @@
 import base64
+import io
 import json
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from unet_core.conventions import IGNORED
-from unet_core.data import labelme, synthetic
+from unet_core.data import images, labelme, synthetic
 from unet_core.errors import UserError
 
 NAMES = ("background", "cell", "nucleus")
@@ -129,6 +131,32 @@ class TestConvert:
         assert mask.shape == SIZE
         assert set(np.unique(mask)) == {0, 1}
         assert (tmp_path / "out" / "class_names.txt").read_text().split() == list(NAMES)
+
+    @pytest.mark.parametrize("inside", [False, True])
+    def test_mask_lies_on_the_image_as_its_exif_data_turn_it(self, tmp_path, inside):
+        # Upright it is 40 wide and 30 high, with a bright part above on the left.
+        upright = np.full((30, 40), 20, np.uint8)
+        upright[2:12, 3:18] = 220
+        exif = Image.Exif()
+        # The first row of what is stored is the right side.
+        exif[274] = 6
+        stored = io.BytesIO()
+        Image.fromarray(np.rot90(upright)).save(stored, "JPEG", quality=95, exif=exif)
+        (tmp_path / "a.jpg").write_bytes(stored.getvalue())
+        document = {
+            "shapes": [shape("cell", [[3, 2], [17, 2], [17, 11], [3, 11]])],
+            "imagePath": "a.jpg",
+            "imageData": base64.b64encode(stored.getvalue()).decode() if inside else None,
+            "imageHeight": 30,
+            "imageWidth": 40,
+        }
+        (tmp_path / "a.json").write_text(json.dumps(document))
+        labelme.convert(tmp_path, tmp_path / "out", NAMES)
+        image = images.read_image(tmp_path / "out" / "JPEGImages" / "a.jpg")
+        mask = images.read_mask(tmp_path / "out" / "SegmentationClass" / "a.png")
+        assert image.shape == mask.shape == (30, 40)
+        assert image[mask == 1].mean() > 200
+        assert image[mask == 0].mean() < 40
 
     def test_nothing_is_overwritten(self, tmp_path):
         _, content = self.encoded()

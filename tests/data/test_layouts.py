@@ -1,12 +1,15 @@
 """The same slices in every layout are the same samples."""
 
+import os
+import sys
 from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
-from unet_core.data import synthetic
+from unet_core.data import survey, synthetic
 from unet_core.data.io import limits
 from unet_core.data.layouts.find import find_images, find_samples
 from unet_core.data.layouts.voc import write_voc_lists
@@ -149,12 +152,119 @@ class TestFolders:
         assert "holds no pictures" in find(tmp_path).problems[0]
 
 
+class TestNames:
+    def test_in_several_parts_are_told_apart(self, tmp_path):
+        for part in ("train", "val", "test"):
+            for name in ("0", f"{part}1"):
+                write(tmp_path / part / "image" / f"{name}.png")
+                write(tmp_path / part / "label" / f"{name}.png")
+        found = [(s.name, s.image.path.parts[-3]) for s in find(tmp_path).samples]
+        assert found == [
+            ("train_0", "train"),
+            ("train1", "train"),
+            ("val_0", "val"),
+            ("val1", "val"),
+            ("test_0", "test"),
+            ("test1", "test"),
+        ]
+
+    def test_that_look_the_same_are_pairs_whoever_wrote_them(self, tmp_path):
+        # On a Mac "\u00e4" is "a" and two dots.
+        write(tmp_path / "image" / "Pr\u00e4parat.png")
+        write(tmp_path / "label" / "Pra\u0308parat.png")
+        for layout, text in (("folders", ""), ("csv", "image,mask\nimage/{0},label/{0}\n")):
+            (tmp_path / "samples.csv").write_text(text.format("Pr\u00e4parat.png"))
+            found = find(tmp_path, layout)
+            assert found.problems == ()
+            assert names(found.samples) == ["Pr\u00e4parat"]
+            assert found.samples[0].mask[0].path.exists()
+
+    def test_two_that_look_the_same_are_a_problem(self, tmp_path):
+        for name in ("\u00e4", "a\u0308"):
+            write(tmp_path / "image" / f"{name}.png")
+        write(tmp_path / "label" / "\u00e4.png")
+        assert "2 images share this stem" in find(tmp_path).problems[0]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="Other systems have no such names.")
+    def test_that_are_no_text_are_written_as_text(self, tmp_path):
+        # As an old archive leaves them, in Latin-1; and one with a line break.
+        for name in (b"zelle_\xe4_0.png", b"a\nb.png"):
+            for folder in ("image", "label"):
+                write(tmp_path / folder / "x.png")
+                (tmp_path / folder / "x.png").rename(tmp_path / folder / os.fsdecode(name))
+        found = find(tmp_path)
+        assert found.problems == ()
+        assert sorted(names(found.samples)) == ["a%0Ab", "zelle_%E4_0"]
+        assert all(sample.image.path.exists() for sample in found.samples)
+        survey.fingerprint(found.samples)
+
+    def test_that_are_long_leave_room_for_what_is_put_behind_them(self, tmp_path):
+        # Of 240 bytes each, and different at the end alone.
+        for number in ("000", "001"):
+            for folder in ("image", "label"):
+                write(tmp_path / folder / ("\u7d30" * 79 + number + ".png"))
+        found = names(find(tmp_path).samples)
+        assert len(set(found)) == 2
+        assert all(name.startswith("\u7d30" * 40) for name in found)
+        assert all(len(name.encode()) <= 160 for name in found)
+
+    def test_links_that_lead_nowhere_are_one_problem(self, tmp_path):
+        write(tmp_path / "label" / "0.png")
+        write(tmp_path / "image" / "0.png")
+        for number in (1, 2):
+            (tmp_path / "image" / f"{number}.png").symlink_to(tmp_path / "none.png")
+        (problem,) = find(tmp_path).problems
+        assert "2 link(s) there lead to no file, such as 1.png" in problem
+
+
 class TestOneFolder:
     def test_without_a_suffix_an_image_is_not_taken_for_its_own_mask(self, tmp_path):
         write(tmp_path / "x" / "a.png")
         found = find(tmp_path, image_folder="x", mask_folder="x")
         assert found.samples == ()
         assert "be its own mask" in found.problems[0]
+
+
+class TestPagesOfFiles:
+    STACK = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+
+    @pytest.fixture(params=["folders", "voc", "csv"])
+    def folder(self, request, tmp_path):
+        """A layout and a data folder of it with a stack of 3 pages and a single picture."""
+        image_dir, mask_dir = {"voc": ("JPEGImages", "SegmentationClass")}.get(
+            request.param, ("image", "label")
+        )
+        for name, pixels in (("vol", self.STACK), ("one", self.STACK[0])):
+            for each in (image_dir, mask_dir):
+                (tmp_path / each).mkdir(exist_ok=True)
+                tifffile.imwrite(tmp_path / each / f"{name}.tif", pixels, photometric="minisblack")
+        table = "image,mask\nimage/one.tif,label/one.tif\nimage/vol.tif,label/vol.tif\n"
+        (tmp_path / "samples.csv").write_text(table)
+        return request.param, tmp_path, tmp_path / mask_dir
+
+    def test_are_samples_of_one_group(self, folder):
+        layout, data_dir, _ = folder
+        found = find(data_dir, layout)
+        assert found.problems == ()
+        assert names(found.samples) == ["one", "vol_000", "vol_001", "vol_002"]
+        assert [sample.group for sample in found.samples] == ["", "vol", "vol", "vol"]
+        assert [sample.image.page for sample in found.samples] == [0, 0, 1, 2]
+        assert [sample.mask[0].page for sample in found.samples] == [0, 0, 1, 2]
+
+    def test_of_image_and_mask_must_be_equally_many(self, folder):
+        layout, data_dir, mask_dir = folder
+        tifffile.imwrite(mask_dir / "vol.tif", self.STACK[:2], photometric="minisblack")
+        found = find(data_dir, layout)
+        assert names(found.samples) == ["one"]
+        assert len(found.problems) == 1
+        assert "vol.tif: has 3 page(s), its mask 2; they must" in found.problems[0]
+
+    def test_table_may_name_one(self, tmp_path):
+        tifffile.imwrite(tmp_path / "vol.tif", self.STACK, photometric="minisblack")
+        (tmp_path / "samples.csv").write_text("image,mask,page\nvol.tif,vol.tif,1\n")
+        found = find(tmp_path, "csv")
+        assert names(found.samples) == ["vol_001"]
+        assert found.samples[0].mask == (Source(tmp_path / "vol.tif", 1),)
 
 
 class TestGroups:
@@ -246,6 +356,29 @@ class TestCsv:
         assert f"{path!r} leaves the data folder" in self.problems(
             tmp_path / "data", f"{path},{path}"
         )
+
+    def test_path_outside_is_taken_if_asked(self, tmp_path):
+        write(tmp_path / "cache" / "a.png")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "link.png").symlink_to(tmp_path / "cache" / "a.png")
+        for cell in ("link.png", "../cache/a.png", tmp_path / "cache" / "a.png"):
+            row = f"{cell},{cell}"
+            assert "leaves the data folder" in self.problems(tmp_path / "data", row)
+            found = find(tmp_path / "data", "csv", outside_paths=True)
+            assert found.problems == ()
+            assert found.samples[0].image.path.samefile(tmp_path / "cache" / "a.png")
+
+    def test_what_leads_nowhere_or_in_a_circle_is_named_by_its_line(self, tmp_path):
+        write(tmp_path / "a.png")
+        for name, target in (("x", "y"), ("y", "x"), ("z", "none")):
+            (tmp_path / f"{name}.png").symlink_to(tmp_path / f"{target}.png")
+        rows = ("x.png,a.png", "z.png,a.png", "a\0b.png,a.png", f"{'n' * 5000}.png,a.png")
+        found = self.problems(tmp_path, *rows, f"a.png,a.png,,{'9' * 5000}").splitlines()
+        words = ("'x.png'", "link that leads to no file", "NUL", "'nnn", "page '9999")
+        for number, (problem, word) in enumerate(zip(found, words, strict=True), 2):
+            assert f"line {number}: " in problem
+            assert word in problem
+            assert len(problem) < 800
 
     def test_wrong_rows_are_named_by_their_line(self, tmp_path):
         write(tmp_path / "a.png")
@@ -339,17 +472,21 @@ class TestObjects:
 
 
 class TestFindImages:
-    def test_folder_in_numeric_order_without_earlier_predictions(self, tmp_path):
-        suffixes = "predict overlay outlines probability probability_cell instances"
-        for suffix in (*suffixes.split(), "instances_overlay"):
-            write(tmp_path / f"9_{suffix}.png")
+    def test_folder_in_numeric_order(self, tmp_path):
         for name in ("10.png", "9.bmp"):
             write(tmp_path / name)
         assert [source.path.name for source in find_images(tmp_path)] == ["9.bmp", "10.png"]
 
-    def test_file_that_is_named_is_an_image_whatever_it_is_called(self, tmp_path):
-        write(tmp_path / "9_predict.png")
-        assert len(find_images(tmp_path / "9_predict.png")) == 1
+    def test_link_that_leads_nowhere_is_told(self, tmp_path):
+        write(tmp_path / "a.png")
+        for name in ("b.png", "c.png"):
+            (tmp_path / name).symlink_to(tmp_path / "none" / name)
+        problems = []
+        assert len(find_images(tmp_path, problems=problems)) == 1
+        assert "2 link(s) there lead to no file, such as b.png" in problems[0]
+        (tmp_path / "a.png").unlink()
+        with pytest.raises(UserError, match=r"2 link\(s\)"):
+            find_images(tmp_path / "*.png")
 
     def test_damaged_stack_is_told_of_when_its_turn_comes(self, tmp_path):
         (tmp_path / "a.tif").write_bytes(b"II*\0damaged")
@@ -379,9 +516,16 @@ class TestFindImages:
         (tmp_path / "old.tif").mkdir()
         assert find_images(tmp_path / "*") == [Source(tmp_path / "a.png")]
 
-    def test_name_that_only_holds_the_word_overlay_is_an_image(self, tmp_path):
-        write(tmp_path / "cells_overlay_growth.png")
-        assert len(find_images(tmp_path)) == 1
+    def test_two_stars_are_folders_at_any_depth_and_brackets_may_be_a_name(self, tmp_path):
+        for name in ("set[1]/a.png", "set[1]/b/c/a.png", "set[1]/b/.a.png"):
+            write(tmp_path / name)
+        # A circle: b/c/loop is the whole again.
+        (tmp_path / "set[1]" / "b" / "c" / "loop").symlink_to(tmp_path)
+        notes = []
+        found = find_images(f"{tmp_path}/set[1]/**/*.png", notes=notes)
+        paths = [str(source.path.relative_to(tmp_path)) for source in found]
+        assert sorted(paths) == ["set[1]/a.png", "set[1]/b/c/a.png"]
+        assert "1 link(s) to folders are not followed" in notes[0]
 
     def test_nothing_to_predict_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="holds no pictures"):

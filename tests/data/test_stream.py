@@ -1,16 +1,17 @@
+import hashlib
+
 import numpy as np
 import pytest
 from helpers.array_samples import ArrayReader, named, random_reader
 
+from unet_core.conventions import IGNORED
 from unet_core.data.augment import Recipe
 from unet_core.data.stream import (
     SampleStream,
     SamplingConfig,
-    check_crop_size,
     draw_pairs,
     names_of_batch,
 )
-from unet_core.errors import UserError
 
 RECIPE = Recipe(rotation_degrees=45, flips=True, elastic_px=2.0, noise=0.1, noise_share=0.5)
 
@@ -95,6 +96,77 @@ class TestSampleStream:
             np.testing.assert_allclose(weights, 1 + 3 * mask, rtol=1e-5)
 
 
+class TestSize:
+    def test_large_enough_images_are_drawn_as_ever(self):
+        # Made by the version before images smaller than the crop could be trained on; flips and
+        # quarter turns take pixels as they are, so that no machine rounds them otherwise. What is
+        # drawn of the generator afterwards tells that everything else was drawn as well.
+        drawn = []
+
+        def then(image, mask, rng):
+            drawn.append(int(rng.integers(2**32)))
+            return image, mask
+
+        def digest(recipe):
+            shapes = [(24, 24), (16, 40), (31, 16)]
+            read = random_reader(shapes, make_weights=lambda mask: 1 + mask.astype(np.float32))
+            sampling = make_sampling(
+                3, recipe, foreground_share=0.5, foreground_classes=(1,), then=then
+            )
+            stream = SampleStream(list(read.arrays), read, sampling)
+            sha = hashlib.sha256()
+            for index in range(12):
+                pair = np.empty((2, 16, 16), np.uint8)
+                weights = np.empty((16, 16), np.float32)
+                stream.write(index, *pair, weights)
+                sha.update(pair.tobytes() + weights.tobytes())
+            return sha.hexdigest()[:16]
+
+        assert digest(Recipe(flips=True, quarter_turns=True)) == "e0c3822a5c253760"
+        drawn.clear()
+        digest(Recipe.preset("nnunet"))
+        assert hashlib.sha256(str(drawn).encode()).hexdigest()[:16] == "b63ae81607eaab70"
+
+    def test_smaller_image_lies_whole_in_the_crop_and_counts_alone(self):
+        # 9x7 of 9s in crops of 16: it may lie at 8 x 10 places.
+        image = np.full((9, 7), 9, np.uint8)
+        read = ArrayReader({named("a"): (image, np.ones_like(image))})
+        stream = SampleStream(list(read.arrays), read, make_sampling(recipe=Recipe()))
+        places = set()
+        for index in range(200):
+            found, mask = pair_at(stream, index)
+            inside = mask != IGNORED
+            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+            places.add((rows[0], columns[0]))
+            assert (len(rows), len(columns), inside.sum()) == (9, 7, 63)
+            assert (mask[inside] == 1).all()
+            assert (found == 9).all()
+        assert {place[0] for place in places} == set(range(8))
+        assert {place[1] for place in places} == set(range(10))
+
+    def test_smaller_image_is_mirrored_around(self):
+        image = np.array([[10, 20, 30]], np.uint8).repeat(16, 0)
+        read = ArrayReader({named("a"): (image, np.zeros_like(image))})
+        found, mask = pair_at(
+            SampleStream(list(read.arrays), read, make_sampling(recipe=Recipe())), 0
+        )
+        start = np.flatnonzero(mask[0] != IGNORED)[0]
+        # 30 20 10 20 30 20 10 ...: around the middle one all is symmetric, with a period of 4.
+        cycle = [10, 20, 30, 20]
+        np.testing.assert_array_equal(found[0], [cycle[(x - start) % 4] for x in range(16)])
+
+    @pytest.mark.parametrize("pixel", [(0, 0), (8, 6), (4, 30)])
+    def test_forced_class_is_shown_of_smaller_images(self, pixel):
+        # Shorter than the crop along one axis, or both; turned, shifted and bent too.
+        mask = np.zeros((9, pixel[1] + 1), np.uint8)
+        mask[pixel] = 1
+        read = ArrayReader({named("a"): (mask, mask)})
+        settings = dict(foreground_share=1.0, foreground_classes=(1,))
+        for recipe in (Recipe(), Recipe.preset("paper")):
+            stream = SampleStream(list(read.arrays), read, make_sampling(recipe=recipe, **settings))
+            assert all((pair_at(stream, index)[1] == 1).any() for index in range(20))
+
+
 class TestOrder:
     def test_every_epoch_visits_every_sample_once(self):
         for epoch in range(4):
@@ -124,17 +196,3 @@ class TestDrawPairs:
         stream = make_stream()
         for index, (image, mask) in enumerate(pairs):
             np.testing.assert_array_equal((image, mask), pair_at(stream, index))
-
-
-class TestCheckCropSize:
-    def test_crop_larger_than_an_image_names_it_and_the_largest_that_fits(self):
-        shapes = {named("0"): (40, 40), named("small"): (20, 30)}
-        with pytest.raises(
-            UserError, match=r"`crop_size` \(21\).*'small' \(30x20 pixels\); choose at most 20"
-        ):
-            check_crop_size(shapes, 21)
-        check_crop_size(shapes, 20)
-
-    def test_no_samples_are_refused(self):
-        with pytest.raises(UserError, match="no training samples"):
-            check_crop_size({}, 16)

@@ -3,6 +3,8 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from unet_core.data import survey
 from unet_core.data.classes import ClassMap
@@ -57,6 +59,22 @@ class TestReadHeaders:
         assert self.headers(a).decoded_bytes(1) == 6 * 8 * 2
         assert self.headers(a, scaling=Scaling.parse("zscore")).decoded_bytes(3) == 6 * 8 * 13
 
+    def test_images_that_training_would_refuse_are_told_by_their_headers(self, tmp_path):
+        numbers = {"a": np.int32, "b": np.float64}
+        samples = [write(tmp_path, name, picture(), picture()) for name in "abcd"]
+        for name, dtype in numbers.items():
+            tifffile.imwrite(tmp_path / f"{name}.png", picture(dtype=dtype))
+        several = {"photometric": "minisblack", "planarconfig": "contig"}
+        tifffile.imwrite(tmp_path / "c.png", picture(size=(6, 8, 2)), **several)
+        tifffile.imwrite(tmp_path / "d.png", picture(dtype=np.int16))
+        found = self.headers(*samples)
+        assert list(found.shapes) == [samples[3]]
+        assert "holds numbers of the kind int32" in found.problems[0]
+        assert "holds numbers of the kind float64" in found.problems[1]
+        assert "has 2 channel(s), and the network takes 1 (`channels`)" in found.problems[2]
+        assert dict(found.kinds) == {"8x6 TIFF int16, 1 channel(s): to float32": 1}
+        assert found.dtype == np.float32
+
     def test_every_problem_is_listed_and_the_sound_are_left(self, tmp_path):
         good = write(tmp_path, "good", picture(), picture())
         sizes = write(tmp_path, "sizes", picture(), picture(size=(6, 7)))
@@ -72,6 +90,53 @@ class TestReadHeaders:
         assert "jpeg_mask.jpg: is a JPEG; its compression changes class values" in problems
         assert "broken.png: cannot be decoded" in problems
         assert "good.png: there is no page 4, counted from 1; the file has fewer." in problems
+
+
+class TestPalettes:
+    """Masks that show the same picture by other numbers."""
+
+    def samples(self, tmp_path, palettes, image=None):
+        found = []
+        for number, palette in enumerate(palettes):
+            index = np.zeros((6, 8), np.uint8)
+            index[:2] = 1
+            if palette[:3] == [255, 0, 0]:
+                index = 1 - index
+            mask = Image.fromarray(index)
+            mask.putpalette(palette)
+            mask.save(tmp_path / f"{number}_mask.png")
+            cv2.imwrite(str(tmp_path / f"{number}.png"), picture())
+            source = Source(tmp_path / f"{number}_mask.png")
+            found.append(Sample(str(number), Source(tmp_path / f"{number}.png"), (source,)))
+        return found
+
+    def headers(self, samples, classes):
+        return survey.read_headers(samples, RANGE, ClassMap.parse(classes), channels=1)
+
+    BLACK_RED, RED_BLACK = [0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0]
+
+    def test_that_differ_are_a_problem_where_numbers_are_classes(self, tmp_path):
+        samples = self.samples(tmp_path, [self.BLACK_RED, self.BLACK_RED, self.RED_BLACK])
+        found = self.headers(samples, "0:background,1:cell")
+        assert len(found.problems) == 1
+        assert "2_mask.png: shows 0 in #ff0000 by its palette, and" in found.problems[0]
+        assert "0_mask.png in #000000" in found.problems[0]
+
+    def test_are_read_through_where_colours_are_classes(self, tmp_path):
+        samples = self.samples(tmp_path, [self.BLACK_RED, self.RED_BLACK])
+        classes = ClassMap.parse("#000000:background,#ff0000:cell")
+        assert self.headers(samples, str(classes)).problems == ()
+        read = Reader(classes, RANGE)
+        for sample in samples:
+            # Two rows of 8 are red.
+            assert read.mask(sample).sum() == 16
+            assert (read.mask(sample)[:2] == 1).all()
+
+    def test_may_differ_in_what_no_class_is(self, tmp_path):
+        longer = [*self.BLACK_RED, 9, 9, 9]
+        other = [*self.BLACK_RED, 7, 7, 7]
+        found = self.headers(self.samples(tmp_path, [longer, other]), "0:background,1:cell")
+        assert found.problems == ()
 
 
 class TestReadPixels:
@@ -102,8 +167,10 @@ class TestReadPixels:
         assert "3, 4, 5, 6 as b" not in problem
         assert "numbers of single objects" in problem
 
-    def test_class_that_never_occurs_is_a_problem(self, tmp_path):
-        (problem,) = self.pixels(write(tmp_path, "a", picture(), picture(0))).problems
+    def test_class_that_never_occurs_is_told_apart_from_problems(self, tmp_path):
+        found = self.pixels(write(tmp_path, "a", picture(), picture(0)))
+        assert found.problems == ()
+        (problem,) = found.missing
         assert "No mask has a pixel of class b" in problem
 
     def test_undecodable_image_is_a_problem_and_others_are_counted(self, tmp_path):

@@ -48,7 +48,7 @@ class TestOwnNetwork:
         data, run = write_slices(tmp_path), tmp_path / "run"
         own = f"--network={NETWORK}"
         check_done(door(f"--run_dir={run}", f"--data_dir={data}", *TRAIN, own))
-        resumed = ["--train_steps=6", "--schedule_steps=6", *TRAIN[1:], own]
+        resumed = [*TRAIN, "--train_steps=6", "--schedule_steps=6", own]
         out = check_done(door(f"--run_dir={run}", f"--data_dir={data}", *resumed))
         assert "Going on from step 4" in out
         before = json.loads((run / "scores.json").read_text())

@@ -5,12 +5,12 @@ training code.
 import itertools
 import pathlib
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import forked
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 
@@ -126,16 +126,8 @@ RESULTS = {
 class TestScripts:
     @pytest.mark.parametrize("name", NAMES)
     def test_runs_alone_and_shows_a_good_result(self, name):
-        done = subprocess.run(
-            [sys.executable, f"examples/programs/{name}.py"],
-            cwd=ROOT,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        code, out = forked.run_file(ROOT / "examples" / "programs" / f"{name}.py")
+        assert code == 0, out
         pattern, least, most = RESULTS[name]
-        assert least <= float(re.search(pattern, done.stdout)[1]) <= most
-        assert "Traceback" not in done.stderr
+        assert least <= float(re.search(pattern, out)[1]) <= most
+        assert "Traceback" not in out

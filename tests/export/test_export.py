@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.program import ROOT
+from tensorflow.core.protobuf import config_pb2
 
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
@@ -148,6 +149,13 @@ for name, place in (pair.split("=") for pair in places):
     }
 
 
+@pytest.fixture(scope="module")
+def one_channel(tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("one_channel") / "e", make_config()
+    write(make_model(config), config, folder, formats=["saved_model"])
+    return folder / "saved_model"
+
+
 class TestSavedModel:
     @pytest.mark.parametrize("name", CASES)
     def test_outputs_are_those_of_the_package_in_a_process_without_it(self, served, name):
@@ -181,6 +189,19 @@ class TestSavedModel:
                 {"id": 0, "name": "road", "mask_value": [0, 0, 0]},
                 {"id": 1, "name": "car", "mask_value": [255, 0, 0]},
             ]
+
+    @pytest.mark.parametrize("shape", [(1, 9, 9, 3), (9, 9, 1), (1, 1, 9, 9, 1), ()])
+    def test_image_of_another_shape_is_an_error_in_the_graph(self, one_channel, shape):
+        # As servers do: fed without the look at the placeholder's shape that Python takes.
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            found = tf.compat.v1.saved_model.load(session, ["serve"], str(one_channel))
+            signature = found.signature_def["serving_default"]
+            names = [signature.inputs["images"].name], [signature.outputs["masks"].name]
+            options = config_pb2.CallableOptions(feed=names[0], fetch=names[1])
+            serve = session._make_callable_from_options(options)
+            assert serve(np.zeros((1, 9, 9, 1), np.uint8))[0].shape == (1, 9, 9)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible"):
+                serve(np.zeros(shape, np.uint8))
 
     def test_precision_can_be_chosen_and_variables_are_of_it(self, tmp_path):
         config = make_config()

@@ -64,6 +64,17 @@ class TestPredictor:
         several = predictor([image, tmp_path / "a.png", image[:5]])
         assert [each.shape for each in several] == [(21, 34, 2), (21, 34, 2), (5, 34, 2)]
 
+    def test_channels_of_files_are_those_of_training(self, image, tmp_path):
+        trained = make_brightness(channels=1, use_channels=(3,))
+        several = np.dstack([image[::-1]] * 3 + [image, image[::-1]])
+        np.save(tmp_path / "a.npy", several)
+        expected_of_one = Predictor(make_brightness())(image)
+        np.testing.assert_array_equal(Predictor(trained)(tmp_path / "a.npy"), expected_of_one)
+        np.testing.assert_array_equal(Predictor(trained)(several[..., :4]), expected_of_one)
+        np.testing.assert_array_equal(Predictor(trained)(image), expected_of_one)
+        with pytest.raises(UserError, match=r"a\.npy: has 5 channel\(s\).*takes 1"):
+            Predictor(make_brightness())(tmp_path / "a.npy")
+
     def test_byte_order_does_not_matter(self, image):
         predictor = Predictor(make_brightness())
         deep = np.repeat(image[..., None], 3, -1).astype(np.uint16) * 257

@@ -68,7 +68,7 @@ def check_equal(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-SLOW = pytest.mark.networks
+SLOW = pytest.mark.exhaustive
 
 
 class TestFeatures:
@@ -99,13 +99,13 @@ class TestFeatures:
         assert "block3_conv3" in names
         assert "block3_pool" not in names
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("encoder", NETWORKS)
     def test_it_says_whether_it_has_batch_norm(self, encoder):
         kinds = {type(layer) for layer in make_ours(encoder, depth=2).layers}
         assert ENCODERS[encoder].batch_norm == (FusedBatchNorm in kinds)
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     def test_layers_are_those_of_keras_but_for_batch_norm(self):
         ours, theirs = make_ours("mobilenet_v2"), make_theirs("mobilenet_v2")
         for layer in theirs.layers[1:]:
@@ -117,7 +117,7 @@ class TestFeatures:
             else:
                 assert type(made) is type(layer)
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     def test_stochastic_depth_drops_whole_images_at_the_rates_of_keras(self):
         theirs = make_theirs("efficientnet_b0")
         rates = {x.name: x.rate for x in theirs.layers if isinstance(x, keras.layers.Dropout)}
@@ -126,7 +126,7 @@ class TestFeatures:
         assert found == rates
         assert all(ours.get_layer(name).whole for name in rates)
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     def test_largest_efficientnet_has_the_parameters_of_keras(self):
         ours = make_ours("efficientnet_b7", base_filters=1)
         theirs = keras.applications.EfficientNetB7(
@@ -228,7 +228,7 @@ class TestRefusals:
             make_ours(encoder, **setting)
 
 
-@pytest.mark.networks
+@pytest.mark.exhaustive
 class TestReplicas:
     @pytest.mark.parametrize("encoder", ["resnet50", "efficientnet_b0", "mobilenet_v2"])
     def test_statistics_and_stochastic_depth_are_those_of_one_replica(self, encoder, mirrored):

@@ -31,6 +31,8 @@ PAIRS = [names for names in itertools.product(ENCODERS, DECODERS) if names[0] no
 # Their layers are those of others, and test_decoders.py has their values.
 SLOW_DECODERS = ("unet_plus_plus", "fcn32s", "fcn16s", "fpn")
 QUICK = ("mobilenet_v2", "transpose")
+# An encoder of ours, one of Keras, and a decoder that resizes.
+A_FEW = (("unet", "transpose"), QUICK, ("unet", "deeplab"))
 
 
 def with_the_unets(encoder, decoder):
@@ -42,13 +44,24 @@ def pair(encoder, decoder):
     """Returns the two as an argument of the tests, some of them slow."""
     is_slow = decoder in SLOW_DECODERS
     is_slow |= bool(ENCODERS[encoder].application) and (encoder, decoder) != QUICK
-    return pytest.param(encoder, decoder, marks=[pytest.mark.networks] if is_slow else [])
+    return pytest.param(encoder, decoder, marks=[pytest.mark.exhaustive] if is_slow else [])
 
 
 # Every encoder and every decoder is held to everything with the U-Net's other part, and to the most
 # important with each of the other part.
 everything = pytest.mark.parametrize(
     ("encoder", "decoder"), [pair(*names) for names in PAIRS if with_the_unets(*names)]
+)
+
+
+# What takes longest is tried by default with one of each kind.
+one_of_each_kind = pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        pytest.param(*names, marks=[pytest.mark.exhaustive] * (names not in A_FEW))
+        for names in PAIRS
+        if with_the_unets(*names)
+    ],
 )
 
 
@@ -291,7 +304,7 @@ def images_and_masks(step, rows):
 
 
 class TestTraining:
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if with_the_unets(*names)]
     )
@@ -301,7 +314,7 @@ class TestTraining:
         for path, values in one.items():
             np.testing.assert_allclose(two[path], values, atol=1e-5, rtol=1e-5, err_msg=path)
 
-    @everything
+    @one_of_each_kind
     def test_frozen_encoder_does_not_move_by_a_bit_in_bfloat16(self, encoder, decoder, mirrored):
         loss, before, after = train(
             encoder, decoder, mirrored(1), precision="bfloat16", frozen="encoder"
@@ -368,7 +381,7 @@ class TestGeometry:
             assert places.min() <= size // 2 <= places.max()
 
 
-@everything
+@one_of_each_kind
 class TestExport:
     def test_every_format_gives_what_the_package_gives(self, encoder, decoder, tmp_path):
         model = make(encoder, decoder, normalization="batch", channels=3)
@@ -376,7 +389,7 @@ class TestExport:
 
 
 class TestEveryPair:
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder"), [names for names in PAIRS if not with_the_unets(*names)]
     )
@@ -388,7 +401,7 @@ class TestEveryPair:
         check_copy(model)
         check_gradients(model)
 
-    @pytest.mark.networks
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(
         ("encoder", "decoder", "channels"),
         [(*names, 1 + 2 * (place % 2)) for place, names in enumerate(PAIRS)],

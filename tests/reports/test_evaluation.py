@@ -81,6 +81,17 @@ class TestTrueObjects:
         assert found["objects"]["0.50"] == pytest.approx(2 / 4)
 
 
+def test_two_images_of_one_name_are_refused():
+    # Scores are kept by name; one would take the place of the other.
+    read = reader(0)
+    evaluation = Evaluation(CLASSES)
+    pair = read(named("a"))
+    probabilities = np.stack([pair.mask == 0, pair.mask == 1], -1).astype(np.float32)
+    evaluation.add(pair, probabilities)
+    with pytest.raises(ValueError, match="Two images are called 'a'"):
+        evaluation.add(pair, probabilities)
+
+
 class TestScoreSamples:
     def test_scores_are_those_of_all_pixels_together(self, window, tmp_path):
         read = reader(0, 60)

@@ -45,6 +45,13 @@ class TestCheck:
         for words in ("3 problem(s)", "more.png: there is no mask", "7 (480 px)", "its mask 2x2"):
             assert words in str(error.value)
 
+    def test_every_class_must_occur_to_train_on_and_none_to_be_scored(self, folder):
+        for path in (folder / "train" / "label").iterdir():
+            cv2.imwrite(str(path), np.zeros((20, 24), np.uint8))
+        with pytest.raises(UserError, match="No mask has a pixel of class cell"):
+            opened(folder).check()
+        opened(folder).check(to_train=False)
+
     def test_set_beyond_the_cache_is_checked_by_headers_alone(self, folder):
         cv2.imwrite(str(folder / "train" / "label" / "rat0_1.png"), np.full((20, 24), 7, np.uint8))
         opened(folder, cache_mb=0).check()
@@ -81,6 +88,26 @@ class TestSplit:
         (folder / "train" / "image" / "rat1_3.png").write_bytes(first.read_bytes())
         with pytest.raises(UserError, match="is held out, and equal to"):
             opened(folder, folds=2).split()
+
+    def test_nothing_to_train_on_is_refused(self, folder):
+        (folder / "train").rename(folder / "val")
+        (folder / "samples.csv").write_text(
+            "image,mask,split\nval/image/rat0_0.png,val/label/rat0_0.png,val\n"
+        )
+        with pytest.raises(UserError, match="there is no sample to train on"):
+            opened(folder, layout="csv", split="fixed").split()
+
+
+class TestDescribeSmall:
+    def test_images_smaller_than_the_crop_are_counted_with_a_crop_that_fits(self, folder):
+        for name in ("image", "label"):
+            small = np.zeros((30, 9), np.uint8)
+            cv2.imwrite(str(folder / "train" / name / "rat0_1.png"), small)
+        data = opened(folder, crop_size=20)
+        assert "1 of the 4 images" in (line := data.describe_small(data.samples))
+        assert "the smallest 9x30 pixels" in line
+        assert "--crop_size=9 fits" in line
+        assert opened(folder, crop_size=9).describe_small(data.samples) == ""
 
 
 class TestWeights:

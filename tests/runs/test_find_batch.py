@@ -9,7 +9,7 @@ from helpers.program import check_refused
 from unet_core.runs import step_memory
 from unet_core.runs.find_batch import Memory
 
-SMALL = ("--mode=find_batch", "--crop_size=64", "--base_filters=4", "--depth=2")
+SMALL = ("--mode=find_batch", "--crop_size=64", "--base_filters=4", "--depth=1")
 
 
 class TestMemory:

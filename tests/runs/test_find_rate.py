@@ -12,7 +12,7 @@ SMALL = [
     MEMBRANE,
     "--crop_size=32",
     "--base_filters=4",
-    "--depth=2",
+    "--depth=1",
     "--global_batch_size=2",
     "--precision=float32",
     "--normalization=batch",
@@ -42,20 +42,20 @@ class TestProgram:
     def test_writes_curve_and_suggestion_and_leaves_the_run_as_it_is(self, door, tmp_path):
         data, run = write_slices(tmp_path, test_slices=0), tmp_path / "run"
         same = [f"--data_dir={data}", f"--run_dir={run}", *SMALL]
-        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=20")
+        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=10")
         assert code == 0, err
         assert "Suggested: --learning_rate=" in out
         with (run / "find_rate.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        # From 1e-6 to 1 in 19 equal factors.
+        # From 1e-6 to 1 in 9 equal factors.
         assert float(rows[0]["rate"]) == pytest.approx(1e-6)
-        assert float(rows[1]["rate"]) == pytest.approx(1e-6 * 1e6 ** (1 / 19), rel=1e-5)
+        assert float(rows[1]["rate"]) == pytest.approx(1e-6 * 1e6 ** (1 / 9), rel=1e-5)
         assert cv2.imread(str(run / "find_rate.png")) is not None
         # The folder holds no run yet, and may hold one.
         code, _, err = door(*same, "--train_steps=2")
         assert code == 0, err
         before = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()}
-        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=10")
+        code, out, err = door("--mode=find_rate", *same, "--find_rate_steps=5")
         assert code == 0, err
         assert f"With the weights of step 2 of {run}" in out
         after = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()}

@@ -45,6 +45,20 @@ class TestRunConfig:
         choices = ", ".join(field.metadata["choices"])
         assert str(error.value) == f"`{field.name}` ('nonsense') must be one of {choices}."
 
+    def test_home_folder_stands_for_a_tilde_in_every_path(self, monkeypatch):
+        monkeypatch.setenv("HOME", "/home/somebody")
+        paths = {field.name for field in FLAGS if field.metadata["is_path"]}
+        of_folders = {"run_dir", "compare", "data_dir", "preview", "init_from", "output_dir"}
+        assert paths == {*of_folders, "encoder_weights", "input"}
+        for name in paths:
+            config = RunConfig.of(**{name: ("~/a", "b") if name == "compare" else "~/a"})
+            expected = ("/home/somebody/a", "b") if name == "compare" else "/home/somebody/a"
+            assert config[name] == expected
+
+    def test_path_with_a_nul_character_is_refused(self):
+        with pytest.raises(UserError, match=r"`data_dir` \('a\\x00b'\) holds a NUL character"):
+            RunConfig.of(data_dir="a\0b")
+
     @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
     def test_every_number_has_a_finite_range(self, field):
         assert math.isfinite(field.metadata["least"])

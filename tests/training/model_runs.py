@@ -106,6 +106,6 @@ def check(what, found, bound):
 
 
 def cell(*names, fast=False):
-    """Returns a parameter that reads as its names, slow unless it is said to be fast."""
-    marks = [] if fast else [pytest.mark.slow]
+    """Returns a parameter that reads as its names, tried by default if it is said to be fast."""
+    marks = [] if fast else [pytest.mark.exhaustive]
     return pytest.param(*names, id="-".join(names), marks=marks)

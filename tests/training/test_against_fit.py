@@ -1,8 +1,8 @@
 """The loop trains the weights that `model.fit` does, whatever the model and the optimizer.
 
-By default each model and each optimizer is tried once. `-m slow` tries all optimizers on the models
-whose variables they treat in different ways, and two on each of the others, of whose gradients an
-optimizer knows nothing.
+By default each model and each optimizer is tried once. `-m exhaustive` tries all optimizers on the
+models whose variables they treat in different ways, and two on each of the others, of whose
+gradients an optimizer knows nothing.
 `pytest -s` prints one line per comparison: what, largest deviation, bound.
 """
 

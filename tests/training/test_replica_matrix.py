@@ -2,8 +2,8 @@
 
 U-Nets are tried with all that this package trains them with; small models of many kinds with what
 they have of their own. By default most features are tried on two replicas alone, and few of the
-small models; `-m slow` tries the others. `pytest -s` prints one line per comparison: what, largest
-deviation, bound.
+small models; `-m exhaustive` tries the others. `pytest -s` prints one line per comparison: what,
+largest deviation, bound.
 
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
 within rounding of zero passes its gradient in one run and not in the other, which AdamW turns into
@@ -196,13 +196,26 @@ def first_of(copies):
     return [values[0] for values in copies]
 
 
+def marks_of(name, replicas=2):
+    """By default each kind of arithmetic is tried on two replicas, and two of them on four."""
+    if replicas == 4:
+        is_fast = name in ("accumulation", "together with batch norm")
+    else:
+        # The others are in "together with batch norm" or among the small models.
+        is_fast = name not in ("class weights", "adamw", "nesterov", "averages", "together")
+    return () if is_fast else pytest.mark.exhaustive
+
+
 def on_two_and_four(names):
-    """Each feature on two replicas, and on four; the latter are slow but for a few kinds."""
-    fast = {"plain", "accumulation", "batch norm", "together with batch norm"}
     for name in names:
-        yield pytest.param(name, 2, id=f"{name}-2")
-        marks = () if name in fast else pytest.mark.slow
-        yield pytest.param(name, 4, id=f"{name}-4", marks=marks)
+        for replicas in (2, 4):
+            marks = marks_of(name, replicas)
+            yield pytest.param(name, replicas, id=f"{name}-{replicas}", marks=marks)
+
+
+def those_that_change_the_weights():
+    for name in sorted(set(FLOAT32) - {"plain", "accumulation", "averages"}):
+        yield pytest.param(name, marks=marks_of(name))
 
 
 class TestUNets:
@@ -225,7 +238,7 @@ class TestUNets:
         ((whole, _),), ((summed, _),) = train("plain"), train("accumulation", replicas)
         check(f"accumulation-{replicas}", deviation(summed, first_of(whole)), BOUND)
 
-    @pytest.mark.parametrize("name", sorted(set(FLOAT32) - {"plain", "accumulation", "averages"}))
+    @pytest.mark.parametrize("name", list(those_that_change_the_weights()))
     def test_feature_trains_other_weights_than_none(self, name):
         ((plain, _),), ((one, _),) = train("plain"), train(name)
         assert deviation(one[:1], first_of(plain[:1])) > 2 * BOUND

@@ -10,6 +10,7 @@ lookup table. An `Augmenter` keeps its scratch arrays, because fresh ones cost a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,17 @@ FILL_MODES: Mapping[str, int] = {
 REFLECT_101), reflect c b a | a b c d | d c b (Keras' and SciPy's meaning of the word), nearest
 a a a | a b c d | d d d, wrap b c d | a b c d | a b c, and constant one grey value.
 """
+
+
+_PADDING: Mapping[int, Any] = {
+    cv2.BORDER_REFLECT_101: "reflect",
+    cv2.BORDER_REFLECT: "symmetric",
+    cv2.BORDER_REPLICATE: "edge",
+    cv2.BORDER_WRAP: "wrap",
+}
+"""NumPy's names of them."""
+_LONGEST_SIDE = 2**15 - 1
+"""Pixels; OpenCV 5.0 samples images whose sides are shorter, so a window of others is cut first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +287,9 @@ class Augmenter:
 
         Args:
             rng: The source of everything drawn.
-            image: [H, W] or [H, W, C] of the augmenter's dtype, no side shorter than the crop.
+            image: [H, W] or [H, W, C] of the augmenter's dtype. Around one with a side shorter than
+                the crop there is what the recipe's `fill_mode` says, and the mask is IGNORED: every
+                pixel of it counts as often as one of a larger image, and no copy of it does.
             mask: [H, W] uint8.
             image_out: [crop, crop] or [crop, crop, C] of the same dtype, C-contiguous.
             mask_out: [crop, crop] uint8, C-contiguous.
@@ -293,13 +307,20 @@ class Augmenter:
         _check("image_out", image_out, size, self._channels, self._dtype)
         _check("mask_out", mask_out, size, 1, np.uint8)
         x, y = self.draw_map(rng, image.shape[:2], contain)
+        if max(image.shape[:2]) >= _LONGEST_SIDE:
+            (x, across), (y, down) = (
+                _windowed(places, length, self._border)
+                for places, length in zip((x, y), image.shape[1::-1], strict=True)
+            )
+            part = np.ix_(down, across)
+            image, mask = image[part], mask[part]
+            weights = None if weights is None else weights[part]
         self._sample(image, x, y, image_out, self._recipe.cval)
-        cv2.remap(
-            mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=self._border, borderValue=IGNORED
-        )
+        border = cv2.BORDER_CONSTANT if min(mask.shape) < self._size else self._border
+        cv2.remap(mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border, borderValue=IGNORED)
         if weights is not None:
             assert weights_out is not None
-            _check("weights", weights, image.shape[:2], 1, np.float32)
+            _check("weights", weights, mask.shape, 1, np.float32)
             _check("weights_out", weights_out, size, 1, np.float32)
             self._sample(weights, x, y, weights_out, 0.0)
         self._draw_intensities(rng, image_out)
@@ -314,8 +335,9 @@ class Augmenter:
 
         Both are [crop, crop] float32 and valid until the next call.
 
-        An unturned crop falls on whole pixels inside the image, every place being equally likely,
-        or every place that shows the pixel `contain` (y, x). Where that pixel would fall outside a
+        An unturned crop falls on whole pixels inside the image, or around all of it along an axis
+        that is shorter, every place being equally likely, or every place that shows the pixel
+        `contain` (y, x). Where that pixel would fall outside a
         crop that is turned, shifted or scaled, the crop is moved until the pixel is at its edge.
 
         Args:
@@ -369,12 +391,12 @@ class Augmenter:
     def _draw_corner(
         self, rng: np.random.Generator, shape: tuple[int, int], contain: tuple[int, int] | None
     ) -> list[int]:
-        """Returns top and left of an unturned crop inside the image, or around `contain`."""
+        """Returns top and left of an unturned crop inside the image, around it, or `contain`."""
         corner: list[Any] = []
         for axis, pixels in enumerate(shape):
-            lowest, highest = 0, pixels - self._size
+            lowest, highest = sorted((0, pixels - self._size))
             if contain is not None:
-                lowest = max(0, contain[axis] - self._size + 1)
+                lowest = max(lowest, contain[axis] - self._size + 1)
                 highest = min(highest, contain[axis])
             corner.append(rng.integers(lowest, highest + 1))
         return corner
@@ -495,6 +517,21 @@ class Augmenter:
         corners = rng.integers(0, self._size, (self._recipe.cutout_holes, 2)) - side // 2
         for top, left in corners:
             picture[max(0, top) : top + side, max(0, left) : left + side] = mean
+
+
+def _windowed(places: np.ndarray, length: int, border: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `places` in a window of a side, and the numbers of the pixels of that window.
+
+    What lies outside of the image is what the border stands for, so that no place is outside of the
+    window; with a border of one value all that is outside of the image is.
+    """
+    start, stop = math.floor(places.min()) - 1, math.ceil(places.max()) + 2
+    if border == cv2.BORDER_CONSTANT:
+        start = min(max(0, start), length - 1)
+        return places - np.float32(start), np.arange(start, min(max(stop, start + 1), length))
+    before, after = max(0, -start), max(0, stop - length)
+    padded = np.pad(np.arange(length), (before, after), mode=_PADDING[border])
+    return places - np.float32(start), padded[start + before : stop + before]
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -125,7 +125,7 @@ def read_channels(
         UserError: As `read_image` and `to_channels`.
     """
     with opened(path, page) as found:
-        check_image(found)
+        check_header(path, _header(found), channels, use)
         pixels = image_pixels(found, found.read())
         return to_channels(pixels, channels, alpha=found.alpha, use=use)
 

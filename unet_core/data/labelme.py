@@ -18,7 +18,7 @@ from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.layouts.listing import numeric_order
 from unet_core.errors import UserError
-from unet_core.files import os_errors, read_bytes, read_json, write_whole
+from unet_core.files import os_errors, printable, read_bytes, read_json, write_whole
 
 IGNORE_LABELS = ("__ignore__", "ignore")
 # As labelme draws them, in pixels.
@@ -83,7 +83,7 @@ def convert(
         folder.mkdir(parents=True, exist_ok=True)
     warnings, problems = [], []
     for path in progress(paths):
-        mask_path = mask_dir / f"{path.stem}.png"
+        mask_path = mask_dir / f"{printable(path.stem)}.png"
         if os.path.lexists(mask_path):
             warnings.append(f"{mask_path}: is there already and was left as it is.")
             continue
@@ -96,7 +96,7 @@ def convert(
             message = str(error)
             problems.append(message if str(path) in message else f"{path}: {message}")
             continue
-        image_path = image_dir / f"{path.stem}{suffix}"
+        image_path = image_dir / f"{printable(path.stem)}{suffix}"
         if not os.path.lexists(image_path):
             write_whole(image_path, content)
         elif not _holds(image_path, content):

@@ -7,7 +7,7 @@ where it is, so a run may start at any step and see exactly the batches it would
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from unet_core.data import balance
 from unet_core.data.augment import Augmenter, Recipe
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
-from unet_core.errors import UserError
 
 # Keys of the counter-based generator: samples count up from 0, the orders of epochs from here.
 _EPOCHS = 2**62
@@ -128,26 +127,6 @@ def draw_pairs(
         stream.write(index, image, mask, weights)
         pairs.append((image, mask))
     return pairs
-
-
-def check_crop_size(shapes: Mapping[Sample, tuple[int, int]], crop_size: int) -> None:
-    """Checks that a crop fits into every training sample.
-
-    Args:
-        shapes: Height and width of each training sample.
-        crop_size: Pixels a side.
-
-    Raises:
-        UserError: If there are no samples, or the crop is larger than one of them.
-    """
-    if not shapes:
-        raise UserError("There are no training samples.")
-    for sample, (height, width) in shapes.items():
-        if crop_size > min(height, width):
-            raise UserError(
-                f"`crop_size` ({crop_size}) is larger than image {sample.name!r} "
-                f"({width}x{height} pixels); choose at most {min(map(min, shapes.values()))}."
-            )
 
 
 class _Order:

@@ -26,7 +26,7 @@ from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
-from unet_core.files import read_json, write_whole
+from unet_core.files import printable, read_json, write_whole
 
 # Beyond this much, files are compared by size and time, not by what they hold.
 _HASHED_BYTES = 1 << 30
@@ -78,12 +78,14 @@ class Pixels:
             of each id; where masks number objects, of the first value of each class.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
+        missing: A sentence about classes that occur nowhere, which is wrong for training alone.
         objects: What is said of objects, empty where masks do not number them.
     """
 
     values: collections.Counter[int | str]
     counts: dict[Sample, np.ndarray]
     problems: tuple[str, ...]
+    missing: tuple[str, ...]
     objects: str = ""
 
 
@@ -116,7 +118,7 @@ class Memory:
 
     def get(self, source: Source) -> dict[int | str, int] | None:
         """Returns the value counts of a mask that has not changed since it was counted."""
-        entry = self._known.get(str(source))
+        entry = self._known.get(printable(str(source)))
         if not entry or entry[0] != _size_and_time(source.path):
             return None
         return {v if v.startswith("#") else int(v): count for v, count in entry[1].items()}
@@ -124,7 +126,7 @@ class Memory:
     def put(self, source: Source, values: Mapping[int | str, int]) -> None:
         """Remembers the value counts of a mask."""
         counts = {str(value): int(count) for value, count in values.items()}
-        self._known[str(source)] = (_size_and_time(source.path), counts)
+        self._known[printable(str(source))] = (_size_and_time(source.path), counts)
 
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
@@ -252,9 +254,9 @@ def read_pixels(
             values.update(read.classes.count_values(read.classes.values(pair.mask)))
             objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
-    problems += _missing_classes(counts, read.classes, values)
+    missing = tuple(_missing_classes(counts, read.classes, values))
     found = "" if read.classes.border_px is None else objects.describe()
-    return Pixels(values, counts, tuple(problems), found)
+    return Pixels(values, counts, tuple(problems), missing, found)
 
 
 def count_classes(
@@ -296,13 +298,13 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         pages = [source.page for source in (sample.image, *sample.mask)]
-        digest.update(f"{sample.name} {pages} {sample.group} {sample.split}\n".encode())
+        digest.update(f"{sample.name} {pages} {printable(sample.group)} {sample.split}\n".encode())
     for path in paths:
         if hashes_content:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         else:
-            digest.update(f"{path.name} {_size_and_time(path)}\n".encode())
+            digest.update(f"{printable(path.name)} {_size_and_time(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Masks laid over images, and truth beside prediction.
 
 Pictures are [H, W, 3] uint8, in BGR order as OpenCV writes them; images come as `Pair.image` does:
-grey or RGB, in 0..255.
+grey, RGB, or of other channels, in 0..255.
 """
 
 from __future__ import annotations
@@ -28,16 +28,23 @@ Colours = Sequence[tuple[int, int, int]]
 
 
 def displayable(image: np.ndarray) -> np.ndarray:
-    """Returns `image` [H, W] or [H, W, 3] as a picture.
+    """Returns `image` [H, W] or [H, W, C] as a picture.
+
+    Two channels are shown as red and green, and of more than three the first as red, green and
+    blue.
 
     What is not uint8 is clipped to 0..255; if it fills less than a quarter of that, as micrographs
     of 12 bits in 16 do, it is shown by its own range, from its 0.1th to its 99.9th percentile.
     """
+    if image.ndim == 3 and image.shape[2] != 3:
+        empty = np.zeros_like(image[..., :1])
+        image = image[..., 0] if image.shape[2] == 1 else np.dstack([image, empty])[..., :3]
     if image.dtype != np.uint8:
         low, high = np.percentile(image, (0.1, 99.9))
         if 0 < high - low < 64:
             image = (image - low) * (255 / (high - low))
         image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    image = np.ascontiguousarray(image)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
 
 

@@ -70,6 +70,9 @@ class _Server(tf.Module):
         return found
 
     def _serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        # A server that is not in Python does not look at the shape of the signature, and kernels
+        # that meet another rank say what nobody understands, or end the process.
+        images = tf.ensure_shape(images, [None, None, None, self._network.channels])
         pixels = scaled(images, self._serving.scaling)
         shape, around = tf.shape(images), self._network.geometry
         before, after = around.padding()

@@ -155,7 +155,7 @@ class Predictor:
                 f"channels or a stack: {way}."
             )
         image = np.asarray(image).astype(dtype.newbyteorder("="), copy=False)
-        chosen = len(shape) == 3 and shape[2] == self.channels
+        chosen = [*shape, 1][2] == self.channels
         pixels = to_channels(image, self.channels, use=() if chosen else self._use_channels)
         return self._of_scaled(self._scaling(pixels))
 

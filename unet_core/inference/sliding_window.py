@@ -55,7 +55,7 @@ class SlidingWindow:
             one pass for images up to `MOST_PIXELS_AT_ONCE`, and windows of `WINDOW_PX` above.
 
     Attributes:
-        network: As given.
+        network, tta, window_px: As given.
 
     Raises:
         UserError: If `tta` is none of these.
@@ -65,8 +65,9 @@ class SlidingWindow:
         if tta not in _COPIES:
             raise UserError(f"`tta` ({tta!r}) must be one of {', '.join(_COPIES)}.")
         self.network = network
+        self.tta = tta
+        self.window_px = window_px
         self._copies = _COPIES[tta]
-        self._window_px = window_px
         self._around = network.geometry
 
     def refresh(self) -> None:
@@ -99,7 +100,7 @@ class SlidingWindow:
             height: Rows of the image.
             width: Its columns.
         """
-        window_px = self._window_px
+        window_px = self.window_px
         if not window_px and height * width > MOST_PIXELS_AT_ONCE:
             window_px = WINDOW_PX
         down = _Axis.over(height, window_px, self._around)

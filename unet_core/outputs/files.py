@@ -3,27 +3,26 @@
 Masks, overlays, outlines, probabilities, uncertainty and numbered objects.
 
 Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
-bands of rows; their masks, probabilities and numbers are TIFF files, their overlays are reduced.
+bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 
 from unet_core.data import images
-from unet_core.data.classes import ClassMap
 from unet_core.data.instance_masks import object_class
 from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
+from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows, open_rows
 from unet_core.data.tiff_writer import TiffWriter
@@ -34,10 +33,7 @@ from unet_core.inference import uncertainty
 from unet_core.inference.ensemble import Ensemble
 from unet_core.inference.instances import number_objects
 from unet_core.inference.masks import (
-    MaskRule,
     mask_pixels,
-    mask_suffixes,
-    suffixes_of_classes,
     usual_rule,
     write_mask,
 )
@@ -47,44 +43,17 @@ from unet_core.outputs import numbered
 from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
-from unet_core.settings.prediction import OBJECT_FILES
+from unet_core.outputs.wanted import (
+    UNCERTAIN,
+    PredictionOutputs,
+    class_of_level,
+    made_by,
+    paths_of,
+    stems,
+)
 
 MOST_PIXELS_WHOLE = 2**26
-_UNCERTAIN = ("uncertainty", "disagreement")
 _SILENT = functools.partial(tqdm.tqdm, disable=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictionOutputs:
-    """What to write of each prediction.
-
-    Attributes:
-        outputs: Out of "mask" (one file, or of classes that may overlap one per class), "overlay",
-            "outlines", "probabilities" (for two classes the second's, for more or overlapping ones
-            one file per class with its name, "/" being "_"), "uncertainty" and, of several
-            networks, "disagreement", see `unet_core.inference.uncertainty`. The last three have 16
-            bits, 65535 being 1.
-        mask_format: "values" writes the mask values of the class map, "index" the class numbers,
-            "palette" class numbers that show in colours.
-        alpha: How strongly an overlay covers the picture, 0..1.
-        instances: "none", "components" or "watershed": how touching objects are separated.
-        object_class: The class they are of; by default that which numbered masks are of.
-        least_object_px: Objects of fewer pixels are none.
-        objects: Files about them, out of `OBJECT_FILES`.
-        pixel_size_um: Width and height of a pixel in them; 0 is as each file says.
-        make_mask: From probabilities to the mask, which all but the 16-bit files show; None is the
-            usual.
-    """
-
-    outputs: Collection[str] = ("mask", "overlay")
-    mask_format: str = "values"
-    alpha: float = 0.45
-    instances: str = "none"
-    object_class: str = ""
-    least_object_px: int = 0
-    objects: Collection[str] = ()
-    pixel_size_um: float = 0.0
-    make_mask: MaskRule | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +64,7 @@ class PredictionSummary:
         table: One row per image.
         warnings: Complete sentences about predictions that look wrong.
         failures: The same about images that could not be predicted; the others are done.
+        finished_before: How many images were finished already, and are left as they are.
         megapixels: Of all images that were predicted.
         seconds: That it took, from reading to writing.
     """
@@ -102,6 +72,7 @@ class PredictionSummary:
     table: str
     warnings: tuple[str, ...]
     failures: tuple[str, ...]
+    finished_before: int
     megapixels: float
     seconds: float
 
@@ -119,98 +90,165 @@ def predict_files(
 ) -> PredictionSummary:
     """Predicts each image and writes its files, at native size.
 
-    They are `<name>_predict`, `<name>_overlay` and what else is wanted.
+    They are `<name>_predict`, `<name>_overlay` and what else is wanted. What is finished is noted
+    in the folder, see `unet_core.data.predicted`: pictures that the same weights and settings have
+    finished there are left as they are.
 
     Args:
         predictor: The network.
         sources: The images; pages of a stack have their number in the name.
         output_dir: The folder to write to; made if need be.
         wanted: What to write.
-        overwrite: Whether files that are there may be replaced.
-        claim: Called with all files that may be written, before any is; it may refuse.
+        overwrite: Whether earlier predictions may be replaced, by other weights or settings too.
+        claim: Called with all files that may be written, before any is; it may refuse. Without it,
+            only what a prediction has written is ever replaced.
         progress: Makes a bar of the pixels, given their `total`, as `tqdm.tqdm` does.
         should_stop: Asked before every image and band.
 
     Raises:
-        UserError: If `output_dir` cannot be written, a file is there already, the class of objects
-            is unknown, or disagreement is wanted of one network.
+        UserError: If `output_dir` cannot be written, a file is there that no prediction has
+            written, or that other weights or settings have and `overwrite` is not set; if the
+            class of objects is unknown, or disagreement is wanted of one network.
     """
     output_dir = pathlib.Path(output_dir)
-    classes = predictor.classes
     _check_wanted(wanted, predictor)
-    stems = _stems(sources)
-    if not overwrite:
-        _check_free(output_dir, stems, classes)
-    if claim is not None:
-        claim(*output_paths(sources, output_dir, wanted, classes))
-    total = sum(map(_pixels, sources))
-    object_files = ObjectFiles(
-        wanted.objects,
-        output_dir,
-        object_class(classes, wanted.object_class),
-        wanted.pixel_size_um,
-    )
-    rows, warnings, failures = [], [], []
-    predicted, lost, start = 0, 0, time.perf_counter()
+    run = _Run(predictor, wanted, output_dir, sources)
+    run.prepare(overwrite, claim)
+    start = time.perf_counter()
     advice = "Those already there are whole; make room or choose another `output_dir`."
     with os_errors(output_dir, "predictions cannot be written", advice):
         output_dir.mkdir(parents=True, exist_ok=True)
-        with progress(total=total) as bar:
-            for source, stem in zip(sources, stems, strict=True):
-                if should_stop():
-                    break
-                try:
-                    figures = _predict_one(
-                        predictor,
-                        source,
-                        output_dir / stem,
-                        wanted,
-                        object_files,
-                        bar.update,
-                        should_stop,
-                    )
-                except UserError as error:
-                    named = str(source.path) in str(error)
-                    failures.append(str(error) if named else f"{source}: {error}")
-                    continue
-                if figures is None:
-                    break
-                predicted += figures.pixels
-                lost += figures.lost_georeference
-                rows.append([stem + source.path.suffix, *figures.cells()])
-                warnings += figures.warnings(source)
-        object_files.finish()
-    warnings += describe_lost(lost)
+        with progress(total=run.pixels_left()) as bar:
+            run.predict(bar.update, should_stop)
+    run.warnings += describe_lost(run.lost_georeference)
     seconds = time.perf_counter() - start
-    table = tables.table(Figures(classes).header(), rows)
-    return PredictionSummary(table, tuple(warnings), tuple(failures), predicted / 1e6, seconds)
+    return PredictionSummary(
+        tables.table(Figures(predictor.classes).header(), run.rows),
+        tuple(run.warnings),
+        tuple(run.failures),
+        run.finished_before,
+        run.predicted / 1e6,
+        seconds,
+    )
 
 
-def output_paths(
-    sources: Sequence[Source],
-    output_dir: str | pathlib.Path,
-    wanted: PredictionOutputs,
-    classes: ClassMap,
-) -> list[pathlib.Path]:
-    """Returns the files that `predict_files` writes, for those who must know them before.
+class _Run:
+    """Some pictures on their way to their files.
 
-    Raises:
-        UserError: If two images would write one file.
+    Attributes:
+        rows, warnings, failures, finished_before: See `PredictionSummary`.
+        predicted: Pixels.
+        lost_georeference: How many pictures have one that their files do not.
     """
-    suffixes = {"mask": mask_suffixes(classes), "probabilities": list(_class_of_level(classes))}
-    suffixes |= {name: [name] for name in _UNCERTAIN}
-    paths = []
-    for source, stem in zip(sources, _stems(sources), strict=True):
-        is_large = _pixels(source) > MOST_PIXELS_WHOLE
-        for output in ("mask", "overlay", "outlines", "probabilities", *_UNCERTAIN):
-            if output in wanted.outputs:
-                is_tiff = output in suffixes and is_large
-                kind = ".tif" if is_tiff else ".png"
-                names = suffixes.get(output, [output])
-                paths += [pathlib.Path(output_dir, f"{stem}_{name}{kind}") for name in names]
-        if wanted.instances != "none":
-            paths += numbered.paths(pathlib.Path(output_dir, stem), is_large=is_large)
-    return paths + ObjectFiles(wanted.objects, output_dir).paths(_stems(sources))
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        wanted: PredictionOutputs,
+        output_dir: pathlib.Path,
+        sources: Sequence[Source],
+    ):
+        self.rows: list[list[str]] = []
+        self.warnings: list[str] = []
+        self.failures: list[str] = []
+        self.finished_before = self.predicted = self.lost_georeference = 0
+        self._predictor = predictor
+        self._wanted = wanted
+        self._dir = output_dir
+        self._sources = dict(zip(stems(sources), sources, strict=True))
+        self._predicted = Predicted(output_dir)
+        self._objects = ObjectFiles(
+            wanted.objects,
+            output_dir,
+            object_class(predictor.classes, wanted.object_class),
+            wanted.pixel_size_um,
+        )
+        self._pixels = {name: _pixels(source) for name, source in self._sources.items()}
+        self._left: set[str] = set()
+
+    def prepare(self, overwrite: bool, claim: Callable[..., None] | None) -> None:
+        """Finds out what is left to do.
+
+        Raises:
+            UserError: If a file may not be replaced.
+        """
+        paths = {name: self._paths(name) for name in self._sources}
+        of_all = self._objects.paths([])
+        every = [path for of_one in paths.values() for path in of_one] + of_all
+        # What earlier versions have written in a run's folder is not in the list, but its own.
+        if claim is None or not overwrite:
+            self._predicted.check_free(every)
+        made = made_by(self._predictor, self._wanted)
+        left = self._predicted.unfinished(self._sources, made, again=overwrite)
+        self._left = set(left)
+        self.finished_before = len(self._sources) - len(left)
+        if claim is not None:
+            claim(self._predicted.path, *every)
+
+    def pixels_left(self) -> int:
+        """Returns how many pixels are to be predicted."""
+        return sum(self._pixels[name] for name in self._left)
+
+    def predict(self, update: Callable[[int], object], should_stop: Callable[[], bool]) -> None:
+        """Predicts what is left, and writes the files about all pictures.
+
+        Args:
+            update: Takes how many more pixels are done.
+            should_stop: Asked before every image and band.
+
+        Raises:
+            OSError: If one cannot be written.
+        """
+        of_all = self._objects.paths([])
+        if not self._left and (not of_all or self._predicted.is_finished("")):
+            return
+        if of_all:
+            self._predicted.start("", None, of_all)
+        for name, source in self._sources.items():
+            if should_stop():
+                return
+            try:
+                if name not in self._left:
+                    if of_all:
+                        self._measure_again(name, source)
+                    continue
+                self._predicted.start(name, source, self._paths(name))
+                figures = _predict_one(
+                    self._predictor,
+                    source,
+                    self._dir / name,
+                    self._wanted,
+                    self._objects,
+                    update,
+                    should_stop,
+                )
+            except UserError as error:
+                named = str(source.path) in str(error)
+                self.failures.append(str(error) if named else f"{source}: {error}")
+                continue
+            if figures is None:
+                return
+            self._predicted.finish(name)
+            self.predicted += figures.pixels
+            self.lost_georeference += figures.lost_georeference
+            self.rows.append([name + source.path.suffix, *figures.cells()])
+            self.warnings += figures.warnings(source)
+        if of_all:
+            self._objects.finish()
+            self._predicted.finish("")
+        self._predicted.end()
+
+    def _measure_again(self, name: str, source: Source) -> None:
+        """Takes the objects of a finished picture from its file, for the files about all."""
+        labels = images.read_mask(self._dir / f"{name}_instances.png")
+        with open_rows(source.path, source.page) as rows:
+            self._objects.add(name, source, labels, rows.read(0, rows.height))
+
+    def _paths(self, name: str) -> list[pathlib.Path]:
+        is_whole = self._pixels[name] <= MOST_PIXELS_WHOLE
+        of_picture = paths_of(self._dir / name, self._wanted, self._predictor.classes, is_whole)
+        of_all = set(self._objects.paths([]))
+        return of_picture + [p for p in self._objects.paths([name]) if p not in of_all]
 
 
 def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
@@ -362,8 +400,8 @@ class _Image:
                     "palette": self._classes.palette() if indexed else None,
                 }
         if "probabilities" in self._wanted.outputs:
-            kinds |= {suffix: {"dtype": np.uint16} for suffix in _class_of_level(self._classes)}
-        uncertain = set(_UNCERTAIN) & set(self._wanted.outputs)
+            kinds |= {suffix: {"dtype": np.uint16} for suffix in class_of_level(self._classes)}
+        uncertain = set(UNCERTAIN) & set(self._wanted.outputs)
         kinds |= {suffix: {"dtype": np.uint16} for suffix in uncertain}
         size = self._rows.height, self._rows.width
         return {
@@ -412,7 +450,7 @@ class _Image:
             entropy = uncertainty.entropy(probabilities, self._classes.overlapping)
             levels["uncertainty"] = _levels(entropy)
         if "probabilities" in self._wanted.outputs:
-            for suffix, number in _class_of_level(self._classes).items():
+            for suffix, number in class_of_level(self._classes).items():
                 levels[suffix] = _levels(probabilities[..., number])
         return _Band(first, probabilities, levels)
 
@@ -431,65 +469,8 @@ def _levels(shares: np.ndarray) -> np.ndarray:
     return np.rint(shares * 65535).astype(np.uint16)
 
 
-def _stems(sources: Sequence[Source]) -> list[str]:
-    """Returns the name of each source's files.
-
-    It is that of the image, with its page and, where two would be called the same, its suffix and
-    its folder.
-    """
-    several_pages = {source.path for source in sources if source.page}
-
-    def named(source: Source, stem: str) -> str:
-        return stem + (f"_{source.page:03d}" if source.path in several_pages else "")
-
-    stems = [named(source, source.path.stem) for source in sources]
-    for qualify in (
-        lambda path: f"{path.stem}_{path.suffix[1:]}",
-        lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:]}",
-    ):
-        count = collections.Counter(stems)
-        stems = [
-            named(source, qualify(source.path)) if count[stem] > 1 else stem
-            for source, stem in zip(sources, stems, strict=True)
-        ]
-    repeated = [stem for stem, count in collections.Counter(stems).items() if count > 1]
-    if repeated:
-        raise UserError(
-            f"Several images would write {repeated[0]}_predict; predict them into folders of their "
-            "own, with `output_dir`."
-        )
-    return stems
-
-
-def _class_of_level(classes: ClassMap) -> dict[str, int]:
-    """Returns the suffixes of the files of probabilities and the class that each is of."""
-    if len(classes) == 2 and not classes.overlapping:
-        return {"probability": 1}
-    return {suffix: n for n, suffix in enumerate(suffixes_of_classes("probability", classes))}
-
-
-def _check_free(output_dir: pathlib.Path, stems: Sequence[str], classes: ClassMap) -> None:
-    """Raises UserError if a file that may be written is there."""
-    suffixes = [*mask_suffixes(classes), "overlay", "outlines", *numbered.SUFFIXES]
-    suffixes += [*_UNCERTAIN, *_class_of_level(classes)]
-    taken = [
-        path
-        for stem in stems
-        for suffix in suffixes
-        for kind in (".png", ".tif")
-        if (path := output_dir / f"{stem}_{suffix}{kind}").exists()
-    ]
-    taken += filter(pathlib.Path.exists, ObjectFiles(OBJECT_FILES, output_dir).paths(stems))
-    if taken:
-        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-        raise UserError(
-            f"{taken[0]}{more}: there already. Set `overwrite` to replace what is there, or "
-            "choose another `output_dir`."
-        )
-
-
 def _pixels(source: Source) -> int:
-    """Returns the pixels of a page; 0 if it cannot be read.
+    """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
 
     Predicting it tells what is wrong with it.
     """

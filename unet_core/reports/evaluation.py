@@ -97,7 +97,14 @@ class Evaluation:
         Args:
             pair: Image and truth.
             probabilities: [H, W, C].
+
+        Raises:
+            ValueError: If one of this name was added before, whose scores it would replace.
         """
+        if pair.name in self._per_image:
+            raise ValueError(
+                f"Two images are called {pair.name!r}; scores are kept by name. Rename one."
+            )
         truth, ids = pair.mask, self.make_mask(probabilities)
         kept = truth != IGNORED
         confusion = _confusion(truth, ids, self._classes)

@@ -35,7 +35,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     print(data.describe(pixels.values))
     if pixels.objects:
         print(pixels.objects)
-    problems = [*data.problems, *pixels.problems]
+    problems = [*data.problems, *pixels.problems, *pixels.missing]
     if not problems:
         sampling = make_sampling(config.data, config.augmentation, seed=config.training.seed)
         training_samples: list[Sample] = []
@@ -47,6 +47,7 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
             print(
                 f"{number}{len(training_samples)} sample(s) to train on, {len(held_out)} held out."
             )
+            print(data.describe_small(training_samples), end="")
         if config.data.preview:
             write_preview(config.data.preview, data, training_samples, sampling)
     if run and (run.path.is_dir() or not problems):
@@ -72,6 +73,7 @@ def propose_classes(data_dir: str, config: RunConfig) -> None:
         mask_folder=settings.mask_folder,
         mask_suffix=settings.mask_suffix,
         group_pattern=settings.group_pattern,
+        outside_paths=settings.outside_paths,
     )
     if not found.samples:
         raise UserError(survey.list_problems(data_dir, found.problems))

@@ -91,6 +91,7 @@ class DataSet:
             mask_folder=settings.mask_folder,
             mask_suffix=settings.mask_suffix,
             group_pattern=settings.group_pattern,
+            outside_paths=settings.outside_paths,
         )
         headers = survey.read_headers(
             found.samples,
@@ -112,17 +113,21 @@ class DataSet:
         memory = survey.Memory(memory_path, classes)
         return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
-    def check(self) -> None:
+    def check(self, *, to_train: bool = True) -> None:
         """Checks headers and, if all samples fit into memory decoded, pixels too.
 
         A larger set is checked as it is decoded.
+
+        Args:
+            to_train: Whether each class must occur, as in training; to be scored, none need.
 
         Raises:
             UserError: If anything is wrong; the message lists every problem.
         """
         problems = self.problems
         if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
-            problems += self.pixels().problems
+            pixels = self.pixels()
+            problems += pixels.problems + (pixels.missing if to_train else ())
         if problems:
             raise UserError(survey.list_problems(str(self.settings.data_dir), problems))
 
@@ -165,6 +170,11 @@ class DataSet:
             seed=self.seed,
             presence=presence,
         )
+        if not training:
+            raise UserError(
+                f"{settings.data_dir}: there is no sample to train on; all are held out or marked "
+                "test. Put some into the part train."
+            )
         leaks = splits.leaks(training, held_out)
         if leaks:
             raise UserError(survey.list_problems(str(settings.data_dir), leaks))
@@ -201,6 +211,20 @@ class DataSet:
     def shapes(self, samples: Sequence[Sample]) -> dict[Sample, tuple[int, int]]:
         """Returns height and width of each of `samples`."""
         return {sample: self.headers.shapes[sample] for sample in samples}
+
+    def describe_small(self, training_samples: Sequence[Sample]) -> str:
+        """Returns a line about those that are smaller than the crop; nothing if there are none."""
+        crop_size = self.settings.crop_size
+        small = [s for s in self.shapes(training_samples).values() if min(s) < crop_size]
+        if not small:
+            return ""
+        height, width = min(small, key=min)
+        return (
+            f"{len(small)} of the {len(training_samples)} images to train on are smaller than "
+            f"--crop_size ({crop_size}), the smallest {width}x{height} pixels: they are continued "
+            "at their edges, which the loss leaves out. "
+            f"--crop_size={min(height, width)} fits into all.\n"
+        )
 
     def fingerprint(self) -> str:
         """Returns what tells this data set from another."""

@@ -39,7 +39,7 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
         progress=progress.progress_bar,
         memory_path=None if folders else run.known_masks,
     )
-    data.check()
+    data.check(to_train=False)
     elsewhere = config.prediction.output_dir
     training_samples: list[Sample] = []
     samples = list(data.samples)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core import losses, training
-from unet_core.data import pipeline, stream
+from unet_core.data import pipeline
 from unet_core.data.classes import BACKGROUND, ClassMap
 from unet_core.data.instance_masks import object_class
 from unet_core.data.samples import Sample
@@ -95,7 +95,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     _check_held_out(config, held_out)
     config = _count_epochs(config, len(training_samples))
     fine_tuning.check_settings(config)
-    stream.check_crop_size(data.shapes(training_samples), config.data.crop_size)
+    print(data.describe_small(training_samples), end="")
     if config.data.preview:
         dataset.write_preview(config.data.preview, data, training_samples, sampling)
     fingerprint = data.fingerprint()

@@ -8,13 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 from unet_core.data.layouts.find import find_images
+from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
+from unet_core.data.videos import camera_number, is_video
 from unet_core.errors import UserError
+from unet_core.files import safe_name
 from unet_core.inference.masks import MaskRule
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import Trained
 from unet_core.outputs import video
-from unet_core.outputs.files import PredictionOutputs, predict_files
+from unet_core.outputs.files import predict_files
+from unet_core.outputs.wanted import PredictionOutputs, made_by
 from unet_core.runs.dataset import test_folder
 from unet_core.runs.finished_run import open_runs, output_folder
 from unet_core.runs.masks import check_masks, rule_of_finished_run
@@ -35,13 +39,15 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
     output_dir = output_folder(config, run.predictions)
     how = f"with the {config.prediction.weights} weights ({_steps(trained)})"
     predictor = make_predictor(config, trained)
-    if video.is_video(source) or video.camera_number(str(source)) is not None:
+    if is_video(source) or camera_number(str(source)) is not None:
         print(f"Predicting {source} {how}.")
         rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
         _predict_video(config.prediction, predictor, rule, str(source), output_dir, stop)
         return
-    sources = find_images(source)
-    print(f"Predicting {len(sources)} image(s) of {source} {how}.")
+    notes: list[str] = []
+    problems: list[str] = []
+    sources = find_images(source, notes=notes, problems=problems)
+    print("\n".join([f"Predicting {len(sources)} image(s) of {source} {how}.", *notes]))
     failures = predict_images(
         config.prediction,
         predictor,
@@ -51,10 +57,10 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         stop,
         claim=None if config.prediction.output_dir else run.claim,
     )
-    if failures:
+    if failures or problems:
         raise UserError(
             f"{len(failures)} of {len(sources)} image(s) could not be predicted; the others are "
-            "done.\n  " + "\n  ".join(failures)
+            "done.\n  " + "\n  ".join([*problems, *failures])
         )
 
 
@@ -108,6 +114,13 @@ def predict_images(
         progress=pixel_bar("Predicting"),
         should_stop=stop,
     )
+    if done.finished_before:
+        print(
+            f"\n{done.finished_before} of {len(sources)} image(s) were finished before, by the "
+            f"same weights and settings, and stay as they are in {output_dir}."
+        )
+    if done.finished_before == len(sources):
+        return done.failures
     print(f"\nPredictions in {output_dir}\n{done.table}")
     print(
         f"{done.megapixels:.1f} megapixels in {done.seconds:.1f} s, reading and writing included: "
@@ -135,20 +148,37 @@ def _predict_video(
         raise UserError(
             "`instances`, `objects` and `mask_format` are for pictures; leave them out of a video."
         )
+    stem = output_dir / safe_name(pathlib.Path(source.replace(":", "_")).stem)
+    paths = video.output_paths(stem, settings.outputs).values()
+    wanted = PredictionOutputs(settings.outputs, alpha=settings.alpha, make_mask=make_mask)
+    # What a camera sees is never finished.
+    of_file = Source(pathlib.Path(source)) if is_video(source) else None
+    predicted = Predicted(output_dir)
+    predicted.check_free(paths)
+    made = made_by(predictor, wanted)
+    again = settings.overwrite or of_file is None
+    left = predicted.unfinished({stem.name: of_file or Source(stem)}, made, again=again)
+    if not left:
+        print("It was finished before, by the same weights and settings, and stays as it is.")
+        return
     result = video.predict_video(
         predictor,
         source,
-        output_dir / pathlib.Path(source.replace(":", "_")).stem,
+        stem,
         classes=predictor.classes,
         channels=predictor.channels,
         alpha=settings.alpha,
         outputs=settings.outputs,
         make_mask=make_mask,
         show=video.make_window(source) if settings.show else None,
-        overwrite=settings.overwrite,
+        overwrite=True,
+        claim=lambda: predicted.start(stem.name, of_file, paths),
         progress=progress_bar("Predicting frames"),
         should_stop=stop,
     )
+    if result.is_whole:
+        predicted.finish(stem.name)
+        predicted.end()
     print(f"\n{video.describe(result)}\n")
     for path in result.outputs:
         print(os.fspath(path))

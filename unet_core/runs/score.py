@@ -71,10 +71,12 @@ def score(
     training_samples: Sequence[Sample],
     make_mask: MaskRule,
     stop: StopRequest,
+    ends_training: bool = False,
 ) -> None:
     """Scores `samples`, writes scores and pictures to `output_dir` and shows a table.
 
-    If stopped, it writes no scores and shows no table.
+    If stopped, it writes no scores and shows no table. At the end of training it warns of a network
+    that has learned nothing; elsewhere there may be nothing to find.
     """
     if output_dir == run.path:
         claim_pictures(run, samples, read.classes)
@@ -98,7 +100,8 @@ def score(
         how |= _described(make_mask, settings, read.classes)
         run.write_scores({**how, **result}, output_dir)
         print(f"\n{describe_scores(result, read.classes)}\n")
-        if warning := nothing_learned(np.array(result["confusion"]), samples, read):
+        confusion = np.array(result["confusion"])
+        if ends_training and (warning := nothing_learned(confusion, samples, read)):
             console.warn(warning)
 
 

@@ -281,6 +281,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
                 training_samples=plan.training_samples,
                 make_mask=make_mask,
                 stop=stop,
+                ends_training=True,
             )
         test = dataset.test_folder(config.data)
         if test and not stop():

@@ -20,6 +20,7 @@ class DataSettings:
         None,
         "Folder (or CSV file) of the images and masks; see --layout.",
         modes=(*NETWORK, "choose", "check_data"),
+        is_path=True,
     )
     synthetic_data: bool = setting(
         False,
@@ -50,6 +51,11 @@ class DataSettings:
     mask_suffix: str = setting(
         "",
         "What a mask's name adds to its image's, such as _mask.",
+        modes=(*NETWORK, "choose", "check_data"),
+    )
+    outside_paths: bool = setting(
+        False,
+        "Let samples.csv name files outside of its folder: by absolute paths, .. and links.",
         modes=(*NETWORK, "choose", "check_data"),
     )
     group_pattern: str = setting(
@@ -104,7 +110,7 @@ class DataSettings:
         modes=(*SAMPLES, *NO_DATA),
         binds=True,
         least=1,
-        most=1024,
+        most=128,
     )
     use_channels: tuple[int, ...] = setting(
         (),
@@ -182,6 +188,7 @@ class DataSettings:
         "Folder to write a sheet of augmented training crops to, before anything else.",
         modes=SAMPLES,
         of_run=False,
+        is_path=True,
     )
     cache_mb: int = setting(
         1024,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -24,6 +25,7 @@ def setting(
     modes: Iterable[str] = (),
     binds: bool = False,
     of_run: bool = True,
+    is_path: bool = False,
     choices: Iterable[str] = (),
     least: float | None = None,
     most: float | None = None,
@@ -39,6 +41,8 @@ def setting(
             equal.
         of_run: Whether a mode that works with a finished run takes it from there if it is not
             given.
+        is_path: Whether it names files or folders: `~` is the home folder in it, which shells do
+            not expand behind "--flag=".
         choices: The texts that it may be, or that its items may be.
         least: The lower bound of a number or of each number of several; every number has one.
         most: The upper bound.
@@ -48,6 +52,7 @@ def setting(
         modes=frozenset(modes),
         binds=binds,
         of_run=of_run,
+        is_path=is_path,
         choices=tuple(choices),
         least=least,
         most=most,
@@ -89,7 +94,7 @@ def _kind(hint: Any) -> Kind:
 
 
 def check_fields(room: Any) -> None:
-    """Checks every setting of a room by itself.
+    """Checks every setting of a room by itself, and puts the home folder for `~` in paths.
 
     Raises:
         UserError: If a value breaks its rule; the message names the setting, the value and the
@@ -102,6 +107,9 @@ def check_fields(room: Any) -> None:
         if value is None or not field.metadata:
             continue
         kind = kinds[field.name]
+        if field.metadata["is_path"]:
+            value = _at_home(value)
+            object.__setattr__(room, field.name, value)
         if kind.is_pair and not (len(value) == 2 and 0 < value[0] <= value[1]):
             problems.append(PAIR_RULE.format(name=field.name, value=value))
             continue
@@ -112,6 +120,13 @@ def check_fields(room: Any) -> None:
             problems += error.problems
     if problems:
         raise UserError(*problems)
+
+
+def _at_home(value: Any) -> Any:
+    """Returns a path, or several, with the home folder in place of `~`."""
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return os.path.expanduser(value)
 
 
 def binding_values(room: Any) -> dict[str, Any]:
@@ -135,6 +150,8 @@ def check_own(name: str, value: str) -> None:
 
 def _check_item(field: dataclasses.Field, item: Any, kind: type) -> None:
     choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
+    if field.metadata["is_path"] and "\0" in item:
+        raise UserError(f"`{field.name}` ({item!r}) holds a NUL character, which no path can.")
     if choices and item not in choices:
         raise UserError(f"`{field.name}` ({item!r}) must be one of {', '.join(choices)}.")
     if kind not in (int, float):

@@ -19,6 +19,7 @@ class FineTuningSettings:
         "anew; of the head, the classes of one name are taken over.",
         modes=TRAIN,
         binds=True,
+        is_path=True,
     )
     freeze: tuple[str, ...] = setting(
         (),

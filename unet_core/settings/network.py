@@ -41,6 +41,7 @@ class NetworkSettings:
         ".keras, Keras 2's .h5) or of the folder of a run or export, by the names of layers.",
         modes=TRAIN,
         binds=True,
+        is_path=True,
     )
     decoder: str = setting(
         "transpose",

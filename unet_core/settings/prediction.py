@@ -42,6 +42,7 @@ class PredictionSettings:
         "test in the data folder. With --mode=convert_labelme: the folder of JSON files.",
         modes=("predict", "convert_labelme"),
         of_run=False,
+        is_path=True,
     )
     output_dir: str | None = setting(
         None,
@@ -50,10 +51,12 @@ class PredictionSettings:
         "folder.",
         modes=(*NETWORK, "summary", "report", "convert_labelme"),
         of_run=False,
+        is_path=True,
     )
     overwrite: bool = setting(
         False,
-        "Let predictions, the picture of a network, or a comparison replace files that are there.",
+        "Let predictions replace earlier ones of other weights or settings, and the picture of a "
+        "network or a comparison the file that is there.",
         modes=(*_WRITES, "summary", "report"),
         of_run=False,
     )

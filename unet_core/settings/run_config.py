@@ -35,12 +35,14 @@ class TaskSettings:
         "Folder of the run: checkpoints, history, scores, pictures.",
         modes=(*RUN, "report", "check_data"),
         of_run=False,
+        is_path=True,
     )
     compare: tuple[str, ...] = setting(
         (),
         "With --mode=report: folders of runs to put side by side, on a page of their own.",
         modes=("report",),
         of_run=False,
+        is_path=True,
     )
 
     def __post_init__(self):

@@ -7,20 +7,22 @@ import glob
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from unet_core.data.layouts import LAYOUTS
 from unet_core.data.layouts.listing import (
     SUFFIXES,
     FolderNames,
     SampleListing,
-    numeric_order,
+    files_of,
     page_count,
     pictures,
+    unique_names,
 )
+from unet_core.data.predicted import NAME as PREDICTED_LIST
+from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-
-_PREDICTED = re.compile(r"_(predict|overlay|outlines|instances|probability(_.*)?)$")
 
 
 def find_samples(
@@ -31,6 +33,7 @@ def find_samples(
     mask_folder: str = "label",
     mask_suffix: str = "",
     group_pattern: str = "",
+    outside_paths: bool = False,
 ) -> SampleListing:
     """Returns the samples of `data_dir`.
 
@@ -44,40 +47,86 @@ def find_samples(
             lie in one folder.
         group_pattern: A regular expression found in every sample's name; its first group, or all
             it matches, is the sample's group.
+        outside_paths: Whether a table may name files outside of its folder.
 
     Raises:
         UserError: If the pattern is none.
     """
-    names = FolderNames(image_folder, tuple(mask_folder.split(",")), mask_suffix)
+    names = FolderNames(image_folder, tuple(mask_folder.split(",")), mask_suffix, outside_paths)
     listing = LAYOUTS[layout](pathlib.Path(data_dir), names)
-    return _grouped(listing, group_pattern) if group_pattern else listing
+    listing = _grouped(listing, group_pattern) if group_pattern else listing
+    return dataclasses.replace(listing, samples=tuple(unique_names(listing.samples)))
 
 
-def find_images(path: str | os.PathLike) -> list[Source]:
+def find_images(
+    path: str | os.PathLike,
+    *,
+    notes: list[str] | None = None,
+    problems: list[str] | None = None,
+) -> list[Source]:
     """Returns the images at `path`, in numeric order.
 
-    `path` is a file (each page of it is an image), a folder, or a glob. What an earlier prediction
-    wrote is not taken for an image, unless `path` names it.
+    `path` is a file (each page of it is an image), a folder, or a glob, in which `**` is folders at
+    any depth; links to folders are not followed there. What an earlier prediction
+    has written there, by its list, is not taken for an image, unless `path` names it.
+
+    Args:
+        path: Where.
+        notes: Takes a sentence about what is left out.
+        problems: Takes a sentence about images that are named there and are not there.
 
     Raises:
         UserError: If there are none.
     """
+    problems = [] if problems is None else problems
     if os.path.isfile(path):
         paths = [pathlib.Path(path)]
     elif glob.has_magic(str(path)) and not os.path.isdir(path):
-        matches = [pathlib.Path(match) for match in glob.glob(str(path))]
-        paths = [p for p in matches if p.suffix.lower() in SUFFIXES and p.is_file()]
-        paths.sort(key=numeric_order)
+        matches = _matches(pathlib.Path(path), notes)
+        paths = _without_predictions(files_of(path, matches, problems), path, notes)
     else:
-        paths = pictures(pathlib.Path(path))
+        paths = _without_predictions(pictures(pathlib.Path(path), problems), path, notes)
     sources = []
     for found in paths:
-        if _PREDICTED.search(found.stem) and not os.path.isfile(path):
-            continue
         sources += [Source(found, page) for page in range(page_count(found))]
     if not sources:
-        raise UserError(f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
+        raise UserError(*problems, f"{path}: holds no pictures ({', '.join(SUFFIXES)}).")
     return sources
+
+
+def _matches(pattern: pathlib.Path, notes: list[str] | None) -> list[pathlib.Path]:
+    """Returns what a glob matches, hidden files only if it names them.
+
+    A folder that is there is taken as it is called, whatever brackets that has.
+    """
+    base = pathlib.Path(pattern.anchor)
+    parts = list(pattern.parts[1:] if pattern.anchor else pattern.parts)
+    while len(parts) > 1 and (base / parts[0]).is_dir():
+        base /= parts.pop(0)
+    if "**" in parts and notes is not None:
+        below = (pathlib.Path(folder, name) for folder, names, _ in os.walk(base) for name in names)
+        links = [path for path in below if path.is_symlink()]
+        if links:
+            notes.append(
+                f"{pattern}: {len(links)} link(s) to folders are not followed, such as {links[0]}; "
+                "one may lead to where it is."
+            )
+    found = base.glob(str(pathlib.Path(*parts)))
+    return [path for path in found if parts[-1].startswith(".") or not path.name.startswith(".")]
+
+
+def _without_predictions(
+    paths: Sequence[pathlib.Path], place: str | os.PathLike, notes: list[str] | None
+) -> list[pathlib.Path]:
+    """Returns the paths without what predictions have written; `notes` takes how many they were."""
+    lists = {folder: Predicted(folder) for folder in {path.parent for path in paths}}
+    kept = [path for path in paths if not lists[path.parent].owns(path)]
+    left_out = len(paths) - len(kept)
+    if left_out and notes is not None:
+        notes.append(
+            f"{place}: {left_out} earlier prediction(s) there are left out, by {PREDICTED_LIST}."
+        )
+    return kept
 
 
 def _grouped(listing: SampleListing, pattern: str) -> SampleListing:

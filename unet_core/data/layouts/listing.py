@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from unet_core.data import images
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
+from unet_core.files import safe_name
 
 SUFFIXES_OF_PAGES = (".tif", ".tiff", ".npy", ".npz")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *SUFFIXES_OF_PAGES)
@@ -36,11 +39,13 @@ class FolderNames:
             class.
         mask_suffix: What the name of a mask adds to that of its image. Images and masks may then
             lie in one folder.
+        outside: Whether a table may name files outside of its folder.
     """
 
     images: str = "image"
     masks: tuple[str, ...] = ("label",)
     mask_suffix: str = ""
+    outside: bool = False
 
 
 def pairs(
@@ -53,7 +58,7 @@ def pairs(
 
     The two lie in `folder`; the samples are those of `part`. What is wrong is added to `problems`.
     """
-    mask_suffix = names.mask_suffix
+    mask_suffix = composed(names.mask_suffix)
     image_dir, mask_dirs = folder / names.images, [folder / name for name in names.masks]
     if image_dir in mask_dirs and not mask_suffix:
         problems.append(
@@ -70,9 +75,12 @@ def pairs(
         image_paths = [
             path
             for path in image_paths
-            if image_dir not in mask_dirs or not path.stem.endswith(mask_suffix)
+            if image_dir not in mask_dirs or not composed(path.stem).endswith(mask_suffix)
         ]
-        mask_lists = [[p for p in paths if p.stem.endswith(mask_suffix)] for paths in mask_lists]
+        mask_lists = [
+            [path for path in paths if composed(path.stem).endswith(mask_suffix)]
+            for paths in mask_lists
+        ]
     if not image_paths:
         problems.append(f"{image_dir}: holds no pictures ({', '.join(SUFFIXES)}).")
     stems = [by_stem(image_dir, image_paths, "images", "", problems)]
@@ -136,8 +144,10 @@ def page_count(path: pathlib.Path) -> int:
         return 1
 
 
-def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+def pictures(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path]:
     """Returns the pictures in `folder` in numeric order.
+
+    Links that lead to no file are added to `problems`.
 
     Raises:
         UserError: If there is no such folder.
@@ -146,19 +156,37 @@ def pictures(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(
             f"{folder}: there is no such folder. See README.md for the layout of a data folder."
         )
-    with os.scandir(folder) as entries:
-        found = [
-            folder / entry.name
-            for entry in entries
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-        ]
-    return sorted(found, key=numeric_order)
+    return files_of(folder, folder.iterdir(), problems)
+
+
+def files_of(
+    place: str | os.PathLike, paths: Iterable[pathlib.Path], problems: list[str]
+) -> list[pathlib.Path]:
+    """Returns the pictures among `paths` in numeric order.
+
+    Links that lead to no file are added to `problems`, in a sentence that begins with `place`.
+    """
+    found = sorted(
+        (path for path in paths if path.name.lower().endswith(SUFFIXES)), key=numeric_order
+    )
+    files, empty = [], []
+    for path in found:
+        if path.is_file():
+            files.append(path)
+        elif path.is_symlink() and not path.is_dir():
+            empty.append(path)
+    if empty:
+        problems.append(
+            f"{place}: {len(empty)} link(s) there lead to no file, such as {empty[0].name}. Fetch "
+            "what they lead to (`git annex get`, `dvc pull`), or remove them."
+        )
+    return files
 
 
 def listed(folder: pathlib.Path, problems: list[str]) -> list[pathlib.Path] | None:
     """Returns the pictures in `folder`, or None if there is none, which is a problem."""
     try:
-        return pictures(folder)
+        return pictures(folder, problems)
     except UserError as error:
         problems.append(str(error))
         return None
@@ -171,14 +199,45 @@ def by_stem(
     suffix: str,
     problems: list[str],
 ) -> dict[str, pathlib.Path]:
-    """Returns `paths` by their names without `suffix`; adds those that share one to `problems`."""
-    stems = collections.Counter(path.stem for path in paths)
+    """Returns `paths` by their names without `suffix`; adds those that share one to `problems`.
+
+    Names are composed, so that an image from a Mac finds its mask.
+    """
+    stems = collections.Counter(composed(path.stem) for path in paths)
     problems += [
         f"{folder / stem}.*: {count} {word} share this stem; rename one."
         for stem, count in stems.items()
         if count > 1
     ]
-    return {path.stem.removesuffix(suffix): path for path in paths}
+    return {composed(path.stem).removesuffix(suffix): path for path in paths}
+
+
+def composed(name: str) -> str:
+    """Returns a name in the composed form of Unicode (NFC); Macs write "e" and an accent (NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def unique_names(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns the samples with names that are unique, and that every file system takes.
+
+    Of those that share one, each has that of its part before it, and else a number behind it.
+    """
+    names = [safe_name(sample.name) for sample in samples]
+    count = collections.Counter(names)
+    names = [
+        f"{sample.split}_{name}" if count[name] > 1 and sample.split else name
+        for sample, name in zip(samples, names, strict=True)
+    ]
+    # A number is given to none that is the name of another.
+    taken = set(names)
+    used: set[str] = set()
+    for place, name in enumerate(names):
+        if name in used:
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            names[place] = next(each for each in numbered if each not in taken)
+            taken.add(names[place])
+        used.add(names[place])
+    return [dataclasses.replace(s, name=name) for s, name in zip(samples, names, strict=True)]
 
 
 def numeric_order(path: pathlib.Path) -> tuple:

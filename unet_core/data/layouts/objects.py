@@ -32,17 +32,17 @@ def find(data_dir: pathlib.Path, _: FolderNames) -> SampleListing:
 
 def _samples(folder: pathlib.Path, part: str, problems: list[str]) -> list[Sample]:
     try:
-        folders = sorted((f for f in folder.iterdir() if f.is_dir()), key=numeric_order)
+        found = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
     except OSError as error:
         problems.append(f"{folder}: cannot be listed ({error.strerror}).")
         return []
     samples = []
-    for each in folders:
+    for each in sorted(found, key=numeric_order):
         # Test images without masks are there to be predicted.
         if part == "test" and not (each / "masks").is_dir():
             continue
-        found = listed(each / "images", problems), listed(each / "masks", problems)
-        image, masks = found
+        image = listed(each / "images", problems)
+        masks = listed(each / "masks", problems)
         if image is None or masks is None:
             continue
         if len(image) != 1:
@@ -55,6 +55,6 @@ def _samples(folder: pathlib.Path, part: str, problems: list[str]) -> list[Sampl
         else:
             sources = tuple(Source(mask) for mask in masks)
             samples.append(Sample(each.name, Source(image[0]), sources, split=part))
-    if not folders:
+    if not found:
         problems.append(f"{folder}: holds no folders, one for each image.")
     return samples

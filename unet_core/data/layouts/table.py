@@ -3,65 +3,108 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-import itertools
+import os
 import pathlib
+from collections.abc import Callable, Mapping
 
-from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, paged
+from unet_core.data.layouts.listing import PARTS, FolderNames, SampleListing, composed, paged
 from unet_core.data.samples import Sample, Source
+from unet_core.errors import UserError, reason_of
 from unet_core.files import read_bytes
 
 _MOST_BYTES = 2**30
+_MOST_DIGITS = 9
+_Names = Callable[[pathlib.Path], Mapping[str, pathlib.Path]]
 
 
-def find(data_dir: pathlib.Path, _: FolderNames) -> SampleListing:
+def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
     """Returns the samples of a table; `data_dir` may be the file itself."""
-    problems: list[str] = []
-    samples = _samples(data_dir, problems)
-    return SampleListing(tuple(samples), tuple(problems))
-
-
-def _samples(path: pathlib.Path, problems: list[str]) -> list[Sample]:
-    path = path / "samples.csv" if path.is_dir() else path
+    path = data_dir / "samples.csv" if data_dir.is_dir() else data_dir
     try:
         text = read_bytes(path, most_bytes=_MOST_BYTES).decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, UnicodeError, csv.Error) as error:
-        problems.append(f"{path}: cannot be read as a CSV file ({error}).")
-        return []
+        return SampleListing((), (f"{path}: cannot be read as a CSV file ({error}).",))
     if not rows or not {"image", "mask"} <= set(rows[0]):
-        problems.append(
+        problem = (
             f"{path}: needs the columns image and mask and at least one row; group, split, page "
             "may follow."
         )
-        return []
-    samples, taken = [], set()
-    root = path.parent.resolve()
+        return SampleListing((), (problem,))
+    samples, problems = [], []
+    names_of = functools.cache(_names_of)
     for number, row in enumerate(rows, 2):
-        place = f"{path}, line {number}"
-        cells = [row["image"] or "", *(row["mask"] or "").split("|")]
-        if not all(cells):
-            problems.append(f"{place}: the cell of the image or of a mask is empty; name a file.")
+        try:
+            sample = _sample(path.parent, row, names.outside, names_of)
+        except UserError as error:
+            problems.append(f"{path}, line {number}: {error}")
             continue
-        files = [path.parent / cell for cell in cells]
-        outside = [c for c, f in zip(cells, files, strict=True) if root not in f.resolve().parents]
-        if outside:
-            problems.append(f"{place}: {outside[0]!r} leaves the data folder {path.parent}.")
-            continue
-        missing = [file for file in files if not file.is_file()]
-        page, split = row.get("page") or "", row.get("split") or ""
-        if missing:
-            problems.append(f"{place}: there is no file {missing[0]}.")
-        elif page and not page.isdecimal():
-            problems.append(f"{place}: page {page!r} is no number from 0.")
-        elif split not in ("", *PARTS):
-            problems.append(f"{place}: split {split!r} is none of {', '.join(PARTS)}.")
+        if row.get("page"):
+            samples.append(sample)
         else:
-            name = f"{files[0].stem}_{int(page):03d}" if int(page or 0) else files[0].stem
-            numbered = (f"{name}_{number}" for number in itertools.count(2))
-            name = next(each for each in itertools.chain([name], numbered) if each not in taken)
-            taken.add(name)
-            image, *masks = (Source(file, int(page or 0)) for file in files)
-            sample = Sample(name, image, tuple(masks), row.get("group") or "", split)
-            samples += [sample] if page else paged(sample, files[1:], problems)
-    return samples
+            samples += paged(sample, [source.path for source in sample.mask], problems)
+    return SampleListing(tuple(samples), tuple(problems))
+
+
+def _sample(
+    folder: pathlib.Path, row: Mapping[str, str | None], outside: bool, names_of: _Names
+) -> Sample:
+    """Returns the sample of a row; `names_of` is `_names_of`, remembered.
+
+    Raises:
+        UserError: If something is wrong with it.
+    """
+    cells = [row["image"] or "", *(row["mask"] or "").split("|")]
+    if not all(cells):
+        raise UserError("the cell of the image or of a mask is empty; name a file.")
+    files = [_file(folder, cell, outside, names_of) for cell in cells]
+    page, split = row.get("page") or "0", row.get("split") or ""
+    # Python turns away a number of more than 4300 digits with an error of its own.
+    if not page.isascii() or not page.isdecimal() or len(page) > _MOST_DIGITS:
+        raise UserError(f"page {page[:20]!r} is no number from 0 of at most {_MOST_DIGITS} digits.")
+    if split not in ("", *PARTS):
+        raise UserError(f"split {split[:80]!r} is none of {', '.join(PARTS)}.")
+    image, *masks = (Source(file, int(page)) for file in files)
+    name = files[0].stem + (f"_{int(page):03d}" if int(page) else "")
+    return Sample(name, image, tuple(masks), row.get("group") or "", split)
+
+
+def _file(folder: pathlib.Path, cell: str, outside: bool, names_of: _Names) -> pathlib.Path:
+    """Returns the file that a cell names.
+
+    Raises:
+        UserError: If there is none, or it lies outside of the folder and may not.
+    """
+    shown = repr(cell) if len(cell) < 200 else f"{cell[:200]!r}..."
+    if "\0" in cell:
+        raise UserError(f"{shown} holds a NUL character, which no path can. Write the table anew.")
+    file = folder / cell
+    try:
+        # A path is of 4,096 bytes at most, a name of 255; links may lead in a circle.
+        found = file
+        if not os.path.lexists(file):
+            found = names_of(file.parent).get(composed(file.name), file)
+        resolved = found.resolve()
+        is_file = found.is_file()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{shown} cannot be followed ({reason_of(error)}).") from error
+    if not outside and folder.resolve() not in resolved.parents:
+        raise UserError(
+            f"{shown} leaves the data folder {folder}. Set `outside_paths` if it may, or put the "
+            "file there."
+        )
+    if is_file:
+        return found
+    if found.is_symlink():
+        raise UserError(
+            f"{shown} is a link that leads to no file. Fetch what it leads to (`git annex get`, "
+            "`dvc pull`)."
+        )
+    raise UserError(f"there is no file {file}.")
+
+
+def _names_of(folder: pathlib.Path) -> Mapping[str, pathlib.Path]:
+    """Returns what is in a folder by composed names; Macs write the same names otherwise."""
+    return {composed(path.name): path for path in folder.iterdir()} if folder.is_dir() else {}

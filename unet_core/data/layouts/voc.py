@@ -11,6 +11,7 @@ from unet_core.data.layouts.listing import (
     FolderNames,
     SampleListing,
     by_stem,
+    composed,
     listed,
     paged,
     pairs,
@@ -45,7 +46,7 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
         except (OSError, UnicodeError) as error:
             problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
             continue
-        for stem in filter(None, map(str.strip, lines)):
+        for stem in filter(None, (composed(line.strip()) for line in lines)):
             if stem in part_of:
                 problems.append(
                     f"{lists / part}.txt: {stem!r} is in {part_of[stem]}.txt already; remove one."
@@ -78,4 +79,4 @@ def write_voc_lists(
     ):
         path = folder / f"{name}.txt"
         if not path.exists():
-            write_whole(path, "".join(f"{sample.name}\n" for sample in samples).encode())
+            write_whole(path, "".join(f"{sample.image.path.stem}\n" for sample in samples).encode())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_core.files import printable
 from unet_core.inference.outlines import Outline
 from unet_core.outputs.objects import ObjectFormat, Picture
 
@@ -30,7 +31,7 @@ def make_coco(pictures: Sequence[Picture]) -> bytes:
         images.append(
             {
                 "id": image_id,
-                "file_name": source.path.name,
+                "file_name": printable(source.path.name),
                 "page": source.page,
                 "width": objects.width,
                 "height": objects.height,
