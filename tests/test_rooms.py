@@ -23,6 +23,7 @@ MOST_LINES_OF_A_FILE = 500
 # What is longer, and why.
 LONGER_FILES = {
     "unet_core/data/augment.py": "one class: all random draws of a sample, in their order",
+    "unet_core/data/survey.py": "all that is looked at before a training, and how it is told",
     "unet_core/files.py": "what is read and written is checked in one place",
     "unet_core/scores.py": "one function or class for each score",
     "unet_core/training/loop.py": "the public class is mostly the docstrings of its methods",

@@ -177,3 +177,17 @@ class TestModels:
         assert done.returncode == 2
         assert "alexnet" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+class TestTouchingDiscs:
+    def test_border_class_keeps_apart_what_necks_and_components_do_not(self):
+        pytest.importorskip("skimage", reason="the extra `scores` is not installed")
+        done = run("touching_discs.py", "--steps=2", "--pictures=4")
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert len(rows) == 6
+        right = [float(rest[0]) for name, rest in rows.items() if name.startswith("every pixel")]
+        border, necks, regions = right
+        # Every disc touches another, so that no region is one disc.
+        assert border >= 0.99 > necks > regions == 0

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -489,6 +490,56 @@ class TestStack:
 
     def test_missing_stack_is_a_problem(self, tmp_path):
         assert "there is no such stack" in find(tmp_path, "stack").problems[0]
+
+
+class TestObjects:
+    """A folder for each image, with a mask for each object."""
+
+    FLAGS: ClassVar = {
+        "layout": "objects",
+        "masks": "instances",
+        "classes": "0:background,255:nucleus",
+    }
+
+    def test_masks_are_the_objects_of_their_image(self, tmp_path):
+        image = np.arange(20, dtype=np.uint8).reshape(4, 5)
+        for name, columns in (("10", [0]), ("9", [1, 3])):
+            write(tmp_path / name / "images" / f"{name}.png", image)
+            for column in columns:
+                mask = np.zeros((4, 5), np.uint8)
+                mask[:, column] = 255
+                write(tmp_path / name / "masks" / f"{column}f.png", mask)
+        nine, ten = decoded(tmp_path, **self.FLAGS)
+        assert (nine.name, ten.name) == ("9", "10")
+        np.testing.assert_array_equal(nine.image, image)
+        np.testing.assert_array_equal(nine.instances[0], [0, 1, 0, 2, 0])
+        np.testing.assert_array_equal(nine.mask[0], [0, 1, 0, 1, 0])
+        # A single mask is one object, whatever its number.
+        np.testing.assert_array_equal(ten.instances[0] > 0, [True, False, False, False, False])
+
+    def test_parts_are_those_of_their_folders_and_test_images_need_no_masks(self, tmp_path):
+        for place in ("train/a/images", "train/a/masks", "val/b/images", "val/b/masks"):
+            write(tmp_path / place / "x.png")
+        write(tmp_path / "test/c/images/x.png")
+        found = find(tmp_path, "objects")
+        assert found.problems == ()
+        assert [(s.name, s.split) for s in found.samples] == [("a", "train"), ("b", "val")]
+
+    def test_every_problem_is_listed_at_once(self, tmp_path):
+        write(tmp_path / "a" / "images" / "1.png")
+        write(tmp_path / "b" / "masks" / "1.png")
+        for name in ("1.png", "2.png"):
+            write(tmp_path / "c" / "images" / name)
+        write(tmp_path / "c" / "masks" / "1.png")
+        write(tmp_path / "d" / "images" / "1.png")
+        (tmp_path / "d" / "masks").mkdir()
+        found = find(tmp_path, "objects")
+        assert found.samples == ()
+        expected = ["a/masks: there", "b/images: there", "c/images: holds 2", "d/masks: holds no"]
+        for problem, words in zip(found.problems, expected, strict=True):
+            assert f"{tmp_path}/{words}" in problem
+        (problem,) = find(tmp_path / "d" / "masks", "objects").problems
+        assert "holds no folders" in problem
 
 
 class TestFindImages:

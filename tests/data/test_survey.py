@@ -165,7 +165,7 @@ class TestReadPixels:
         mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
         (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
         assert "and 36 more" in problem
-        assert "numbers of single objects, keep these masks" in problem
+        assert "numbers of single objects, set `masks` to instances" in problem
 
     def test_as_many_pixels_as_the_classes_have_are_not_taken_for_strays(self, tmp_path):
         # Five objects of 4 px on a ground of 28, one of them numbered as class b: the nearest value
@@ -174,7 +174,7 @@ class TestReadPixels:
         (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]
         assert "`stray_values`" not in problem
         assert "list their values in `classes`" in problem
-        assert "keep these masks" in problem
+        assert "set `masks` to instances" in problem
 
     def test_class_that_never_occurs_is_told_apart_from_problems(self, tmp_path):
         found = self.pixels(write(tmp_path, "a", picture(), picture(0)))

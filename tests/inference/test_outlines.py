@@ -6,7 +6,7 @@ import pytest
 from helpers.rings import filled
 
 from unet_core.inference.instances import components, watershed
-from unet_core.inference.outlines import outline_of
+from unet_core.inference.outlines import outline_of, outlines_of
 
 shapely = pytest.importorskip("shapely", reason="needs shapely")
 
@@ -62,11 +62,12 @@ class TestOutline:
         labels = number_objects((cv2.GaussianBlur(noise, (0, 0), sigma) if sigma else noise) > 0.5)
         assert labels.max() > 5
         for number in range(1, labels.max() + 1):
-            outline = outline_of(labels == number)
-            polygon = shapely.Polygon(outline.exterior, outline.holes)
+            parts = outlines_of(labels == number)
+            polygon = shapely.MultiPolygon([(part.exterior, part.holes) for part in parts])
             assert polygon.is_valid
             assert polygon.area == (labels == number).sum()
-            drawn = filled([outline.exterior, *outline.holes], labels.shape)
+            rings = [ring for part in parts for ring in (part.exterior, *part.holes)]
+            drawn = filled(rings, labels.shape)
             np.testing.assert_array_equal(drawn, labels == number)
 
     def test_must_be_of_one_component(self):

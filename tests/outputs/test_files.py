@@ -510,7 +510,7 @@ class TestClaim:
         whole = most_pixels > 100
         wanted = PredictionOutputs(
             ("mask", "overlay", "outlines", "probabilities", "uncertainty"),
-            instances="components" if whole else "none",
+            instances="components",
             object_class="a",
             objects=("csv", "roi", "geojson", "coco") if whole else (),
         )
@@ -585,6 +585,31 @@ class TestBands:
     def predictor(self, **settings):
         return Predictor(make_brightness(**settings), window_px=32)
 
+    @pytest.mark.parametrize("how", ["components", "watershed"])
+    def test_objects_are_those_of_the_whole(self, tmp_path, monkeypatch, how):
+        if how == "watershed":
+            pytest.importorskip("skimage", reason="the extra `scores` is not installed")
+        # Two discs that overlap, across the rows of several bands, and one smaller object.
+        y, x = np.mgrid[:101, :67]
+        inside = np.hypot(x - 20, y - 50) < 16
+        inside |= np.hypot(x - 47, y - 50) < 16
+        inside[2:4, 2:4] = True
+        cv2.imwrite(str(tmp_path / "a.tif"), np.where(inside, 200, 10).astype(np.uint8))
+        sources, found = [Source(tmp_path / "a.tif")], []
+        wanted = PredictionOutputs(
+            ("mask",), instances=how, object_class="cell", least_object_px=10
+        )
+        for most in (2**26, 1000):
+            monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most)
+            predictor, out = self.predictor(), tmp_path / str(most)
+            assert predict_files(predictor, sources, out, wanted).failures == ()
+            found.append(read(out / f"a_instances.{'tif' if most == 1000 else 'png'}"))
+        np.testing.assert_array_equal(found[0], found[1])
+        assert found[0].dtype == found[1].dtype == np.uint16
+        assert found[0].max() == (2 if how == "watershed" else 1)
+        inside[2:4, 2:4] = False
+        np.testing.assert_array_equal(found[1] > 0, inside)
+
     @pytest.mark.parametrize("mask_format", ["values", "index", "palette"])
     def test_masks_and_probabilities_are_those_of_the_whole(self, large, tmp_path, mask_format):
         image, sources = large
@@ -637,11 +662,13 @@ class TestBands:
         assert len(written) == 1
         assert written_in(tmp_path / "out") == set()
 
-    def test_objects_are_refused(self, large, tmp_path):
+    def test_files_about_objects_are_refused(self, large, tmp_path):
+        pytest.importorskip("skimage", reason="the extra `objects` is not installed")
         _, sources = large
-        wanted = PredictionOutputs(instances="components", object_class="cell")
+        how = {"instances": "components", "object_class": "cell", "objects": ("csv",)}
+        wanted = PredictionOutputs(**how)
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
-        assert "objects are looked for in pictures of up to" in done.failures[0]
+        assert "objects are measured and filled in pictures of up to" in done.failures[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk and become another user")

@@ -197,7 +197,7 @@ class TestCoco:
         labels = components((cv2.GaussianBlur(noise, (0, 0), sigma) if sigma else noise) > 0.45)
         pixels = np.zeros((*labels.shape, 1), np.uint8)
         picture = Picture(Source(pathlib.Path("x.png")), measure(labels, pixels, "cell"))
-        assert any(len(outline.holes) > 1 for outline in picture.objects.outlines)
+        assert any(len(part.holes) > 1 for (part,) in picture.objects.outlines)
         found = coco.COCO()
         found.dataset = json.loads(OBJECT_FILES["coco"].make([picture]))
         found.createIndex()

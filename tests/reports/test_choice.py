@@ -7,6 +7,8 @@ import pytest
 
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import of_objects
+from unet_core.data.reader import Pair
 from unet_core.inference.post_processing import Step
 from unet_core.reports import choice
 from unet_core.reports.choice import Result, Row, Tally
@@ -19,6 +21,12 @@ FILL, KEEP = Step("fill_holes", 1), Step("keep_largest", 1)
 
 def drop(pixels):
     return Step("drop_smaller", 1, pixels)
+
+
+def pair(mask, instances=None):
+    """An image and its truth, of which the image does not matter."""
+    instances = None if instances is None else np.array(instances)
+    return Pair("a", np.zeros(np.shape(mask), np.uint8), np.array(mask), instances)
 
 
 class TestResult:
@@ -40,8 +48,8 @@ class TestResult:
 class TestTally:
     def test_scores_are_those_of_all_pixels_together_and_of_each_fold(self):
         tally = Tally(CLASSES, 2, "cell")
-        tally.add(0, np.array([[1, 1, 0]]), np.array([[1, 0, 0]]))
-        tally.add(1, np.array([[1, 0, 1]]), np.array([[1, 0, IGNORED]]))
+        tally.add(0, np.array([[1, 1, 0]]), pair([[1, 0, 0]]))
+        tally.add(1, np.array([[1, 0, 1]]), pair([[1, 0, IGNORED]]))
         found = tally.result("dice/cell")
         # Fold 0: 1 hit of 2 predicted and 1 true, 2/3. Fold 1 is right. Together 2 hits of 3 and 2.
         assert found.by_fold == pytest.approx((2 / 3, 1.0))
@@ -49,9 +57,18 @@ class TestTally:
         # The first object overlaps by just a half, which is no match; what is ignored is none.
         assert found.object_f1 == pytest.approx(2 * 1 / (2 + 2))
 
+    def test_true_objects_are_those_that_the_mask_numbers(self):
+        tally = Tally(of_objects(ClassMap.parse("0:background,1:cell"), 0), 1)
+        tally.add(
+            0, np.array([[1, 1, 1, 1, 0, 1]]), pair([[1, 1, 1, 1, 0, 1]], [[1, 1, 2, 2, 0, 3]])
+        )
+        # Of three true objects and two predicted ones, the last is found: the first covers no more
+        # than half of what is taken for both.
+        assert tally.result("dice/cell").object_f1 == pytest.approx(2 * 1 / (3 + 2))
+
     def test_objects_are_not_scored_unless_asked(self):
         tally = Tally(CLASSES, 1)
-        tally.add(0, np.array([[1, 0]]), np.array([[1, 0]]))
+        tally.add(0, np.array([[1, 0]]), pair([[1, 0]]))
         assert math.isnan(tally.result("accuracy").object_f1)
 
 

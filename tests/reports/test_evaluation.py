@@ -9,6 +9,8 @@ from helpers.brightness import make_brightness
 from unet_core import scores
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import numbered, of_objects
+from unet_core.data.reader import Pair
 from unet_core.errors import UserError
 from unet_core.inference.predictor import Predictor
 from unet_core.reports.evaluation import (
@@ -39,6 +41,44 @@ def reader(*shifts):
 
 def score(window, read, folder, **kwargs):
     return score_samples(window, list(read.arrays), read, folder, **kwargs)
+
+
+class TestTrueObjects:
+    """Objects are scored against the numbers of masks, not against regions of one class."""
+
+    # Three true objects in two regions.
+    INSTANCES = np.repeat([[4, 4, 4, 4, 9, 9, 9, 0, 0, 2, 2, 2]], 3, 0)
+
+    def evaluated(self, text, border_px, predicted, **settings):
+        classes = of_objects(ClassMap.parse(text), border_px)
+        ids = numbered([self.INSTANCES], classes).ids(classes)
+        pair = Pair("a", np.zeros(ids.shape, np.uint8), ids, self.INSTANCES)
+        evaluation = Evaluation(classes, **settings)
+        evaluation.add(pair, np.eye(len(classes), dtype=np.float32)[predicted(ids)])
+        return evaluation.result()
+
+    def test_what_is_one_region_of_two_objects_is_wrong_though_every_pixel_is_right(self):
+        found = self.evaluated("0:background,1:cell", 0, lambda ids: ids)
+        assert found["scores"]["dice/cell"] == 1
+        # The first region has 7 columns, and covers 4 / 7 of its larger object: a match at 0.5 and
+        # 0.55. Both regions are matched, of 2 + 3.
+        assert found["objects"]["0.50"] == found["objects"]["0.55"] == pytest.approx(4 / 5)
+        assert found["objects"]["0.60"] == pytest.approx(2 / 5)
+        assert "v_rand" not in found["scores"]
+
+    def test_border_class_tells_them_apart(self):
+        pytest.importorskip("skimage", reason="the extra `scores` is not installed")
+        text = "0:background,1:cell,2:border"
+        found = self.evaluated(text, 1, lambda ids: ids)
+        assert set(found["objects"].values()) == {1.0}
+        # Components leave the border out: 3/4, 2/3 and 1 of the three.
+        found = self.evaluated(text, 1, lambda ids: ids, instances="components")
+        assert found["objects"]["0.70"] == pytest.approx(2 / 3)
+
+    def test_small_predicted_objects_are_none(self):
+        found = self.evaluated("0:background,1:cell", 0, lambda ids: ids, least_object_px=10)
+        # The region of 9 pixels is gone.
+        assert found["objects"]["0.50"] == pytest.approx(2 / 4)
 
 
 def test_two_images_of_one_name_are_refused():

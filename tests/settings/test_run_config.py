@@ -137,6 +137,19 @@ class TestRunConfig:
             f"`{name}` ({value}) must be two numbers low,high with 0 < low <= high."
         )
 
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"border_px": 2}, "`border_px` (2) is for masks that tell objects apart"),
+            ({"layout": "objects"}, "`layout` (objects) is for masks that tell objects apart"),
+            ({"masks": "instances", "stray_values": "nearest"}, "`stray_values` (nearest)"),
+        ],
+    )
+    def test_masks_of_classes_and_of_objects_exclude_one_another(self, settings, message):
+        with pytest.raises(UserError) as caught:
+            RunConfig.of(**settings)
+        assert message in str(caught.value)
+
     @pytest.mark.parametrize("name", ["scale", "contrast", "gamma"])
     def test_range_of_one_point_is_allowed(self, name):
         assert RunConfig.of(**{name: (0.9, 0.9)})[name] == (0.9, 0.9)

@@ -66,6 +66,9 @@ class ClassMap:
         overlapping: Whether a pixel may be of none, one or several classes. "Class ids" are then
             sums of 2^i over its classes i, and each class has files of its own, with 255 where it
             is; `ignored` tells of one more such file.
+        border_px: Where masks hold the numbers of objects in place of values of classes, see
+            `unet_core.data.instance_masks`: the pixels within which two objects have a border
+            between them, 0 being no border. None where masks hold classes.
     """
 
     names: tuple[str, ...]
@@ -75,6 +78,7 @@ class ClassMap:
     nearest: bool = False
     clear: int = 0
     overlapping: bool = False
+    border_px: int | None = None
 
     @classmethod
     def parse(cls, text: str, *, nearest: bool = False, clear: str = "") -> ClassMap:
@@ -195,7 +199,7 @@ class ClassMap:
             UserError: If the mask is coloured and the map is of numbers, or the map is of colours
                 and the mask holds numbers outside 0 to 255.
         """
-        values, counts = _counted(self._packed(mask))
+        values, counts = _counted(self.packed(mask))
         return {
             _written(int(value), self.is_colour): int(count)
             for value, count in zip(values, counts, strict=True)
@@ -216,7 +220,7 @@ class ClassMap:
             UserError: As `count_values`; and if the mask holds values that are not in the map and
                 `nearest` is off.
         """
-        packed = self._packed(mask)
+        packed = self.packed(mask)
         if self.nearest and packed.dtype.itemsize > 2:
             packed = packed.clip(0, _LARGEST_COLOUR)
         values, _ = _counted(packed)
@@ -346,7 +350,7 @@ class ClassMap:
         """Returns the class id, or IGNORED, of each listed value as people write it."""
         return {_written(v, self.is_colour): i for v, i in self._ids_of_values().items()}
 
-    def _packed(self, mask: np.ndarray) -> np.ndarray:
+    def packed(self, mask: np.ndarray) -> np.ndarray:
         """Returns the values of `mask` as [H, W] integers of the kind that `listed` holds."""
         if not self.is_colour:
             return _grey(mask)

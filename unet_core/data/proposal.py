@@ -69,6 +69,7 @@ def describe(counts: Mapping[int | str, int]) -> str:
     else:
         lines.append(
             "So many are hardly classes: rather the numbers of single objects, edges blurred by "
-            "resizing or compression, or not masks at all. Give masks with one value per class."
+            "resizing or compression, or not masks at all. Of objects, give\n  --masks=instances "
+            "--classes=0:background,1:object\nOthers must have one value per class."
         )
     return "\n".join(lines)

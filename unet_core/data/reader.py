@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_core.data import images
+from unet_core.data import images, instance_masks
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.samples import Sample, Source
@@ -28,11 +28,15 @@ class Pair:
         name: That of the sample.
         image: [H, W] or, for several channels, [H, W, C]; uint8 or float32, scaled to 0..255.
         mask: [H, W] uint8 class ids, or `IGNORED`.
+        instances: [H, W] numbers of the true objects, 0 outside; None where masks hold classes.
+        claimed_twice: Pixels that several of them claim.
     """
 
     name: str
     image: np.ndarray
     mask: np.ndarray
+    instances: np.ndarray | None = None
+    claimed_twice: int = 0
 
 
 class Reader:
@@ -48,7 +52,8 @@ class Reader:
             epoch passes every sample once, so what is read next is as good as any.
 
     Attributes:
-        make_weights: Mask ids [H, W] -> pixel weights [H, W] float32; at first None: no weights.
+        make_weights: Mask ids [H, W] -> pixel weights [H, W] float32; where masks number objects,
+            it is given their numbers [H, W] too, as `instances`. At first None: no weights.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Reader:
         self.classes = classes
         self.channels = channels
         self.dtype = np.dtype(dtype)
-        self.make_weights: Callable[[np.ndarray], np.ndarray] | None = None
+        self.make_weights: Callable[..., np.ndarray] | None = None
         self.use_channels = tuple(use_channels)
         self._scaling = scaling
         self._free_bytes = cache_mb << 20
@@ -81,7 +86,7 @@ class Reader:
         pair = self._kept.get(sample)
         if pair is None:
             pair = self._read(sample)
-            self._keep(self._kept, sample, pair, pair.image.nbytes + pair.mask.nbytes)
+            self._keep(self._kept, sample, pair, _size_of(pair))
         return pair
 
     def weights(self, sample: Sample) -> np.ndarray | None:
@@ -94,7 +99,13 @@ class Reader:
             return None
         weights = self._kept_weights.get(sample)
         if weights is None:
-            weights = self.make_weights(self(sample).mask)
+            pair = self(sample)
+            more = {}
+            if pair.instances is not None:
+                # The border between objects is of none of them.
+                inside = pair.mask == instance_masks.OBJECT
+                more["instances"] = np.where(inside, pair.instances, 0)
+            weights = self.make_weights(pair.mask, **more)
             self._keep(self._kept_weights, sample, weights, weights.nbytes)
         return weights
 
@@ -119,29 +130,45 @@ class Reader:
         Raises:
             UserError: If it cannot be read, or holds values that are not in the class map.
         """
+        return self._truth(sample)[0]
+
+    def _truth(self, sample: Sample) -> tuple[np.ndarray, instance_masks.Numbered | None]:
+        """Returns the class ids of one sample and, where masks number objects, these."""
         colours = self.classes.is_colour
         files = [images.read_mask(each.path, each.page, colours=colours) for each in sample.mask]
         try:
+            if self.classes.border_px is not None:
+                found = instance_masks.numbered(files, self.classes)
+                return found.ids(self.classes), found
             if len(files) == 1 and not self.classes.overlapping:
-                return self.classes.ids(files[0])
-            return self.classes.ids_of_binary(files)
+                return self.classes.ids(files[0]), None
+            return self.classes.ids_of_binary(files), None
         except UserError as error:
             raise _naming(sample.mask[0], error) from error
 
     def _read(self, sample: Sample) -> Pair:
-        image, mask = self.image(sample.image), self.mask(sample)
+        image, (mask, found) = self.image(sample.image), self._truth(sample)
         if image.shape[:2] != mask.shape:
             raise UserError(
                 f"{sample.image}: is {image.shape[1]}x{image.shape[0]} pixels, its mask "
                 f"{mask.shape[1]}x{mask.shape[0]}; both must have one size."
             )
-        return Pair(sample.name, image, mask)
+        if found is None:
+            return Pair(sample.name, image, mask)
+        largest = int(found.numbers.max(initial=0))
+        instances = found.numbers.astype(np.min_scalar_type(largest))
+        return Pair(sample.name, image, mask, instances, found.claimed_twice)
 
     def _keep(self, kept: dict, sample: Sample, value: Any, size: int) -> None:
         with self._lock:
             if sample not in kept and size <= self._free_bytes:
                 kept[sample] = value
                 self._free_bytes -= size
+
+
+def _size_of(pair: Pair) -> int:
+    arrays = (pair.image, pair.mask, pair.instances)
+    return sum(each.nbytes for each in arrays if each is not None)
 
 
 def _naming(source: Source, error: UserError) -> UserError:

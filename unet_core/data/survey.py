@@ -23,6 +23,7 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import ObjectsFound
 from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample, Source
@@ -80,16 +81,18 @@ class Pixels:
 
     Attributes:
         values: Pixels of each value in the masks; colours as `#rrggbb`. Where classes may overlap,
-            of each id.
+            of each id; where masks number objects, of the first value of each class.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
         missing: A sentence about classes that occur nowhere, which is wrong for training alone.
+        objects: What is said of objects, empty where masks do not number them.
     """
 
     values: collections.Counter[int | str]
     counts: dict[Sample, np.ndarray]
     problems: tuple[str, ...]
     missing: tuple[str, ...]
+    objects: str = ""
 
 
 class Memory:
@@ -214,7 +217,7 @@ class _Palettes:
 
     def __init__(self, classes: ClassMap):
         numbers = {number for values in (*classes.listed, classes.ignored) for number in values}
-        self._numbers = set() if classes.is_colour or classes.overlapping else numbers
+        self._numbers = numbers if _holds_values(classes) and not classes.is_colour else set()
         self._first: dict[int, tuple[str, Source]] = {}
 
     def problem(self, source: Source, mask: images.Header) -> str | None:
@@ -241,9 +244,10 @@ def read_pixels(
     values: collections.Counter[int | str] = collections.Counter()
     counts: dict[Sample, np.ndarray] = {}
     problems: list[str] = []
+    objects = ObjectsFound(read.classes)
     for sample in progress(list(samples)):
         try:
-            if not read.classes.overlapping:
+            if _holds_values(read.classes):
                 values.update(_values_of(sample, read, memory))
             pair = read(sample)
         except UserError as error:
@@ -252,9 +256,13 @@ def read_pixels(
         if read.classes.overlapping:
             ids, pixels = np.unique(pair.mask, return_counts=True)
             values.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+        if pair.instances is not None:
+            values.update(read.classes.count_values(read.classes.values(pair.mask)))
+            objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
-    missing = _missing_classes(counts, read.classes, values)
-    return Pixels(values, counts, tuple(problems), tuple(missing))
+    missing = tuple(_missing_classes(counts, read.classes, values))
+    found = "" if read.classes.border_px is None else objects.describe()
+    return Pixels(values, counts, tuple(problems), missing, found)
 
 
 def read_ranges(
@@ -301,7 +309,7 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
-        if read.classes.overlapping:
+        if not _holds_values(read.classes):
             counts[sample] = read.classes.count(read.mask(sample))
             continue
         by_name: collections.Counter[str | None] = collections.Counter()
@@ -374,12 +382,17 @@ def _values_with_shares(values: Mapping[int | str, int], classes: ClassMap) -> l
             not_shown[name] += 1
             if not_shown.total() > _MOST_STRAYS:
                 continue
-        written = "" if classes.overlapping else f"value {value!s:>7}  "
+        written = "" if not _holds_values(classes) else f"value {value!s:>7}  "
         lines.append(f"  {written}{name:16s} {count:12d}  {count / total:7.2%}")
     if not_shown.total() > _MOST_STRAYS:
         listed = ", ".join(f"{count} {name}" for name, count in not_shown.items())
         lines.append(f"  {len(strays)} values that are not listed in all: {listed}")
     return lines
+
+
+def _holds_values(classes: ClassMap) -> bool:
+    """Returns whether masks hold values of classes: no file for each, no numbers of objects."""
+    return not classes.overlapping and classes.border_px is None
 
 
 def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
@@ -446,10 +459,7 @@ def _what_to_do(found: Mapping[int | str, int], classes: ClassMap) -> str:
         text = "So many pixels are not stray ones: list their values in `classes`."
         if classes.is_colour or len(unknown) < 2:
             return text
-        return (
-            f"{text} If they are the numbers of single objects, keep these masks and make others "
-            "of them, with one value for each class, in a folder of their own (`mask_folder`)."
-        )
+        return f"{text} If they are the numbers of single objects, set `masks` to instances."
     of_class: dict[str, list[str]] = {}
     for value, name in _nearest_names(unknown, classes).items():
         of_class.setdefault(name, []).append(str(value))

@@ -26,7 +26,7 @@ _STRIP_TARGET = 2**20
 _DEFLATE_LEVEL = 4
 _LARGEST_CLASSIC = 3_900_000_000
 """Bytes; offsets in a classic TIFF end at 2^32, and Deflate may lengthen noise a little."""
-_WRITTEN = {("float32", 1), *itertools.product(("uint8", "uint16"), (1, 3, 4))}
+_WRITTEN = {("float32", 1), ("uint32", 1), *itertools.product(("uint8", "uint16"), (1, 3, 4))}
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
 _WAITING = 4
 """Strips, at most, that wait to be compressed."""
@@ -46,7 +46,7 @@ class TiffWriter:
         height: Rows.
         width: Columns.
         channels: 1; or 3 (RGB) or 4 (RGB, alpha) of 8 or 16 bits.
-        dtype: uint8, uint16 or float32.
+        dtype: uint8, uint16, uint32 or float32.
         palette: [[red, green, blue], ...], each 0 to 255: pixels are indices, 1 channel of uint8,
             and viewers show index `i` in the colour `palette[i]`; those beyond it are black.
         metadata: Tags to write, as `Page.metadata` has them.
@@ -74,7 +74,7 @@ class TiffWriter:
             raise ValueError(
                 f"{path}: cannot hold {height}x{width} pixels of {channels} channel(s) of "
                 f"{self._dtype.name}, with{'out' if palette is None else ''} a palette. Height and "
-                "width must be positive, channels 1, or 3 or 4 of uint8 or uint16; float32 has 1, "
+                "width must be positive, channels 1, or 3 or 4 of uint8 or uint16; others have 1, "
                 "and a palette takes 1 of uint8, and has at most 256 colours."
             )
         row_bytes = width * channels * self._dtype.itemsize

@@ -33,13 +33,14 @@ def border_weights(
         w0: Weight of a pixel where two cells would touch.
         sigma: How far that reaches, in pixels.
         class_weights: w_c, one per class; 1 by default.
-        background: The class between the cells. Only its pixels get the second term.
+        background: The class between the cells.
         instances: [H, W] cell ids, 0 outside. By default cells are the 4-connected components of
             all other classes.
 
     Returns:
         [H, W] float32. d1 and d2 are the distances, from pixel centre to pixel centre, to the
-        nearest and the second nearest cell; with fewer than two cells the second term is 0.
+        nearest and the second nearest cell; with fewer than two cells the second term is 0. Only
+        pixels outside all cells get it.
     """
     weights = np.ones(mask.shape, np.float32)
     if class_weights is not None:
@@ -69,20 +70,20 @@ def border_weights(
         np.minimum(two, np.maximum(one, distance), out=two)
         np.minimum(one, distance, out=one)
     between = w0 * np.exp(-((first + second) ** 2) / np.float32(2 * sigma**2))
-    return weights + np.where(mask == background, between, 0).astype(np.float32)
+    return weights + np.where((labels == 0) & (mask != IGNORED), between, 0).astype(np.float32)
 
 
 def _boxes_of(instances: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """Returns the ids of all cells and of each the box (x, y, width, height), in one pass."""
     rows, columns = np.nonzero(instances)
-    owners = instances[rows, columns]
-    numbers = np.unique(owners)
+    # By their place in order: numbers may be of 32 bits.
+    numbers, owners = np.unique(instances[rows, columns], return_inverse=True)
     edges = []
     for places in (columns, rows):
-        first = np.full(int(instances.max(initial=0)) + 1, max(instances.shape))
+        first = np.full(len(numbers), max(instances.shape))
         last = np.zeros_like(first)
         np.minimum.at(first, owners, places)
         np.maximum.at(last, owners, places)
-        edges.append((first[numbers], last[numbers] - first[numbers] + 1))
+        edges.append((first, last - first + 1))
     (x, width), (y, height) = edges
     return numbers, list(zip(x, y, width, height, strict=True))

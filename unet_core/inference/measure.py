@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unet_core.errors import UserError
-from unet_core.inference.outlines import Outline, outline_of
+from unet_core.inference.outlines import Outline, outlines_of
 
 Size = tuple[float, float]
 _SHAPE = ("label", "area", "centroid", "bbox", "perimeter", "eccentricity")
@@ -30,14 +30,14 @@ class Objects:
         height: Rows of the picture.
         width: Columns of it.
         columns: By name, one value for each object; None where it is not known.
-        outlines: Of each object.
+        outlines: Of each object those of its parts, which touch in corners alone.
     """
 
     class_name: str
     height: int
     width: int
     columns: dict[str, list[Any]]
-    outlines: list[Outline]
+    outlines: list[list[Outline]]
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the columns as one dictionary for each object."""
@@ -66,7 +66,7 @@ def measure(
     middle of the first pixel is (0.5, 0.5).
 
     Args:
-        labels: [H, W] integer; each object is 4-connected and has a number from 1 on.
+        labels: [H, W] integer; each object is 8-connected and has a number from 1 on.
         pixels: [H, W, C] as in the file, C being 1 to 4: grey or RGB, perhaps with opacity, which
             is left out.
         class_name: What the objects are.
@@ -101,7 +101,7 @@ def measure(
         **_micrometres(lengths, area, pixel_size_um),
     }
     outlines = [
-        outline_of(labels[y0:y1, x0:x1] == number, corner=(x0, y0))
+        outlines_of(labels[y0:y1, x0:x1] == number, corner=(x0, y0))
         for number, y0, x0, y1, x1 in zip(columns["id"], top, left, bottom, right, strict=True)
     ]
     plain = {name: np.asarray(values).tolist() for name, values in columns.items()}

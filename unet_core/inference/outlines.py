@@ -1,7 +1,7 @@
-"""The outline of an object, exactly along the edges of its pixels.
+"""The outlines of an object, exactly along the edges of its pixels.
 
-outline = outline_of(labels == 3)
-outline.exterior        # [N, 2] x, y; (0, 0) is the top left corner of the top left pixel
+outlines = outlines_of(labels == 3)
+outlines[0].exterior    # [N, 2] x, y; (0, 0) is the top left corner of the top left pixel
 """
 
 from __future__ import annotations
@@ -26,6 +26,19 @@ class Outline(NamedTuple):
 
     exterior: np.ndarray
     holes: tuple[np.ndarray, ...]
+
+
+def outlines_of(mask: np.ndarray, *, corner: tuple[int, int] = (0, 0)) -> list[Outline]:
+    """Returns the outlines of the 4-connected parts of an object.
+
+    Parts of an object that touch in corners alone have one each: one ring would touch itself.
+
+    Args:
+        mask: [H, W] bool.
+        corner: x and y of the corner of `mask` in the picture.
+    """
+    count, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    return [outline_of(parts == number, corner=corner) for number in range(1, count)]
 
 
 def outline_of(mask: np.ndarray, *, corner: tuple[int, int] = (0, 0)) -> Outline:

@@ -16,6 +16,7 @@ import msgspec
 
 from unet_core import training
 from unet_core.data.classes import CLASSES_MISSING, ClassMap
+from unet_core.data.instance_masks import of_objects
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
@@ -68,11 +69,12 @@ def make_classes(settings: DataSettings) -> ClassMap:
     """
     if settings.classes is None:
         raise UserError(CLASSES_MISSING)
-    return ClassMap.parse(
+    classes = ClassMap.parse(
         settings.classes,
         nearest=settings.stray_values == "nearest",
         clear=settings.clear_class,
     )
+    return of_objects(classes, settings.border_px) if settings.masks == "instances" else classes
 
 
 def build_network(config: RunConfig) -> keras.Model:

@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from unet_core.data import images
+from unet_core.data.instance_masks import object_class
 from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
@@ -29,8 +30,9 @@ from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError, reason_of
 from unet_core.files import os_errors
-from unet_core.inference import instances, uncertainty
+from unet_core.inference import uncertainty
 from unet_core.inference.ensemble import Ensemble
+from unet_core.inference.instances import number_objects
 from unet_core.inference.masks import (
     mask_pixels,
     usual_rule,
@@ -38,6 +40,7 @@ from unet_core.inference.masks import (
 )
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor, check_finite
+from unet_core.outputs import numbered
 from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
@@ -158,7 +161,10 @@ class _Run:
         self._sources = dict(zip(stems(sources), sources, strict=True))
         self._predicted = Predicted(output_dir)
         self._objects = ObjectFiles(
-            wanted.objects, output_dir, wanted.object_class, wanted.pixel_size_um
+            wanted.objects,
+            output_dir,
+            object_class(predictor.classes, wanted.object_class),
+            wanted.pixel_size_um,
         )
         self._pixels = {name: _pixels(source) for name, source in self._sources.items()}
         self._left: set[str] = set()
@@ -266,17 +272,9 @@ def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
             "`outputs` disagreement is that of several networks; give the `run_dir` of a folder of "
             "folds, or leave it out. uncertainty is there for one network too."
         )
-    check_objects(wanted.objects, wanted.instances, wanted.object_class, classes)
-    if wanted.instances == "none":
-        return
-    if not wanted.object_class:
-        raise UserError(
-            f"`instances` {wanted.instances} needs `object_class`, one of "
-            f"{', '.join(classes.names)}."
-        )
-    classes.index(wanted.object_class)
-    # A missing package is found now rather than after the first image.
-    getattr(instances, wanted.instances)(np.zeros((1, 1), bool))
+    own = object_class(classes, wanted.object_class)
+    check_objects(wanted.objects, wanted.instances, own, classes)
+    numbered.check_numbering(wanted.instances, own, classes)
 
 
 def _predict_one(
@@ -364,13 +362,16 @@ class _Image:
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
         steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
-        for setting in [*(["instances"] if self._wanted.instances != "none" else []), *steps]:
+        for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
             raise UserError(
-                f"has {width}x{height} pixels; objects are looked for in pictures of up to "
-                f"{MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
+                f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
+                f"to {MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
             )
         reduced = Reduced(height, width)
-        draws = bool({"overlay", "outlines"} & set(outputs))
+        numbers = self._wanted.instances != "none"
+        draws = bool({"overlay", "outlines"} & set(outputs)) or numbers
+        # Objects are of the whole: a byte a pixel, and four for their numbers.
+        whole = np.empty((height, width), np.uint8) if numbers else None
         with contextlib.ExitStack() as stack:
             tiffs = self._open_tiffs(stack)
             for band in self._bands(self._read, height, width):
@@ -385,6 +386,8 @@ class _Image:
                         tiffs[suffix].write(pixels)
                 for suffix, levels in band.levels.items():
                     tiffs[suffix].write(levels)
+                if whole is not None:
+                    whole[band.first : band.first + len(ids)] = ids
                 if draws:
                     rows = self._read(band.first, band.first + len(ids))
                     reduced.add(band.first, rows, ids)
@@ -392,6 +395,8 @@ class _Image:
         if draws:
             image, ids = reduced.pictures()
             self._write_pictures(image, ids)
+            if whole is not None:
+                self._write_instances(image, whole)
         return True
 
     def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
@@ -461,18 +466,12 @@ class _Image:
         return _Band(first, probabilities, levels)
 
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        number_objects = getattr(instances, self._wanted.instances)
-        object_class = self._classes.index(self._wanted.object_class)
-        labels = number_objects(self._classes.has(ids, object_class))
-        if labels.max() > 65535:
-            raise UserError(
-                f"holds {labels.max()} objects; a 16-bit PNG numbers at most 65535. Cut it into "
-                "parts, or leave `instances` out."
-            )
-        images.write_png(self._path("instances"), labels.astype(np.uint16), self._metadata)
-        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        coloured = pictures.objects(image, labels, alpha=self._wanted.alpha)
-        images.write_png(self._path("instances_overlay"), coloured)
+        """Numbers the objects of a mask and writes them; `image` may be a reduced one."""
+        wanted = self._wanted
+        how: dict[str, Any] = {"how": wanted.instances, "least_px": wanted.least_object_px}
+        labels = number_objects(ids, self._classes, wanted.object_class, **how)
+        more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": ids.size > MOST_PIXELS_WHOLE}
+        numbered.write_numbered(self._stem, labels, image, self._metadata, **more)
         return labels
 
 

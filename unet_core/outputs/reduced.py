@@ -10,16 +10,20 @@ LARGEST_PX = 4096
 
 
 class Reduced:
-    """A large image and its class ids, made small band by band."""
+    """A large image and its class ids, made small band by band.
+
+    Attributes:
+        factor: Every so many-th pixel of every so many-th row stays.
+    """
 
     def __init__(self, height: int, width: int):
-        self._factor = -(-max(height, width) // LARGEST_PX)
+        self.factor = -(-max(height, width) // LARGEST_PX)
         self._images: list[np.ndarray] = []
         self._ids: list[np.ndarray] = []
 
     def add(self, first: int, image: np.ndarray, ids: np.ndarray) -> None:
         """Takes a band: its first row, its pixels [h, W, C] and class ids [h, W]."""
-        factor = self._factor
+        factor = self.factor
         offset = -first % factor
         smooth = cv2.blur(image, (factor, factor))
         self._images.append(smooth[offset::factor, ::factor].copy())

@@ -18,6 +18,7 @@ from unet_core.inference.ensemble import Ensemble
 from unet_core.inference.masks import MaskRule, mask_suffixes, suffixes_of_classes, usual_rule
 from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
+from unet_core.outputs import numbered
 
 UNCERTAIN = ("uncertainty", "disagreement")
 _WHOLE_ONLY = ("overlay", "outlines")
@@ -37,7 +38,8 @@ class PredictionOutputs:
             "palette" class numbers that show in colours.
         alpha: How strongly an overlay covers the picture, 0..1.
         instances: "none", "components" or "watershed": how touching objects are separated.
-        object_class: The class they are of.
+        object_class: The class they are of; by default that which numbered masks are of.
+        least_object_px: Objects of fewer pixels are none.
         objects: Files about them, out of `OBJECT_FILES`.
         pixel_size_um: Width and height of a pixel in them; 0 is as each file says.
         make_mask: From probabilities to the mask, which all but the 16-bit files show; None is the
@@ -49,6 +51,7 @@ class PredictionOutputs:
     alpha: float = 0.45
     instances: str = "none"
     object_class: str = ""
+    least_object_px: int = 0
     objects: Collection[str] = ()
     pixel_size_um: float = 0.0
     make_mask: MaskRule | None = None
@@ -77,8 +80,8 @@ def stems(sources: Sequence[Source]) -> list[str]:
         ]
     taken: set[str] = set()
     for place, name in enumerate(names):
-        numbered = (f"{name}_{number}" for number in itertools.count(2))
-        names[place] = next(n for n in itertools.chain([name], numbered) if n not in taken)
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        names[place] = next(n for n in itertools.chain([name], others) if n not in taken)
         taken.add(names[place])
     return names
 
@@ -109,8 +112,7 @@ def paths_of(
             names = suffixes.get(output, [output])
             paths += [stem.with_name(f"{stem.name}_{name}{kind}") for name in names]
     if wanted.instances != "none":
-        names = ["instances", "instances_overlay"]
-        paths += [stem.with_name(f"{stem.name}_{name}.png") for name in names]
+        paths += numbered.paths(stem, is_large=not is_whole)
     return paths
 
 
@@ -133,5 +135,6 @@ def made_by(predictor: Predictor, wanted: PredictionOutputs) -> dict[str, str]:
     found |= {"outputs": ",".join(sorted(wanted.outputs)), "mask_format": wanted.mask_format}
     found |= {"alpha": str(wanted.alpha), "pixel_size_um": str(wanted.pixel_size_um)}
     found |= {"instances": wanted.instances, "object_class": wanted.object_class}
+    found["least_object_px"] = str(wanted.least_object_px)
     found["objects"] = ",".join(sorted(wanted.objects))
     return found

@@ -1,8 +1,8 @@
 """Ways to make masks compared out of fold: weights, threshold, post-processing.
 
     tally = Tally(classes, folds=5, object_class="cell")
-    for fold, probabilities, mask in out_of_fold_predictions:
-        tally.add(fold, make_mask(probabilities), mask)
+    for fold, probabilities, pair in out_of_fold_predictions:
+        tally.add(fold, make_mask(probabilities), pair)
     rows = [Row("last", "", (), tally.result("dice/cell"))]
     text = write(rows, chosen=0, ...)                       # also choice.csv, choice.json
 
@@ -15,17 +15,20 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unet_core import scores
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import object_class as class_of_objects
+from unet_core.data.reader import Pair
 from unet_core.drawing import tables
 from unet_core.files import os_errors, write_json
-from unet_core.inference import instances
+from unet_core.inference.instances import number_objects
 from unet_core.inference.post_processing import KINDS, Step
+from unet_core.reports.evaluation import true_objects
 from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_of
 
 FILES = ("choice.csv", "choice.json")
@@ -79,28 +82,42 @@ class Tally:
     Args:
         classes: The classes.
         folds: Their number.
-        object_class: The class whose connected regions are objects; empty scores none.
+        object_class: As for `Evaluation`.
+        instances: As for `Evaluation`.
+        least_object_px: As for `Evaluation`.
     """
 
-    def __init__(self, classes: ClassMap, folds: int, object_class: str = ""):
+    def __init__(
+        self,
+        classes: ClassMap,
+        folds: int,
+        object_class: str = "",
+        *,
+        instances: str = "none",
+        least_object_px: int = 0,
+    ):
+        self._classes = classes
         self._names = classes.names
         self.confusion = np.zeros((folds, len(classes), len(classes)), np.int64)
-        self._object = classes.index(object_class) if object_class else None
+        self._object_class = class_of_objects(classes, object_class)
+        self._how: dict[str, Any] = {"how": instances, "least_px": least_object_px}
         self._objects = scores.ObjectCounts()
 
-    def add(self, fold: int, ids: np.ndarray, truth: np.ndarray) -> None:
-        """Counts one image of a fold: the class ids [H, W] of its mask and of the truth."""
+    def add(self, fold: int, ids: np.ndarray, pair: Pair) -> None:
+        """Counts one image of a fold: the class ids [H, W] of its mask, and image and truth."""
+        truth = pair.mask
         number, kept = len(self._names), truth != IGNORED
         pairs = truth[kept].astype(np.int64) * number + ids[kept]
         counts = np.bincount(pairs, minlength=number**2).reshape(number, number)
         self.confusion[fold] += counts
-        if self._object is not None:
-            predicted, true = (instances.components(each == self._object) for each in (ids, truth))
-            self._objects.add(predicted, true, kept)
+        if self._object_class:
+            own = self._classes.index(self._object_class)
+            predicted = number_objects(ids, self._classes, self._object_class, **self._how)
+            self._objects.add(predicted, true_objects(pair, self._classes, own), kept)
 
     def result(self, monitor: str, v_rand: float = math.nan) -> Result:
         """Returns the scores by `monitor`, see `thresholds.score_by`."""
-        object_f1 = math.nan if self._object is None else min(self._objects.f1().items())[1]
+        object_f1 = math.nan if not self._object_class else min(self._objects.f1().items())[1]
         return result_of(self.confusion, monitor, self._names)._replace(
             object_f1=object_f1, v_rand=v_rand
         )

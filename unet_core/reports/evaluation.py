@@ -20,11 +20,13 @@ from unet_core import metrics, scores
 from unet_core.conventions import IGNORED
 from unet_core.data import images
 from unet_core.data.classes import ClassMap
+from unet_core.data.instance_masks import OBJECT
+from unet_core.data.instance_masks import object_class as class_of_objects
 from unet_core.data.reader import Pair, Reader
 from unet_core.data.samples import Sample
 from unet_core.drawing import pictures, plots, tables
 from unet_core.files import os_errors
-from unet_core.inference import instances
+from unet_core.inference.instances import components, number_objects
 from unet_core.inference.masks import MaskRule, usual_rule, write_mask
 from unet_core.inference.predictor import check_finite
 from unet_core.reports.scores_file import BINS
@@ -38,7 +40,10 @@ class Evaluation:
 
     Args:
         classes: The classes.
-        object_class: The class whose connected regions are objects; empty scores none.
+        object_class: The class whose connected regions are objects; empty scores none, or where
+            masks number objects, these. True objects are then those of the masks.
+        instances: How predicted objects are numbered, see `instances.number_objects`.
+        least_object_px: Predicted objects of fewer pixels are none.
         boundary_px: Tolerance of the boundary F1.
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
@@ -59,6 +64,8 @@ class Evaluation:
         classes: ClassMap,
         *,
         object_class: str = "",
+        instances: str = "none",
+        least_object_px: int = 0,
         boundary_px: float = 2.0,
         baseline: bool = False,
         make_mask: MaskRule | None = None,
@@ -67,9 +74,11 @@ class Evaluation:
         self._classes = classes
         # Scores of a class and its complement.
         self._of_two = number == 2 and not classes.overlapping
-        self._object = classes.index(object_class) if object_class else None
-        # V_Rand and V_Info are scores of two classes, one of them objects.
-        self._has_segments = self._object is not None and self._of_two
+        self._object_class = class_of_objects(classes, object_class)
+        self._object = classes.index(self._object_class) if self._object_class else None
+        self._how: dict[str, Any] = {"how": instances, "least_px": least_object_px}
+        # V_Rand and V_Info are scores of two classes, one of them objects between membranes.
+        self._has_segments = self._object is not None and self._of_two and classes.border_px is None
         self.scores_segments = self._has_segments and scores.can_score_segments()
         self._boundary_px = boundary_px
         self.make_mask = make_mask or usual_rule(classes)
@@ -120,11 +129,8 @@ class Evaluation:
                 probabilities, truth, hard_labels=False
             )
         if self._object is not None:
-            self._objects.add(
-                instances.components(self._classes.has(ids, self._object)),
-                instances.components(self._classes.has(truth, self._object)),
-                kept,
-            )
+            predicted = number_objects(ids, self._classes, self._object_class, **self._how)
+            self._objects.add(predicted, true_objects(pair, self._classes, self._object), kept)
         if self._has_segments:
             probability = probabilities[..., self._object]
             if self.scores_segments:
@@ -192,6 +198,13 @@ class Evaluation:
         return result
 
 
+def true_objects(pair: Pair, classes: ClassMap, object_id: int) -> np.ndarray:
+    """Returns the true objects of a class, [H, W] numbers: those of the mask if it has them."""
+    if pair.instances is not None and object_id == OBJECT:
+        return pair.instances
+    return components(classes.has(pair.mask, object_id))
+
+
 def choose_thresholds(
     window: Callable[[np.ndarray], np.ndarray],
     samples: Sequence[Sample],
@@ -226,6 +239,8 @@ def score_samples(
     output_dir: pathlib.Path,
     *,
     object_class: str = "",
+    instances: str = "none",
+    least_object_px: int = 0,
     boundary_px: float = 2.0,
     training_samples: Sequence[Sample] = (),
     mask_format: str = "values",
@@ -245,6 +260,8 @@ def score_samples(
         read: Decodes them and knows the classes.
         output_dir: The folder to write to.
         object_class: See `Evaluation`.
+        instances: See `Evaluation`.
+        least_object_px: See `Evaluation`.
         boundary_px: See `Evaluation`.
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
             6, every n-th.
@@ -263,6 +280,8 @@ def score_samples(
     evaluation = Evaluation(
         read.classes,
         object_class=object_class,
+        instances=instances,
+        least_object_px=least_object_px,
         boundary_px=boundary_px,
         # One threshold makes classes that exclude one another.
         baseline=read.channels == 1 and read.dtype == np.uint8 and not read.classes.overlapping,

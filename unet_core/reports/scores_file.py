@@ -84,6 +84,8 @@ class Scores(msgspec.Struct, kw_only=True, omit_defaults=True):
     weights: str = ""
     tta: str = ""
     threshold: Threshold | None = None
+    instances: str = "none"
+    least_object_px: int = 0
     fill_holes: list[str] = []
     drop_smaller: list[str] = []
     keep_largest: list[str] = []

@@ -34,6 +34,8 @@ def check_data(config: RunConfig, _: StopRequest) -> None:
     )
     pixels = data.pixels()
     print(data.describe(pixels.values))
+    if pixels.objects:
+        print(pixels.objects)
     problems = [*data.problems, *pixels.problems, *pixels.missing]
     if not problems:
         sampling = make_sampling(config.data, config.augmentation, seed=config.training.seed)

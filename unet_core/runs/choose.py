@@ -93,7 +93,8 @@ class _Comparison:
         self._data: DataSet = open_data_of(config, [RunDirectory(each) for each in self._folders])
         self._class_id = foreground(config.training.monitor, classes)
         name = config.prediction.object_class
-        scored = name and len(classes) == 2 and scores.can_score_segments()
+        of_two = len(classes) == 2 and classes.border_px is None
+        scored = name and of_two and scores.can_score_segments()
         self._segments = classes.index(name) if scored else None
 
     def compare(self) -> tuple[list[Row], Row]:
@@ -149,7 +150,7 @@ class _Comparison:
         curves: list[dict[str, Any]] = [{} for _ in range(folds)]
         for fold, pair, probabilities in self._predictions(weights):
             self.images += 1
-            tally.add(fold, MOST_PROBABLE(probabilities), pair.mask)
+            tally.add(fold, MOST_PROBABLE(probabilities), pair)
             if len(self.classes) == 2:
                 counts[fold].add(probabilities, pair.mask)
             if self._segments is not None:
@@ -195,7 +196,7 @@ class _Comparison:
         for fold, pair, probabilities in self._predictions(best.weights):
             for steps, tally in zip(ways, tallies, strict=True):
                 make_mask = MaskRule(thresholds[fold], steps)
-                tally.add(fold, make_mask(probabilities), pair.mask)
+                tally.add(fold, make_mask(probabilities), pair)
         return [
             Row(
                 best.weights,
@@ -207,7 +208,14 @@ class _Comparison:
         ]
 
     def _tally(self) -> Tally:
-        return Tally(self.classes, len(self._folders), self._config.prediction.object_class)
+        settings = self._config.prediction
+        return Tally(
+            self.classes,
+            len(self._folders),
+            settings.object_class,
+            instances=settings.instances,
+            least_object_px=settings.least_object_px,
+        )
 
     def _trained(self, folder, weights: str):
         return open_trained(folder, weights=weights, network=self._config.network.network)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from unet_core import losses, training
 from unet_core.data import pipeline
 from unet_core.data.classes import BACKGROUND, ClassMap
+from unet_core.data.instance_masks import object_class
 from unet_core.data.intensities import Scaling
 from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig
@@ -165,7 +166,8 @@ def check_settings(config: RunConfig) -> None:
     prediction = config.prediction
     if prediction.object_class:
         classes.index(prediction.object_class)
-    check_objects(prediction.objects, prediction.instances, prediction.object_class, classes)
+    name = object_class(classes, prediction.object_class)
+    check_objects(prediction.objects, prediction.instances, name, classes)
 
 
 def _intensities_of_run(config: RunConfig, run: RunDirectory) -> RunConfig:

@@ -103,6 +103,7 @@ def predict_images(
             alpha=settings.alpha,
             instances=settings.instances,
             object_class=settings.object_class,
+            least_object_px=settings.least_object_px,
             objects=settings.objects,
             pixel_size_um=settings.pixel_size_um,
             make_mask=make_mask,

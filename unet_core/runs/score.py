@@ -24,7 +24,7 @@ from unet_core.run_directory import RunDirectory
 from unet_core.runs import alarms
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
-from unet_core.settings import RunConfig
+from unet_core.settings import FIELDS, RunConfig
 from unet_core.settings.prediction import PredictionSettings
 
 
@@ -86,6 +86,8 @@ def score(
         read,
         output_dir,
         object_class=settings.object_class,
+        instances=settings.instances,
+        least_object_px=settings.least_object_px,
         boundary_px=settings.boundary_px,
         training_samples=training_samples,
         mask_format=settings.mask_format,
@@ -128,6 +130,9 @@ def _described(
             found["threshold"] = {"class": classes.names[number], "value": value}
         elif value != 0.5:
             found["threshold"] = {"value": value}
+    for name in ("instances", "least_object_px"):
+        if getattr(settings, name) != FIELDS[name].default:
+            found[name] = getattr(settings, name)
     for name in KINDS:
         if settings_of_step := getattr(settings, name):
             found[name] = list(settings_of_step)

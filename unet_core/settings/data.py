@@ -32,7 +32,8 @@ class DataSettings:
     layout: str = setting(
         "folders",
         "How --data_dir is laid out: train/image and train/label (or image and label), a VOC "
-        "folder, a samples.csv, or TIFF stacks.",
+        "folder, a samples.csv, TIFF stacks, or a folder for each image with images and masks, one "
+        "file for each object (objects).",
         modes=(*NETWORK, "choose", "check_data"),
         choices=LAYOUTS,
     )
@@ -69,6 +70,24 @@ class DataSettings:
         "second's. With --heads sigmoid names alone, one for each of --mask_folder: cells,nuclei.",
         modes=(*SPLIT, *NO_DATA),
         binds=True,
+    )
+    masks: str = setting(
+        "classes",
+        "What the numbers in masks are: classes, or instances, that is one number for each object "
+        "(or one file, see --layout=objects). --classes then names what is outside, the objects "
+        "and, if wanted, the border between those that touch: 0:background,1:nucleus,2:border.",
+        modes=(*SAMPLES, *NO_DATA),
+        binds=True,
+        choices=("classes", "instances"),
+    )
+    border_px: int = setting(
+        0,
+        "With --masks=instances: pixels within this distance of two objects are the border between "
+        "them, of the third class, or outside without one. 0 is no border.",
+        modes=(*SAMPLES, *NO_DATA),
+        binds=True,
+        least=0,
+        most=100,
     )
     clear_class: str = setting(
         "",
@@ -197,6 +216,17 @@ class DataSettings:
                 f"`use_channels` ({','.join(map(str, self.use_channels))}) names "
                 f"{len(self.use_channels)} channel(s), and `channels` is {self.channels}. Name as "
                 "many."
+            )
+        if self.masks == "classes" and (self.border_px or self.layout == "objects"):
+            name = "border_px" if self.border_px else "layout"
+            raise UserError(
+                f"`{name}` ({getattr(self, name)}) is for masks that tell objects apart: set "
+                "`masks` to instances, or leave it out."
+            )
+        if self.masks == "instances" and self.stray_values == "nearest":
+            raise UserError(
+                "`stray_values` (nearest) is for masks of classes; with `masks` instances every "
+                "number that is not listed is an object. Leave one of them out."
             )
         if self.fold != "all" and not (self.fold.isascii() and self.fold.isdecimal()):
             raise UserError(f"`fold` ({self.fold}) must be all, or a number from 0.")

@@ -140,15 +140,26 @@ class PredictionSettings:
     object_class: str = setting(
         "",
         "Class whose connected regions are objects, such as cells between membranes; they are "
-        "scored as objects, with two classes also by V_Rand and V_Info.",
+        "scored as objects, with two classes also by V_Rand and V_Info. With --masks=instances it "
+        "is the second of --classes, and true objects are those of the masks.",
         modes=(*IMAGES, "choose"),
     )
     instances: str = setting(
         "none",
         "Also number the objects of --object_class (instance segmentation): connected components, "
-        "or these separated at their necks by watershed.",
-        modes=_WRITES,
+        "or these separated by watershed: at their necks, or where --classes has a border between "
+        "objects (--masks=instances), there. Scores number them so too; with none by watershed "
+        "where there is a border, and else by components.",
+        modes=(*IMAGES, "choose"),
         choices=("none", "components", "watershed"),
+    )
+    least_object_px: int = setting(
+        0,
+        "Objects of fewer pixels are none: by watershed those they touch take their pixels, by "
+        "components they are left out.",
+        modes=(*IMAGES, "choose"),
+        least=0,
+        most=2**31 - 1,
     )
     objects: tuple[str, ...] = setting(
         (),

@@ -7,6 +7,7 @@ folders   train/image and train/label (val and test likewise), or image and labe
 voc       JPEGImages, SegmentationClass, and lists in ImageSets/Segmentation
 csv       samples.csv with the columns image, mask and, if wanted, group, split, page
 stack     a TIFF of many pages for the images and one for the masks
+objects   a folder for each image: its picture in images, in masks a file for each object
 
 Each page of a TIFF is a sample, whatever the layout.
 
@@ -25,5 +26,6 @@ LAYOUTS = Registry(
         "voc": "unet_core.data.layouts.voc:find",
         "csv": "unet_core.data.layouts.table:find",
         "stack": "unet_core.data.layouts.stack:find",
+        "objects": "unet_core.data.layouts.objects:find",
     }
 )

@@ -37,13 +37,13 @@ def make_coco(pictures: Sequence[Picture]) -> bytes:
                 "height": objects.height,
             }
         )
-        for row, outline in zip(objects.rows(), objects.outlines, strict=True):
+        for row, outlines in zip(objects.rows(), objects.outlines, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": ids[objects.class_name],
-                    **_shape(row, outline),
+                    **_shape(row, outlines),
                 }
             )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
@@ -51,10 +51,10 @@ def make_coco(pictures: Sequence[Picture]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _shape(row: dict[str, Any], outline: Outline) -> dict[str, Any]:
+def _shape(row: dict[str, Any], outlines: Sequence[Outline]) -> dict[str, Any]:
     box = [row[f"bbox_{side}_px"] for side in ("x", "y", "width", "height")]
     return {
-        "segmentation": [ring_with_slits(outline).ravel().tolist()],
+        "segmentation": [ring_with_slits(part).ravel().tolist() for part in outlines],
         "area": row["area_px"],
         "bbox": box,
         "iscrowd": 0,

@@ -20,20 +20,23 @@ from unet_core.outputs.objects import ObjectFormat, Picture
 def make_geojson(pictures: Sequence[Picture]) -> bytes:
     """Returns a feature for each object."""
     features = [
-        _feature(row, outline, picture.objects.class_name)
+        _feature(row, outlines, picture.objects.class_name)
         for picture in pictures
-        for row, outline in zip(picture.objects.rows(), picture.objects.outlines, strict=True)
+        for row, outlines in zip(picture.objects.rows(), picture.objects.outlines, strict=True)
     ]
     collection = {"type": "FeatureCollection", "features": features}
     return json.dumps(without_nan(collection), separators=(",", ":"), allow_nan=False).encode()
 
 
-def _feature(row: dict[str, Any], outline: Outline, class_name: str) -> dict[str, Any]:
+def _feature(row: dict[str, Any], outlines: Sequence[Outline], class_name: str) -> dict[str, Any]:
     measured = {k: v for k, v in row.items() if k not in ("id", "class") and v is not None}
-    rings = [_closed(ring) for ring in (outline.exterior, *outline.holes)]
+    parts = [[_closed(ring) for ring in (part.exterior, *part.holes)] for part in outlines]
+    geometry = {"type": "Polygon", "coordinates": parts[0]}
+    if len(parts) > 1:
+        geometry = {"type": "MultiPolygon", "coordinates": parts}
     return {
         "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": rings},
+        "geometry": geometry,
         "properties": {
             "objectType": "detection",
             "name": f"{class_name} {row['id']}",

@@ -1,7 +1,7 @@
 """Objects as ImageJ's regions of interest, a zip file that its ROI Manager opens.
 
 ImageJ counts the corners of pixels, from the top left corner of the picture, as outlines do. An
-object without holes is a traced ROI, as its wand makes; one with holes is a composite ROI, whose
+object of one ring is a traced ROI, as its wand makes; one of several is a composite ROI, whose
 rings ImageJ fills by the even-odd rule. Each is bound to its page of a stack.
 """
 
@@ -36,26 +36,28 @@ def make_rois(pictures: Sequence[Picture]) -> bytes:
         for picture in pictures:
             objects = picture.objects
             plain = objects.class_name.replace("/", "_")
-            for number, outline in zip(objects.columns["id"], objects.outlines, strict=True):
+            for number, outlines in zip(objects.columns["id"], objects.outlines, strict=True):
                 name = f"{plain}-{number:05d}"
-                roi = _roi(outline, name, picture.source.page)
+                roi = _roi(outlines, name, picture.source.page)
                 # A fixed date: the same objects give the same file.
                 archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
     return content.getvalue()
 
 
-def _roi(outline: Outline, name: str, page: int) -> Any:
+def _roi(outlines: Sequence[Outline], name: str, page: int) -> Any:
     from roifile import ROI_TYPE, ImagejRoi
 
-    left, top = outline.exterior.min(0).tolist()
-    right, bottom = outline.exterior.max(0).tolist()
+    rings = [ring for part in outlines for ring in (part.exterior, *part.holes)]
+    corners = np.concatenate(rings)
+    left, top = corners.min(0).tolist()
+    right, bottom = corners.max(0).tolist()
     bounds = {"left": left, "top": top, "right": right, "bottom": bottom}
-    if not outline.holes:
-        roi = ImagejRoi.frompoints(outline.exterior, name=name, position=page)
+    if len(rings) == 1:
+        roi = ImagejRoi.frompoints(corners, name=name, position=page)
         # roifile (2026.2) takes corners for pixels, and makes the bounds larger by one.
         return dataclasses.replace(roi, roitype=ROI_TYPE.TRACED, **bounds)
     path: list[float] = []
-    for ring in (outline.exterior, *outline.holes):
+    for ring in rings:
         for place, corner in enumerate(ring.tolist()):
             path += [_LINE if place else _MOVE, *corner]
         path.append(_CLOSE)
