@@ -114,7 +114,7 @@ class TestWatershed:
 
     def test_small_objects_go_to_what_they_touch_or_are_left_out(self):
         # Discs of radius 10 and 5 have about 314 and 79 pixels; the last stands alone.
-        mask = discs((15, 20, 10), (29, 20, 5), (60, 20, 5))
+        mask = discs((15, 20, 10), (30, 20, 5), (60, 20, 5))
         assert instances.watershed(mask).max() == 3
         labels = instances.watershed(mask, least_px=100)
         np.testing.assert_array_equal(labels, mask & (np.arange(70) < 40))
