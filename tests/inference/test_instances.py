@@ -119,7 +119,7 @@ class TestWatershed:
         labels = instances.watershed(mask, least_px=100)
         np.testing.assert_array_equal(labels, mask & (np.arange(70) < 40))
         # Two halves of up to 79 pixels are one object of more than 100.
-        mask = discs((15, 20, 5), (24, 20, 5))
+        mask = discs((15, 20, 5), (25, 20, 5))
         assert instances.watershed(mask).max() == 2
         np.testing.assert_array_equal(instances.watershed(mask, least_px=100), mask)
 

@@ -38,7 +38,8 @@ class TestRunConfig:
         is_list = KINDS[field.name].is_list
         for choice in field.metadata["choices"]:
             value = (choice,) if is_list else choice
-            needed = {"classes": "cells"} if choice == "sigmoid" else {}
+            needed = {"sigmoid": {"classes": "cells"}, "objects": {"masks": "instances"}}
+            needed = needed.get(choice, {})
             assert RunConfig.of(**{field.name: value}, **needed)[field.name] == value
         with pytest.raises(UserError) as error:
             RunConfig.of(**{field.name: ("nonsense",) if is_list else "nonsense"})
