@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import itertools
 import pathlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from unet_core.data.classes import ClassMap
+from unet_core.data.layouts import listing
 from unet_core.data.samples import Source
 from unet_core.files import safe_name
 from unet_core.inference.ensemble import Ensemble
@@ -78,12 +78,7 @@ def stems(sources: Sequence[Source]) -> list[str]:
             named(source, qualify(source.path)) if count[name] > 1 else name
             for source, name in zip(sources, names, strict=True)
         ]
-    taken: set[str] = set()
-    for place, name in enumerate(names):
-        others = (f"{name}_{number}" for number in itertools.count(2))
-        names[place] = next(n for n in itertools.chain([name], others) if n not in taken)
-        taken.add(names[place])
-    return names
+    return listing.numbered(names)
 
 
 def class_of_level(classes: ClassMap) -> dict[str, int]:

@@ -10,6 +10,7 @@ from unet_core.data.layouts.listing import (
     SampleListing,
     left_out,
     pairs,
+    part_folders,
     unread,
 )
 
@@ -18,7 +19,7 @@ def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
     """Returns the samples of such folders; valid and validation are other names of val."""
     problems: list[str] = []
     notes: list[str] = []
-    there = {name: part for name, part in PART_OF.items() if (data_dir / name).is_dir()}
+    there = part_folders(data_dir)
     if "train" not in there and (data_dir / names.images).is_dir():
         samples = pairs(data_dir, names, "", problems)
         return SampleListing(
@@ -28,12 +29,11 @@ def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
     if data_dir.is_dir():
         folders = (path for path in data_dir.iterdir() if path.is_dir())
         notes += left_out(data_dir, folders, used=PART_OF)
-    for folder, part in {"train": "train", **there}.items():
+    for folder, part in {"train": "", **there}.items():
         masks = [data_dir / folder / name for name in names.masks]
         # Test images without masks are there to be predicted.
         if part != "test" or all(mask.is_dir() for mask in masks):
-            name = part if "val" in there.values() or part == "test" else ""
-            samples += pairs(data_dir / folder, names, name, problems)
+            samples += pairs(data_dir / folder, names, part, problems)
             notes += _beside(data_dir / folder, names) + unread(data_dir / folder, names)
     return SampleListing(tuple(samples), tuple(problems), tuple(notes))
 

@@ -57,6 +57,16 @@ class FolderNames:
     outside: bool = False
 
 
+def part_folders(data_dir: pathlib.Path) -> dict[str, str]:
+    """Returns the folders of parts that are there, and what the samples of each are marked as.
+
+    Without a folder to hold out, those of train are of no part: some of them are held out.
+    """
+    there = {name: part for name, part in PART_OF.items() if (data_dir / name).is_dir()}
+    marks_train = "val" in there.values()
+    return {name: part if part != "train" or marks_train else "" for name, part in there.items()}
+
+
 def pairs(
     folder: pathlib.Path,
     names: FolderNames,
@@ -293,20 +303,27 @@ def unique_names(samples: Sequence[Sample]) -> list[Sample]:
     """
     names = [safe_name(sample.name) for sample in samples]
     count = collections.Counter(names)
-    names = [
+    names = numbered(
         f"{sample.split}_{name}" if count[name] > 1 and sample.split else name
         for sample, name in zip(samples, names, strict=True)
-    ]
-    # A number is given to none that is the name of another.
-    taken = set(names)
-    used: set[str] = set()
-    for place, name in enumerate(names):
-        if name in used:
-            numbered = (f"{name}_{number}" for number in itertools.count(2))
-            names[place] = next(each for each in numbered if each not in taken)
-            taken.add(names[place])
-        used.add(names[place])
+    )
     return [dataclasses.replace(s, name=name) for s, name in zip(samples, names, strict=True)]
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Returns names of which those that repeat have a number behind them, from 2.
+
+    None is given the name of another.
+    """
+    found = list(names)
+    taken, used = set(found), set[str]()
+    for place, name in enumerate(found):
+        if name in used:
+            others = (f"{name}_{number}" for number in itertools.count(2))
+            found[place] = next(each for each in others if each not in taken)
+            taken.add(found[place])
+        used.add(found[place])
+    return found
 
 
 def numeric_order(path: pathlib.Path) -> tuple:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pathlib
 
 from unet_core.data.layouts.listing import (
-    PART_OF,
     FolderNames,
     SampleListing,
     listed,
     numeric_order,
+    part_folders,
 )
 from unet_core.data.samples import Sample, Source
 
@@ -20,13 +20,12 @@ from unet_core.data.samples import Sample, Source
 def find(data_dir: pathlib.Path, _: FolderNames) -> SampleListing:
     """Returns the samples of such folders; the names of their folders are fixed."""
     problems: list[str] = []
-    there = {name: part for name, part in PART_OF.items() if (data_dir / name).is_dir()}
+    there = part_folders(data_dir)
     if "train" not in there:
         return SampleListing(tuple(_samples(data_dir, "", problems)), tuple(problems))
     samples: list[Sample] = []
     for folder, part in there.items():
-        name = part if "val" in there.values() or part == "test" else ""
-        samples += _samples(data_dir / folder, name, problems)
+        samples += _samples(data_dir / folder, part, problems)
     return SampleListing(tuple(samples), tuple(problems))
 
 
