@@ -578,6 +578,13 @@ class TestDescribeConversion:
 
 
 class TestWritePng:
+    def test_side_longer_than_libpng_writes_is_refused(self, tmp_path):
+        line = np.zeros((1, images.MOST_PNG_SIDE + 1), np.uint8)
+        images.write_png(tmp_path / "a.png", line[:, :-1])
+        with pytest.raises(UserError, match=r"b.png: would have 1000001x1 pixels"):
+            images.write_png(tmp_path / "b.png", line)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
     def test_sixteen_bits_survive(self, tmp_path):
         pixels = np.array([[0, 1, 65535], [256, 257, 4660]], np.uint16)
         images.write_png(tmp_path / "a.png", pixels)

@@ -16,6 +16,7 @@ from helpers import forked
 from helpers.brightness import make_brightness
 
 from unet_core.conventions import IGNORED
+from unet_core.data import images
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
@@ -573,6 +574,21 @@ class TestOutputThatIsNotFinite:
 
 
 class TestBands:
+    def test_pictures_longer_than_a_png_may_be_are_written_so_too(
+        self, predictor, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(images, "MOST_PNG_SIDE", 40)
+        grey = np.repeat(np.uint8([[0, 200]]), 25, axis=1).repeat(8, axis=0)
+        tifffile.imwrite(tmp_path / "a.tif", grey)
+        monkeypatch.setattr("unet_core.outputs.reduced.LARGEST_PX", 30)
+        done = predict_files(
+            predictor, [Source(tmp_path / "a.tif")], tmp_path / "out", PredictionOutputs()
+        )
+        assert done.failures == ()
+        assert written_in(tmp_path / "out") == {"a_predict.tif", "a_overlay.png"}
+        found = tifffile.imread(tmp_path / "out" / "a_predict.tif")
+        np.testing.assert_array_equal(found, 255 * (grey > 100))
+
     """Pictures too large to hold, here by lowering what that means."""
 
     @pytest.fixture

@@ -29,6 +29,8 @@ from unet_core.data.io.page import Page
 from unet_core.errors import UserError
 from unet_core.files import write_whole
 
+MOST_PNG_SIDE = 1_000_000
+"""Pixels of a side that libpng writes."""
 _TAKEN = {"uint8", "uint16", "float32"}
 _TO_FLOAT = {"int8", "int16", "float16"}
 """Kinds of numbers that images may have: as they are, and as float32, which holds them exactly."""
@@ -372,7 +374,14 @@ def write_png(
 
     Raises:
         OSError: If the file cannot be written.
+        UserError: If a side is longer than `MOST_PNG_SIDE`.
     """
+    height, width = pixels.shape[:2]
+    if max(height, width) > MOST_PNG_SIDE:
+        raise UserError(
+            f"{path}: would have {width}x{height} pixels; a side of a PNG has at most "
+            f"{MOST_PNG_SIDE}. Cut the picture into parts."
+        )
     _, encoded = cv2.imencode(".png", pixels)
     _write_picture(path, encoded.tobytes(), metadata)
 

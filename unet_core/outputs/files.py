@@ -2,8 +2,9 @@
 
 Masks, overlays, outlines, probabilities, uncertainty and numbered objects.
 
-Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones are read, predicted and written in
-bands of rows; their masks and probabilities are TIFF files, and their overlays are reduced.
+Pictures of up to `MOST_PIXELS_WHOLE` give PNG files. Larger ones, and those longer than a PNG may
+be, are read, predicted and written in bands of rows; their masks and probabilities are TIFF files,
+and their overlays are reduced.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -166,7 +168,7 @@ class _Run:
             object_class(predictor.classes, wanted.object_class),
             wanted.pixel_size_um,
         )
-        self._pixels = {name: _pixels(source) for name, source in self._sources.items()}
+        self._shapes = {name: _shape(source) for name, source in self._sources.items()}
         self._left: set[str] = set()
 
     def prepare(self, overwrite: bool, claim: Callable[..., None] | None) -> None:
@@ -190,7 +192,7 @@ class _Run:
 
     def pixels_left(self) -> int:
         """Returns how many pixels are to be predicted."""
-        return sum(self._pixels[name] for name in self._left)
+        return sum(math.prod(self._shapes[name]) for name in self._left)
 
     def predict(self, update: Callable[[int], object], should_stop: Callable[[], bool]) -> None:
         """Predicts what is left, and writes the files about all pictures.
@@ -256,8 +258,8 @@ class _Run:
             self._objects.add(name, source, labels, rows.read(0, rows.height))
 
     def _paths(self, name: str) -> list[pathlib.Path]:
-        is_whole = self._pixels[name] <= MOST_PIXELS_WHOLE
-        of_picture = paths_of(self._dir / name, self._wanted, self._predictor.classes, is_whole)
+        whole = _is_whole(*self._shapes[name])
+        of_picture = paths_of(self._dir / name, self._wanted, self._predictor.classes, whole)
         of_all = set(self._objects.paths([]))
         return of_picture + [p for p in self._objects.paths([name]) if p not in of_all]
 
@@ -300,7 +302,7 @@ def _predict_one(
     with open_rows(source.path, source.page) as rows:
         metadata = kept_metadata(source.path, source.page, rows.metadata)
         image = _Image(predictor, rows, stem, wanted, metadata)
-        if rows.height * rows.width <= MOST_PIXELS_WHOLE:
+        if _is_whole(rows.height, rows.width):
             labels = image.write_whole()
             if labels is not None:
                 object_files.add(stem.name, source, labels, rows.read(0, rows.height))
@@ -365,7 +367,8 @@ class _Image:
         for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
             raise UserError(
                 f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
-                f"to {MOST_PIXELS_WHOLE} pixels. Cut it into parts, or leave `{setting}` out."
+                f"to {MOST_PIXELS_WHOLE} pixels, {images.MOST_PNG_SIDE} a side. Cut it into parts, "
+                f"or leave `{setting}` out."
             )
         reduced = Reduced(height, width)
         numbers = self._wanted.instances != "none"
@@ -470,7 +473,7 @@ class _Image:
         wanted = self._wanted
         how: dict[str, Any] = {"how": wanted.instances, "least_px": wanted.least_object_px}
         labels = number_objects(ids, self._classes, wanted.object_class, **how)
-        more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": ids.size > MOST_PIXELS_WHOLE}
+        more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": not _is_whole(*ids.shape)}
         numbered.write_numbered(self._stem, labels, image, self._metadata, **more)
         return labels
 
@@ -480,12 +483,14 @@ def _levels(shares: np.ndarray) -> np.ndarray:
     return np.rint(shares * 65535).astype(np.uint16)
 
 
-def _pixels(source: Source) -> int:
-    """Returns the pixels of a page for the progress bar; 0 if it cannot be read.
-
-    Predicting it tells what is wrong with it.
-    """
+def _shape(source: Source) -> tuple[int, int]:
+    """Returns height and width of a page; 0 if it cannot be read, of which predicting it tells."""
     with contextlib.suppress(UserError):
         header = images.read_header(source.path, source.page, of_any_size=True)
-        return header.height * header.width
-    return 0
+        return header.height, header.width
+    return 0, 0
+
+
+def _is_whole(height: int, width: int) -> bool:
+    """Returns whether a picture is predicted whole, and written as PNG."""
+    return height * width <= MOST_PIXELS_WHOLE and max(height, width) <= images.MOST_PNG_SIDE
