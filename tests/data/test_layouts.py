@@ -488,8 +488,21 @@ class TestStack:
         (problem,) = find(tmp_path, "stack").problems
         assert "has 3 page(s), its masks 2" in problem
 
-    def test_missing_stack_is_a_problem(self, tmp_path):
-        assert "there is no such stack" in find(tmp_path, "stack").problems[0]
+    def test_missing_stack_is_a_problem_that_names_those_there_are(self, tmp_path):
+        cv2.imwrite(str(tmp_path / "volume.tif"), PICTURE)
+        (problem,) = find(tmp_path, "stack", image_folder="volume").problems
+        assert "label: there is no stack of this name" in problem
+        assert "there are: volume.tif. Name one of them in `mask_folder`" in problem
+
+    @pytest.mark.parametrize("suffix", ["", ".TIF"])
+    def test_suffix_may_be_written_in_capitals_and_be_given_or_not(self, tmp_path, suffix):
+        for name in ("image", "label"):
+            cv2.imwritemulti(str(tmp_path / "x.tif"), [PICTURE] * 2)
+            (tmp_path / "x.tif").rename(tmp_path / f"{name}.TIF")
+        names = dict(image_folder=f"image{suffix}", mask_folder=f"label{suffix}")
+        found = find(tmp_path, "stack", **names)
+        assert found.problems == ()
+        assert [sample.name for sample in found.samples] == ["0", "1"]
 
 
 class TestObjects:

@@ -9,6 +9,8 @@ from unet_core.data.layouts.listing import SUFFIXES_OF_PAGES, FolderNames, Sampl
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 
+_MOST_NAMED = 5
+
 
 def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
     """Returns the pages of stacks as samples, one group for each stack of images."""
@@ -22,12 +24,8 @@ def _samples(data_dir: pathlib.Path, names: FolderNames, problems: list[str]) ->
     paths: list[pathlib.Path] = []
     pages: list[int] = []
     for name in (names.images, *names.masks):
-        found = [folder / (name + suffix) for suffix in SUFFIXES_OF_PAGES]
-        path = next((each for each in found if each.is_file()), None)
-        if path is None:
-            problems.append(f"{found[0]}: there is no such stack.")
-            continue
         try:
+            path = _stack(folder / name, "image_folder" if name == names.images else "mask_folder")
             pages.append(images.read_header(path, of_any_size=True).pages)
             paths.append(path)
         except UserError as error:
@@ -51,3 +49,21 @@ def _samples(data_dir: pathlib.Path, names: FolderNames, problems: list[str]) ->
         )
         for page in range(pages[0])
     ]
+
+
+def _stack(place: pathlib.Path, setting: str) -> pathlib.Path:
+    """Returns the file of a stack, whose name may be given with its suffix or without.
+
+    Raises:
+        UserError: If there is none.
+    """
+    there = sorted(place.parent.iterdir()) if place.parent.is_dir() else []
+    stacks = [p for p in there if p.suffix.lower() in SUFFIXES_OF_PAGES and p.is_file()]
+    found = [path for path in stacks if place.name in (path.stem, path.name)]
+    if not found:
+        names = ", ".join(path.name for path in stacks[:_MOST_NAMED]) or "none"
+        raise UserError(
+            f"{place}: there is no stack of this name ({', '.join(SUFFIXES_OF_PAGES)}); there are: "
+            f"{names}. Name one of them in `{setting}`."
+        )
+    return min(found, key=lambda path: SUFFIXES_OF_PAGES.index(path.suffix.lower()))
