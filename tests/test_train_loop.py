@@ -142,7 +142,6 @@ class TestBadData:
     @pytest.mark.parametrize(
         ("args", "words"),
         [
-            (["--crop_size=65"], ["crop_size", "65", "64x64", "at most 64"]),
             (["--folds=3", "--fold=3"], ["fold", "3", "2"]),
             (["--object_class=nucleus"], ["nucleus", "membrane, cell"]),
             (["--folds=7"], ["folds", "7", "6"]),

@@ -264,7 +264,7 @@ class TestUnreadableFile:
         monkeypatch.chdir(tmp_path)  # The path of a socket is short.
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(self.NAME)
-            assert self.refused(tmp_path) == "No such device or address"
+            assert self.refused(tmp_path) == "is not a regular file"
 
     def test_link_to_nothing_is_an_error_that_names_it(self, tmp_path):
         (tmp_path / self.NAME).symlink_to("nothing")
