@@ -150,3 +150,25 @@ except KeyboardInterrupt:
                 pass
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc of glibc")
+def test_freed_memory_is_given_out_again():
+    program = """
+import ctypes, resource
+from unet_core.runs.process import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def pages_of_a_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(16 << 20)
+    libc.memset(block, 1, 16 << 20)
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+keep_freed_memory()
+print(pages_of_a_block() > 1000, pages_of_a_block())
+"""
+    # 16 MB are 4096 pages of 4 KB; the second block lies where the first lay, so none is new.
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True 0\n", done.stdout + done.stderr
