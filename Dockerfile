@@ -29,4 +29,4 @@ FROM base
 ARG EXTRAS=scores,report
 RUN python3 -m venv .venv && .venv/bin/pip install --quiet ".[$EXTRAS]"
 ENTRYPOINT [".venv/bin/python", "train_loop.py"]
-CMD ["--flagfile=membrane.flags"]
+CMD ["--flagfile=membrane.flags", "--train_steps=400"]

@@ -57,6 +57,31 @@ class TestStepsPerSecond:
         assert "Traceback" not in done.stderr
 
 
+SMALL_RUN = ("--base_filters=2", "--depth=1", "--crop_size=32")
+
+
+@pytest.mark.slow
+class TestFreedMemory:
+    def test_both_ways_are_measured(self):
+        done = run("freed_memory.py", "--rounds=1", *SMALL_RUN)
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(done.stdout)
+        assert list(rows) == ["freed memory is kept", "as glibc has it"]
+        assert all(float(ms) > 0 for ms, _ in rows.values())
+        assert float(rows["as glibc has it"][1]) == 1.0
+
+
+@pytest.mark.slow
+class TestFirstCommand:
+    def test_parts_make_up_the_whole(self):
+        done = run("first_command.py", "--train_steps=2", "--warmup_steps=0", *SMALL_RUN)
+        assert done.returncode == 0, done.stdout
+        seconds = {name: float(cells[0]) for name, cells in rows_of(done.stdout).items()}
+        assert len(seconds) == 10  # nine parts, and all
+        whole = seconds.pop("all")
+        assert sum(seconds.values()) == pytest.approx(whole, abs=0.5)
+
+
 TINY = ("--rounds=2", "--size=32", "--pairs=64", "--peer_pairs=8", "--wait_steps=2")
 
 

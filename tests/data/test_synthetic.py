@@ -134,3 +134,14 @@ class TestWriteDataset:
         seen = []
         self.write(tmp_path / "data", progress=lambda work: seen.extend(work) or work)
         assert seen == [("train", 0), ("train", 1), ("test", 0)]
+
+
+def test_cells_left_out_of_a_block_change_nothing(monkeypatch):
+    found = synthetic.Volume(size=200, seed=3).slice_at(4)
+    monkeypatch.setattr(
+        synthetic,
+        "_may_reach",
+        lambda x, y, centres, paces: np.ones((len(centres), len(x)), bool),
+    )
+    for a, b in zip(found, synthetic.Volume(size=200, seed=3).slice_at(4), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -25,6 +25,7 @@ from unet_core.errors import UserError
 from unet_core.files import new_folder, os_errors
 
 MEMBRANE, CELL = 0, 255
+_BLOCK_PX = 16
 _SLICES_PER_KEY = 6
 
 
@@ -221,23 +222,28 @@ class Volume:
 
         The distance is approximate, in pixels.
         """
-        shape = x.shape
-        first = np.full(shape, np.inf, np.float32)
-        second = np.full(shape, np.inf, np.float32)
-        owner = np.zeros(shape, np.int32)
-        neighbour = np.zeros(shape, np.int32)
         paces = np.array([cell.pace for cell in self._cells], np.float32)
         centres = np.array(
             [c.centre + c.drift * z + 6 * np.sin(z / 7 + c.sway) for c in self._cells], np.float32
         )
+        # Only cells that may be first or second in a block of pixels are looked at there.
+        x_blocks, y_blocks = (_in_blocks(axis) for axis in (x, y))
+        may_reach = _may_reach(x_blocks, y_blocks, centres, paces)
+        first, second = np.full((2, *x_blocks.shape), np.inf, np.float32)
+        owner, neighbour = np.zeros((2, *x_blocks.shape), np.int32)
         for number, (centre_x, centre_y) in enumerate(centres):
-            time = np.hypot(x - centre_x, y - centre_y) / paces[number]
-            is_first = time < first
-            is_second = ~is_first & (time < second)
-            second = np.where(is_first, first, np.where(is_second, time, second))
-            neighbour = np.where(is_first, owner, np.where(is_second, number, neighbour))
-            first = np.where(is_first, time, first)
-            owner = np.where(is_first, number, owner)
+            at = np.flatnonzero(may_reach[number])
+            time = np.hypot(x_blocks[at] - centre_x, y_blocks[at] - centre_y) / paces[number]
+            is_first = time < first[at]
+            is_second = ~is_first & (time < second[at])
+            second[at] = np.where(is_first, first[at], np.where(is_second, time, second[at]))
+            others = np.where(is_second, number, neighbour[at])
+            neighbour[at] = np.where(is_first, owner[at], others)
+            first[at] = np.where(is_first, time, first[at])
+            owner[at] = np.where(is_first, number, owner[at])
+        first, second, owner, neighbour = (
+            _out_of_blocks(blocks, self._size) for blocks in (first, second, owner, neighbour)
+        )
         # The border is where the times are equal; their difference over its slope is the distance
         # to it.
         slope_x, slope_y = (
@@ -305,3 +311,33 @@ class Volume:
         electrons = 55.0
         counted = rng.poisson(lit * electrons) / electrons
         return np.clip(np.rint((0.85 * counted + 0.15 * lit) * 235), 0, 255).astype(np.uint8)
+
+
+def _in_blocks(values: np.ndarray) -> np.ndarray:
+    """Returns [H, H] in squares of `_BLOCK_PX`, [blocks, pixels]; the last are filled up."""
+    filled = np.pad(values, (0, -len(values) % _BLOCK_PX), mode="edge")
+    blocks = len(filled) // _BLOCK_PX
+    split = filled.reshape(blocks, _BLOCK_PX, blocks, _BLOCK_PX).swapaxes(1, 2)
+    return split.reshape(blocks**2, _BLOCK_PX**2)
+
+
+def _out_of_blocks(values: np.ndarray, size: int) -> np.ndarray:
+    """Undoes `_in_blocks`."""
+    blocks = -(-size // _BLOCK_PX)
+    split = values.reshape(blocks, blocks, _BLOCK_PX, _BLOCK_PX).swapaxes(1, 2)
+    return split.reshape(blocks * _BLOCK_PX, blocks * _BLOCK_PX)[:size, :size]
+
+
+def _may_reach(x: np.ndarray, y: np.ndarray, centres: np.ndarray, paces: np.ndarray) -> np.ndarray:
+    """Returns [cells, blocks] bool: whether a cell may be first or second somewhere in a block.
+
+    It cannot be where even its least time is more than what two cells need at most.
+    """
+    least, most = np.zeros((2, len(centres), len(x)))
+    for axis, centre in ((x, centres[:, :1]), (y, centres[:, 1:])):
+        low, high = axis.min(1) - centre, axis.max(1) - centre
+        least += np.maximum(0, np.maximum(low, -high)) ** 2
+        most += np.maximum(high, -low) ** 2
+    least, most = (np.sqrt(squared) / paces[:, None] for squared in (least, most))
+    # 1e-3: times are rounded to float32 later.
+    return least <= np.partition(most, 1, axis=0)[1] * (1 + 1e-3)

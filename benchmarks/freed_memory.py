@@ -1,0 +1,75 @@
+"""Milliseconds of a training step with malloc as the command sets it and as glibc has it.
+
+    python benchmarks/freed_memory.py
+
+Trains `membrane.flags` on synthetic slices, each time in a process of its own, in turn, and reads
+the time of a step from its `metrics.jsonl`. Further flags are those of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from rounds import machine, median_ratio
+
+from unet_core.drawing import tables
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = "from unet_core import door; door.console()"
+AS_GLIBC_HAS_IT = f"from unet_core.runs import process; process.keep_freed_memory = int; {PROGRAM}"
+VARIANTS = {"freed memory is kept": PROGRAM, "as glibc has it": AS_GLIBC_HAS_IT}
+# The first 20 steps trace and fill the heap.
+STEPS, COUNTED_FROM = 40, 21
+
+
+def step_ms(program: str, folder: pathlib.Path, more: list[str]) -> float:
+    """Trains in `folder`; returns the median milliseconds of the counted steps."""
+    flags = [f"--train_steps={STEPS}", "--warmup_steps=4", f"--eval_every_steps={STEPS}"]
+    flags += [f"--run_dir={folder / 'run'}", f"--checkpoint_every_steps={STEPS}", "--mode=train"]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        f"--flagfile={ROOT / 'membrane.flags'}",
+        *flags,
+        *more,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    reports = [json.loads(line) for line in lines]
+    return statistics.median(
+        report["speed/step_ms"] for report in reports if report["step"] >= COUNTED_FROM
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    args, more = parser.parse_known_args(argv)
+    found: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for number in range(args.rounds):
+        for name, program in VARIANTS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(step_ms(program, pathlib.Path(folder), more))
+            print(f"round {number}, {name}: {found[name][-1]:.0f} ms", flush=True)
+    plain = found["as glibc has it"]
+    rows = [
+        [name, f"{statistics.median(times):.0f}", f"{median_ratio(plain, times):.2f}"]
+        for name, times in found.items()
+    ]
+    print(machine())
+    print(tables.table(["malloc", "ms/step", "times as fast"], rows))
+
+
+if __name__ == "__main__":
+    main()
