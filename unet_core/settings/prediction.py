@@ -104,7 +104,8 @@ class PredictionSettings:
         "Of two classes: the probability above which a pixel is of one of them, which is the class "
         "in --monitor, or else the second, or the one named before it (cell:0.4). auto: that with "
         "the best score --monitor on the training images (of folds: out of fold), kept in the run. "
-        "With --heads sigmoid: a probability, for each class.",
+        "With --heads sigmoid: of each class, or of those named (cells:0.4,nuclei:auto), the "
+        "others having 0.5; auto then goes by that score of each class.",
         modes=NETWORK,
     )
     fill_holes: tuple[str, ...] = setting(
@@ -204,27 +205,34 @@ class PredictionSettings:
             parse_size(text)
 
 
-def parse_threshold(text: str) -> tuple[str, float | None]:
-    """Returns the class and the probability of `threshold`.
+def parse_threshold(text: str) -> dict[str, float | None]:
+    """Returns the probabilities of `threshold` by class.
 
-    The class is empty if none is named; the probability is None if it is to be chosen.
+    The class is empty if none is named; a probability is None if it is to be chosen.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is none, a class is named twice, or one of several is not named.
     """
-    name, _, number = text.rpartition(":")
-    if number == "auto":
-        return name, None
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise UserError(
-            f"`threshold` ({text!r}) must be auto or a probability from 0 to 1, such as 0.4 or "
-            "cell:0.4."
-        )
-    return name, value
+    found: dict[str, float | None] = {}
+    parts = text.split(",")
+    for part in parts:
+        name, _, number = part.rpartition(":")
+        try:
+            value = None if number == "auto" else float(number)
+        except ValueError:
+            value = math.nan
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(
+                f"`threshold` ({text!r}) must be auto or a probability from 0 to 1, such as 0.4 or "
+                "cell:0.4, or of classes that may overlap several, such as cells:0.4,nuclei:auto."
+            )
+        if name in found or (len(parts) > 1 and not name):
+            raise UserError(
+                f"`threshold` ({text!r}) must name a class before each probability, each class "
+                "once, such as cells:0.4,nuclei:0.6."
+            )
+        found[name] = value
+    return found
 
 
 def parse_size(text: str) -> tuple[str, int]:
