@@ -353,7 +353,15 @@ class TestFolds:
         assert counts.shape == (2, 2, 2)
         pooled = json.loads((run / "folds.json").read_text())["pooled"]
         assert pooled["accuracy"] == pytest.approx(counts.trace(0, 1, 2).sum() / counts.sum())
-        check_refused(door("--mode=choose", f"--run_dir={run}"), "choose", "overlap", "sigmoid")
+        code, _, err = door("--mode=choose", f"--run_dir={run}")
+        assert code == 0, err
+        choice = json.loads((run / "choice.json").read_text())
+        thresholds = [row["threshold"] for row in choice["rows"]]
+        assert choice["rows"][0]["score"] == pytest.approx(pooled["dice/mean"])
+        assert [thresholds[n].partition(":")[0] for n in range(3)] == ["0.5", *NAMES]
+        steps = {name for row in choice["rows"] for name in row.get("drop_smaller", "").split(",")}
+        assert {"cells:10", "nuclei:300"} <= steps
+        (run / "choice.json").unlink()
         code, _, err = door("--mode=export", f"--run_dir={run}", f"--output_dir={folder}")
         assert code == 0, err
         image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., None]

@@ -28,6 +28,8 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     rule = rule_of_finished_run(plain, run, trained, lambda: make_predictor(plain, trained), stop)
     settings = first.config.stored()
     settings["threshold"] = threshold_as_flag(rule, first.classes)
+    # What was chosen for folds is taken over by what predicts with the export.
+    settings |= {name: config.stored()[name] for name in ("weights", "tta", *KINDS)}
     write_export(
         make_ensemble([each.model for each in trained], first.classes.overlapping),
         output_dir,

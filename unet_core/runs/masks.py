@@ -31,7 +31,12 @@ from unet_core.runs.dataset import DataSet
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
-from unet_core.settings.prediction import PredictionSettings, parse_size, parse_threshold
+from unet_core.settings.prediction import (
+    PredictionSettings,
+    parse_size,
+    parse_threshold,
+    parse_weights,
+)
 
 _FORMAT = 1
 _MOST_TO_CHOOSE_ON = 30
@@ -49,6 +54,7 @@ class _Chosen(msgspec.Struct, kw_only=True):
     threshold: _Probability
     score: float | None
     images: int
+    raw: bool = False
 
 
 class _Stored(msgspec.Struct, kw_only=True):
@@ -192,6 +198,7 @@ def _kept_or_chosen(
             else score_by(monitor, classes.names),
             "tta": config.prediction.tta,
             "steps": list(steps),
+            "raw": not parse_weights(config.prediction.weights)[1],
         }
         for class_id in class_ids
     }

@@ -30,6 +30,9 @@ OBJECT_FILES = Registry(
 )
 """Files about objects by name; `unet_core.outputs.objects` says what an entry is."""
 
+WEIGHTS = ("last", "best", "last_raw", "best_raw")
+"""What a run can be predicted with: the last or best checkpoint, averaged or raw."""
+
 _WRITES = (*TRAIN, "predict")
 
 
@@ -72,9 +75,10 @@ class PredictionSettings:
     )
     weights: str = setting(
         "last",
-        "Which checkpoint to evaluate and predict with.",
+        "Which checkpoint to evaluate and predict with. Of a run with --ema_decay it is the moving "
+        "average of the weights; last_raw and best_raw are the weights themselves.",
         modes=NETWORK,
-        choices=("last", "best"),
+        choices=WEIGHTS,
     )
     tta: str = setting(
         "none",
@@ -233,6 +237,11 @@ def parse_threshold(text: str) -> dict[str, float | None]:
             )
         found[name] = value
     return found
+
+
+def parse_weights(text: str) -> tuple[bool, bool]:
+    """Returns of one of `WEIGHTS` whether it is the best checkpoint, and whether averaged."""
+    return text.startswith("best"), not text.endswith("_raw")
 
 
 def parse_size(text: str) -> tuple[str, int]:
