@@ -11,6 +11,8 @@ from helpers import forked
 from helpers.program import MEMBRANE, check_refused, write_slices
 
 from unet_core.inference import Predictor
+from unet_core.inference.masks import MaskRule, Threshold
+from unet_core.inference.post_processing import KINDS, Step
 
 TINY = [
     MEMBRANE,
@@ -26,11 +28,24 @@ TINY = [
     "--monitor=dice/membrane",
     "--object_class=cell",
     "--learning_rate=0.01",
+    "--ema_decay=0.9",
 ]
 
 
 def read(path):
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def pooled_dice(folder, slices, weights):
+    """Returns the Dice of membranes out of fold: of six slices each fold has held out three."""
+    hits = both = 0
+    for fold in range(2):
+        predict = Predictor(folder / f"fold-{fold}", weights=weights)
+        for number in range(3 * fold, 3 * fold + 3):
+            found = predict(read(slices / "train" / "image" / f"{number}.png"))[..., 1] <= 0.5
+            truth = read(slices / "train" / "label" / f"{number}.png") == 0
+            hits, both = hits + (found & truth).sum(), both + found.sum() + truth.sum()
+    return 2 * hits / both
 
 
 @pytest.fixture(scope="module")
@@ -253,21 +268,104 @@ class TestChoose:
         stored = json.loads((cv_dir / "choice.json").read_text())
         assert stored["images"] == 6
         assert "Each image is predicted by the one network that has not been trained" in out
+        assert "All networks together cannot be scored on these images" in out
         assert stored["command"] in out
         plain = stored["rows"][0]
         assert (plain["weights"], plain["threshold"]) == ("last", "0.5")
         # The scores out of fold are those of the table of all folds.
         pooled = json.loads((cv_dir / "folds.json").read_text())["pooled"]
         assert plain["score"] == pytest.approx(pooled["dice/membrane"])
-        chosen = [row for row in stored["rows"] if row["chosen"]]
-        assert len(chosen) == 1
-        assert chosen[0]["score"] >= plain["score"]
+        raw = next(row for row in stored["rows"] if row["weights"] == "last_raw")
+        assert raw["score"] == pytest.approx(pooled_dice(cv_dir, slices, "last_raw"))
+        assert raw["score"] != plain["score"]
+        (chosen,) = (row for row in stored["rows"] if row["chosen"])
+        assert chosen["score"] >= plain["score"]
+        use = stored["chosen"]
+        assert (use["weights"], use["threshold"]) == (chosen["weights"], chosen["threshold"])
+        assert use["steps"] == [6, 6] or use["weights"].startswith("best")
         flags = stored["command"].split(" ")[2:]
         flags = [flag.replace("FOLDER", str(slices / "test")) for flag in flags]
         flags = [flag.replace("MASKS", str(tmp_path / "masks")) for flag in flags]
         code, _, err = door(*flags)
         assert code == 0, err
-        assert (tmp_path / "masks" / "0_predict.png").exists()
+        # The folder goes by it of itself.
+        code, out, err = door(
+            "--mode=predict", f"--run_dir={cv_dir}", f"--output_dir={tmp_path / 'same'}"
+        )
+        assert code == 0, err
+        assert f"--weights={use['weights']} --tta=none" in out
+        np.testing.assert_array_equal(
+            read(tmp_path / "same" / "0_predict.png"), read(tmp_path / "masks" / "0_predict.png")
+        )
+
+    def test_what_is_stored_is_predicted_and_exported_with(self, cv_dir, slices, door, tmp_path):
+        use = {"weights": "last_raw", "tta": "flips", "threshold": "cell:0.7", "steps": [6, 6]}
+        use |= {"drop_smaller": ["cell:9"]}
+        (cv_dir / "choice.json").write_text(json.dumps({"format": 1, "chosen": use}))
+        flags = f"--run_dir={cv_dir}", "--mode=predict", f"--output_dir={tmp_path / 'a'}"
+        code, out, err = door(*flags, "--outputs=mask,probabilities")
+        assert code == 0, err
+        assert "--weights=last_raw --tta=flips --threshold=cell:0.7 --drop_smaller=cell:9" in out
+        expected = Predictor(cv_dir, weights="last_raw", tta="flips")(
+            read(slices / "test" / "0.png")
+        )
+        levels = read(tmp_path / "a" / "0_probability.png")
+        np.testing.assert_allclose(levels, expected[..., 1] * 65535, atol=1)
+        rule = MaskRule(Threshold(1, 0.7), [Step("drop_smaller", 1, 9)])
+        ids = rule(expected)
+        np.testing.assert_array_equal(read(tmp_path / "a" / "0_predict.png") > 0, ids == 1)
+        # No copies are averaged in an export, so the threshold is not taken over; weights are.
+        code, out, err = door(
+            "--mode=export", f"--run_dir={cv_dir}", f"--output_dir={tmp_path / 'e'}"
+        )
+        assert code == 0, err
+        settings = json.loads((tmp_path / "e" / "unet_core.json").read_text())["settings"]
+        assert (settings["threshold"], settings["drop_smaller"]) == ("0.5", ["cell:9"])
+        np.testing.assert_allclose(
+            Predictor(tmp_path / "e")(read(slices / "test" / "0.png")),
+            Predictor(cv_dir, weights="last_raw")(read(slices / "test" / "0.png")),
+            atol=1e-5,
+        )
+
+    def test_networks_together_are_scored_on_test_images_with_masks(self, slices, door, tmp_path):
+        data, cv_dir = shutil.copytree(slices, tmp_path / "data"), tmp_path / "cv"
+        for kind in ("image", "label"):
+            (data / "test" / kind).mkdir()
+            for number in range(2):
+                path = data / "train" / kind / f"{number}.png"
+                # Turned, so that it is no image that is trained on.
+                cv2.imwrite(str(data / "test" / kind / f"t{number}.png"), read(path)[::-1])
+                (data / "test" / f"{number}.png").unlink(missing_ok=True)
+        flags = [f"--data_dir={data}", *TINY, "--train_steps=3", "--fold=all", "--monitor=accuracy"]
+        code, _, err = door(f"--run_dir={cv_dir}", *flags, "--object_class=")
+        assert code == 0, err
+        code, out, err = door("--mode=choose", f"--run_dir={cv_dir}")
+        assert code == 0, err
+        stored = json.loads((cv_dir / "choice.json").read_text())
+        use, test = stored["chosen"], stored["test"]
+        assert (stored["images"], test["images"]) == (6, 2)
+        name, _, value = use["threshold"].rpartition(":")
+        threshold = Threshold(("membrane", "cell").index(name), float(value)) if name else None
+        steps = [
+            Step(k, 0 if v.startswith("m") else 1, int(v.partition(":")[2] or 0))
+            for k in KINDS
+            for v in use.get(k, [])
+        ]
+        rule, right = MaskRule(threshold, steps), []
+        for path in (cv_dir, cv_dir / "fold-0", cv_dir / "fold-1"):
+            predict = Predictor(path, weights=use["weights"])
+            right.append(
+                np.mean(
+                    [
+                        (rule(predict(read(data / "test" / "image" / f"t{number}.png"))) == 1)
+                        == (read(data / "test" / "label" / f"t{number}.png") == 255)
+                        for number in range(2)
+                    ]
+                )
+            )
+        assert [test["all"], *test["alone"]] == pytest.approx(right)
+        assert f"one network alone {np.mean(right[1:]):.4f} on average" in out
+        assert f"the mean of all 2 networks {right[0]:.4f}" in out
 
     def test_command_takes_back_what_the_runs_had(self, cv_dir, door):
         # Membranes that are dropped altogether are never chosen, and stay out of the command.

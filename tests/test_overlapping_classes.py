@@ -1,6 +1,7 @@
 """`--heads=sigmoid`: discs of two kinds that overlap, from the check of the data to the export."""
 
 import json
+import shutil
 
 import cv2
 import keras
@@ -119,8 +120,9 @@ class TestTrain:
         [
             (["--border_weight=10"], ["--border_weight", "10", "exclude one another"]),
             (["--mask_format=index"], ["--mask_format", "index", "exclude one another"]),
-            (["--threshold=auto"], ["--threshold", "auto", "probability", "sigmoid"]),
-            (["--threshold=cells:0.4"], ["--threshold", "cells:0.4", "probability"]),
+            (["--threshold=cell:0.4"], ["--threshold", "cell", "cells, nuclei"]),
+            (["--threshold=0.4,cells:0.3"], ["--threshold", "must name a class before each"]),
+            (["--threshold=cells:0.4,cells:0.3"], ["--threshold", "each class once"]),
             (["--class_weights=1,2,3"], ["--class_weights", "2 classes cells, nuclei"]),
         ],
     )
@@ -256,13 +258,58 @@ class TestFinishedRun:
         # An image has 4096 pixels, and no object as many.
         assert not processed[..., 1].any()
 
-    def test_video_and_choice_are_refused(self, finished, door, tmp_path):
+    def test_thresholds_of_each_class_are_chosen_kept_scored_with_and_exported(
+        self, finished, discs, door, tmp_path
+    ):
+        run = shutil.copytree(finished, tmp_path / "run")
+        (run / "threshold.json").unlink(missing_ok=True)
+        code, out, err = door("--mode=evaluate", f"--run_dir={run}", "--threshold=auto")
+        assert code == 0, err
+        kept = json.loads((run / "threshold.json").read_text())["thresholds"]
+        # Four of six images are trained on.
+        assert [(each["class"], each["score_by"], each["images"]) for each in kept] == [
+            ("cells", "dice/cells", 4),
+            ("nuclei", "dice/nuclei", 4),
+        ]
+        values = [each["threshold"] for each in kept]
+        assert json.loads((run / "scores.json").read_text())["thresholds"] == dict(
+            zip(NAMES, values, strict=True)
+        )
+        assert f"cells where its probability is above {values[0]:g}, chosen on training" in out
+        # One class is named and the other has 1/2; what was chosen is there.
+        code, out, err = door(
+            "--mode=export",
+            f"--run_dir={run}",
+            f"--output_dir={tmp_path / 'export'}",
+            "--threshold=nuclei:auto",
+            "--formats=saved_model",
+        )
+        assert code == 0, err
+        assert "cells where" not in out
+        stored = json.loads((tmp_path / "export" / "unet_core.json").read_text())
+        assert stored["settings"]["threshold"] == f"cells:0.5,nuclei:{values[1]}"
+        image = images.read_image(discs / "test" / "image" / "6.png", 0)[None, ..., None]
+        serve = tf.saved_model.load(tmp_path / "export" / "saved_model").signatures
+        found = serve["serving_default"](tf.constant(image))
+        above = found["probabilities"].numpy() > np.float32([0.5, values[1]])
+        np.testing.assert_array_equal(found["masks"], above)
+
+    def test_video_has_masks_of_each_class(self, finished, discs, door, tmp_path):
         path = tmp_path / "video.avi"
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 64))
-        writer.write(np.zeros((64, 64, 3), np.uint8))
+        image = cv2.imread(str(discs / "test" / "image" / "6.png"))
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 10, (64, 64))
+        writer.write(image)
         writer.release()
         args = ["--mode=predict", f"--run_dir={finished}", f"--output_dir={tmp_path / 'out'}"]
-        check_refused(door(*args, f"--input={path}"), "video", "overlap", "sigmoid")
+        code, _, err = door(*args, f"--input={path}", "--threshold=cells:0.3,nuclei:0.6")
+        assert code == 0, err
+        assert {each.name for each in (tmp_path / "out").glob("video*")} == {
+            *("video_masks_cells.mkv", "video_masks_nuclei.mkv", "video_overlay.mp4")
+        }
+        above = Predictor(finished)(image[..., 0]) > np.float32([0.3, 0.6])
+        for place, name in enumerate(NAMES):
+            _, mask = cv2.VideoCapture(str(tmp_path / "out" / f"video_masks_{name}.mkv")).read()
+            np.testing.assert_array_equal(mask[..., 0], np.uint8(255) * above[..., place])
 
     def test_exports_give_what_the_predictor_gives(self, finished, discs, door, tmp_path):
         runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -306,7 +353,15 @@ class TestFolds:
         assert counts.shape == (2, 2, 2)
         pooled = json.loads((run / "folds.json").read_text())["pooled"]
         assert pooled["accuracy"] == pytest.approx(counts.trace(0, 1, 2).sum() / counts.sum())
-        check_refused(door("--mode=choose", f"--run_dir={run}"), "choose", "overlap", "sigmoid")
+        code, _, err = door("--mode=choose", f"--run_dir={run}")
+        assert code == 0, err
+        choice = json.loads((run / "choice.json").read_text())
+        thresholds = [row["threshold"] for row in choice["rows"]]
+        assert choice["rows"][0]["score"] == pytest.approx(pooled["dice/mean"])
+        assert [thresholds[n].partition(":")[0] for n in range(3)] == ["0.5", *NAMES]
+        steps = {name for row in choice["rows"] for name in row.get("drop_smaller", "").split(",")}
+        assert {"cells:10", "nuclei:300"} <= steps
+        (run / "choice.json").unlink()
         code, _, err = door("--mode=export", f"--run_dir={run}", f"--output_dir={folder}")
         assert code == 0, err
         image = images.read_image(discs / "test" / "image" / "6.png", 0)[..., None]

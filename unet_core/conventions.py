@@ -15,6 +15,11 @@ IGNORED = 255
 MOST_OVERLAPPING = 7
 """Classes that may overlap at most: all eight in one pixel would be `IGNORED`."""
 
+OBJECT_CONNECTIVITY = 8
+"""Pixels of one object touch at sides or corners, as in ImageJ, `skimage.measure.label` and OpenCV;
+what is around objects touches at sides alone, so a hole that leads out at a corner only is a hole.
+"""
+
 MIDDLE = 127.5
 """The pixel value that a network maps to 0."""
 

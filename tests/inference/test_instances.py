@@ -26,14 +26,18 @@ def ellipse(long, short, degrees):
 
 
 class TestComponents:
-    def test_touching_by_a_corner_is_apart(self):
-        mask = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]], bool)
-        np.testing.assert_array_equal(instances.components(mask), [[1, 0, 0], [0, 2, 2], [0, 0, 2]])
+    def test_touching_by_a_corner_is_one_as_by_watershed_and_scikit_image(self):
+        mask = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]], bool)
+        found = instances.components(mask)
+        np.testing.assert_array_equal(found, [[1, 0, 0, 0], [0, 1, 0, 2], [0, 0, 0, 2]])
+        measure = pytest.importorskip("skimage.measure", reason="`scores` is not installed")
+        np.testing.assert_array_equal(found, measure.label(mask))
+        np.testing.assert_array_equal(found, instances.watershed(mask))
 
     def test_smaller_ones_are_left_out_and_numbers_have_no_gaps(self):
-        mask = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]], bool)
+        mask = np.array([[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]], bool)
         found = instances.components(mask, least_px=3)
-        np.testing.assert_array_equal(found, [[0, 0, 0], [0, 1, 1], [0, 0, 1]])
+        np.testing.assert_array_equal(found, [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
 
 
 class TestWatershed:

@@ -4,10 +4,12 @@ import numpy as np
 from unet_core.conventions import IGNORED
 from unet_core.data.classes import ClassMap
 from unet_core.inference.masks import (
-    OVERLAPPING,
     MaskRule,
     Threshold,
+    Thresholds,
     predicted_ids,
+    threshold_as_flag,
+    usual_rule,
     write_mask,
 )
 from unet_core.inference.post_processing import Step
@@ -39,19 +41,20 @@ class TestPredictedIds:
 
 
 class TestOverlapping:
-    def test_id_is_the_sum_over_the_classes_above_the_threshold(self):
+    def test_id_is_the_sum_over_the_classes_above_the_threshold_of_each(self):
         # Of none, of the first, of the second, of both; at the threshold is not above it.
         p = np.array([[[0.4, 0.1], [0.41, 0.4], [0.2, 0.9], [1, 1]]], np.float32)
-        assert predicted_ids(p, Threshold(None, 0.4)).tolist() == [[0, 1, 2, 3]]
-        assert OVERLAPPING(p).tolist() == [[0, 0, 2, 3]]
+        assert predicted_ids(p, Thresholds((0.4, 0.4))).tolist() == [[0, 1, 2, 3]]
+        assert predicted_ids(p, Thresholds((0.4, 0.95))).tolist() == [[0, 1, 0, 3]]
+        assert usual_rule(ClassMap.parse("x,y"))(p).tolist() == [[0, 0, 2, 3]]
 
     def test_seven_classes_fit(self):
         p = np.ones((1, 1, 7), np.float32)
-        assert OVERLAPPING(p).tolist() == [[127]]
+        assert usual_rule(ClassMap.parse("a,b,c,d,e,f,g"))(p).tolist() == [[127]]
 
     def test_pixel_with_nan_is_of_no_class(self):
         p = np.array([[[np.nan, 1], [0, 1]]], np.float32)
-        assert OVERLAPPING(p).tolist() == [[IGNORED, 2]]
+        assert usual_rule(ClassMap.parse("x,y"))(p).tolist() == [[IGNORED, 2]]
 
     def test_files_are_of_each_class(self, tmp_path):
         ids = np.array([[0, 1, 2, 3, IGNORED]], np.uint8)
@@ -60,6 +63,15 @@ class TestOverlapping:
         assert found.keys() == {"a_predict_x_y.png", "a_predict_z.png"}
         assert found["a_predict_x_y.png"].tolist() == [[0, 255, 0, 255, 0]]
         assert found["a_predict_z.png"].tolist() == [[0, 0, 255, 255, 0]]
+
+
+class TestThresholdAsFlag:
+    def test_is_read_back_by_the_flag(self):
+        two, both = ClassMap.parse("0:x,1:y"), ClassMap.parse("x,y")
+        assert threshold_as_flag(MaskRule(), two) == "0.5"
+        assert threshold_as_flag(MaskRule(Threshold(0, 0.1234567)), two) == "x:0.1234567"
+        assert threshold_as_flag(MaskRule(Thresholds((0.4, 0.4))), both) == "0.4"
+        assert threshold_as_flag(MaskRule(Thresholds((0.4, 0.6))), both) == "x:0.4,y:0.6"
 
 
 class TestMaskRule:

@@ -48,9 +48,9 @@ class TestFillHoles:
 
 class TestDropSmaller:
     def test_objects_of_fewer_pixels_go_and_those_of_as_many_stay(self):
-        # Objects of 3, 2 and 1 pixels; at a corner they do not touch.
-        ids = ids_of("11000", "10010", "00010", "00100")
-        expected = ids_of("11000", "10000", "00000", "00000")
+        # Objects of 3, 2 and 1 pixels, the first of which touch at a corner.
+        ids = ids_of("01000", "10010", "01010", "00000", "00001")
+        expected = ids_of("01000", "10000", "01000", "00000", "00000")
         assert done(ids, Step("drop_smaller", B, 3)) == expected.tolist()
         assert done(ids, Step("drop_smaller", B, 1)) == ids.tolist()
 
@@ -73,6 +73,10 @@ class TestKeepLargest:
     def test_others_go_and_of_equals_the_first_stays(self):
         ids = ids_of("11011", "00000", "10000")
         expected = ids_of("11000", "00000", "00000")
+        assert done(ids, Step("keep_largest", B)) == expected.tolist()
+        # Three pixels in a diagonal are more than two in a row.
+        ids = ids_of("11000", "00001", "00010", "00100")
+        expected = ids_of("00000", "00001", "00010", "00100")
         assert done(ids, Step("keep_largest", B)) == expected.tolist()
 
     def test_mask_without_the_class_or_with_one_object_stays(self):

@@ -27,20 +27,28 @@ class TestOpenTrained:
         for ours, theirs in zip(found.model.variables, expected.model.variables, strict=True):
             assert (ours.numpy() == theirs.numpy()).all()
 
-    @pytest.mark.parametrize(("weights", "best"), [("last", False), ("best", True)])
-    def test_run_gives_the_checkpoint_asked_for(self, tmp_path, monkeypatch, weights, best):
+    @pytest.mark.parametrize(
+        ("weights", "expected"),
+        [
+            ("last", (False, True)),
+            ("best", (True, True)),
+            ("last_raw", (False, False)),
+            ("best_raw", (True, False)),
+        ],
+    )
+    def test_run_gives_the_checkpoint_asked_for(self, tmp_path, monkeypatch, weights, expected):
         run = RunDirectory(tmp_path)
         run.path.mkdir(exist_ok=True)
         run.store(make_brightness().config, "fingerprint")
         asked = []
 
-        def load_weights(directory, model, *, best):
-            asked.append((directory, best))
+        def load_weights(directory, model, *, best, averaged):
+            asked.append((directory, best, averaged))
             return 5
 
         monkeypatch.setattr(trained.training, "load_weights", load_weights)
         assert open_trained(tmp_path, weights=weights).step == 5
-        assert asked == [(run.checkpoints, best)]
+        assert asked == [(run.checkpoints, *expected)]
 
     def test_folder_without_a_network_is_named(self, tmp_path):
         with pytest.raises(UserError, match="holds no run"):

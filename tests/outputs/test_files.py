@@ -352,7 +352,10 @@ class TestGoingOn:
         ("change", "words"),
         [
             ({"alpha": 0.9}, r"`alpha` \(0\.45 there, 0\.9 here\)"),
-            ({"make_mask": MaskRule(Threshold(1, 0.4))}, r"`threshold` \(0\.5 there, 0\.4 here"),
+            (
+                {"make_mask": MaskRule(Threshold(1, 0.4))},
+                r"`threshold` \(0\.5 there, cell:0\.4 here",
+            ),
             (
                 {"make_mask": MaskRule(None, [Step("drop_smaller", 1, 9)])},
                 r"`drop_smaller` .*cell:9",

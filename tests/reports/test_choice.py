@@ -66,6 +66,16 @@ class TestTally:
         # than half of what is taken for both.
         assert tally.result("dice/cell").object_f1 == pytest.approx(2 * 1 / (3 + 2))
 
+    def test_classes_that_may_overlap_are_counted_each(self):
+        tally = Tally(ClassMap.parse("cells,nuclei"), 1, "nuclei")
+        # Cells: one right, one missed; nuclei: one right, one invented, beside what is ignored.
+        tally.add(0, np.array([[3, 0, 2, 3]], np.uint8), pair([[3, 1, 0, IGNORED]]))
+        assert tally.confusion.tolist() == [[[[1, 0], [1, 1]], [[1, 1], [0, 1]]]]
+        found = tally.result("dice/mean")
+        # 2 / 3 of each; of nuclei one of two objects that are predicted is there.
+        assert found.score == pytest.approx(2 / 3)
+        assert found.object_f1 == pytest.approx(2 * 1 / (1 + 2))
+
     def test_objects_are_not_scored_unless_asked(self):
         tally = Tally(CLASSES, 1)
         tally.add(0, np.array([[1, 0]]), pair([[1, 0]]))
@@ -146,12 +156,18 @@ class TestFlagsOf:
         }
 
 
-class TestBeatsAlthoughChosenHere:
-    def test_must_be_better_by_more_than_the_spread(self):
+class TestIsBetterWeights:
+    def test_best_ones_must_be_better_by_more_than_the_spread(self):
         # The deviation of 0.4 and 0.6 is 0.1414.
         other = Result(0.5, (0.4, 0.6))
-        assert not choice.beats_although_chosen_here(Result(0.6, (0.5, 0.7)), other)
-        assert choice.beats_although_chosen_here(Result(0.65, (0.55, 0.75)), other)
+        for weights in ("best", "best_raw"):
+            assert not choice.is_better_weights(weights, Result(0.6, (0.5, 0.7)), other)
+            assert choice.is_better_weights(weights, Result(0.65, (0.55, 0.75)), other)
+
+    def test_last_ones_were_not_chosen_by_these_images(self):
+        other = Result(0.5, (0.4, 0.6))
+        assert choice.is_better_weights("last_raw", Result(0.6, (0.5, 0.7)), other)
+        assert not choice.is_better_weights("last_raw", Result(0.6, (0.3, 0.9)), other)
 
 
 class TestWrite:
@@ -167,6 +183,7 @@ class TestWrite:
             classes=CLASSES,
             score_by="dice/cell",
             images=7,
+            use={"weights": "last"},
             command="python train_loop.py",
         )
         assert text.splitlines()[-1].startswith(
@@ -185,6 +202,7 @@ class TestWrite:
             "chosen": False,
         }
         assert stored["rows"][1]["drop_smaller"] == "cell:30"
+        assert (stored["chosen"], stored["test"]) == ({"weights": "last"}, None)
         with (tmp_path / "choice.csv").open() as file:
             table = list(csv.DictReader(file))
         assert [row["chosen"] for row in table] == ["0", "1"]

@@ -3,8 +3,8 @@ import pytest
 
 from unet_core import metrics
 from unet_core.conventions import IGNORED
-from unet_core.inference.masks import Threshold, predicted_ids
-from unet_core.reports.thresholds import THRESHOLDS, ThresholdCounts, score_by
+from unet_core.inference.masks import Threshold, Thresholds, predicted_ids
+from unet_core.reports.thresholds import THRESHOLDS, ThresholdCounts, score_by, score_of_class
 
 NAMES = ("membrane", "cell")
 
@@ -54,6 +54,45 @@ class TestThresholdCounts:
         value, score = ThresholdCounts(1).best("dice/cell", NAMES)
         assert value == 0.5
         assert np.isnan(score)
+
+
+class TestOverlapping:
+    # Cells have the bits 1, nuclei 2.
+    P = np.array([[[0.3, 0.8], [0.3, 0.7], [0.2, 0.6], [0.1, 0.2]]], np.float32)
+    TRUTH = np.array([[3, 1, 2, IGNORED]], np.uint8)
+
+    def counts(self, class_id):
+        found = ThresholdCounts(class_id, overlapping=True)
+        found.add(self.P, self.TRUTH)
+        return found
+
+    def test_confusion_is_of_the_pixels_with_and_without_the_class(self):
+        # Of three pixels two are cells and two are nuclei. Above 0.25 are the two cells; above 0.65
+        # are a nucleus and one that is none.
+        assert self.counts(0).confusion(0.25).tolist() == [[1, 0], [0, 2]]
+        assert self.counts(1).confusion(0.65).tolist() == [[0, 1], [1, 1]]
+        for values in ((0.25, 0.65), (0.5, 0.1)):
+            ids = predicted_ids(self.P, Thresholds(values))
+            for class_id, value in enumerate(values):
+                kept, bit = self.TRUTH != IGNORED, 1 << class_id
+                expected = np.zeros((2, 2), int)
+                where = (self.TRUTH[kept] & bit > 0).astype(int), (ids[kept] & bit > 0).astype(int)
+                np.add.at(expected, where, 1)
+                assert self.counts(class_id).confusion(value).tolist() == expected.tolist()
+
+    def test_each_class_has_the_threshold_that_is_best_by_its_own_score(self):
+        names = ("cells", "nuclei")
+        # Cells have 0.3, and what is none has 0.2. Nuclei have 0.8 and 0.6, and what is none 0.7:
+        # below 0.6 two of three are right and none is missed, Dice 2 * 2 / (3 + 2).
+        for monitor in ("dice/mean", "dice/nuclei", "loss"):
+            assert self.counts(0).best(monitor, names) == (0.29, 1.0)
+            assert self.counts(1).best(monitor, names) == (0.5, 0.8)
+
+    def test_score_of_a_class_is_like_that_of_the_monitor(self):
+        names = ("cells", "nuclei")
+        monitors = ("iou/mean", "recall/cells", "accuracy", "loss")
+        found = [score_of_class(monitor, names, 1) for monitor in monitors]
+        assert found == ["iou/nuclei", "dice/nuclei", "accuracy", "dice/nuclei"]
 
 
 class TestScoreBy:

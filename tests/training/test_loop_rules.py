@@ -218,6 +218,9 @@ class TestAverages:
         model = make_loop().model
         assert training.load_weights(tmp_path, model) == 5
         np.testing.assert_array_equal(model.get_weights()[0], averages(loop))
+        training.load_weights(tmp_path, model, averaged=False)
+        np.testing.assert_array_equal(model.get_weights()[0], on_all_replicas(loop)[0])
+        assert (model.get_weights()[0] != averages(loop)).any()
 
     def test_of_a_network_with_moving_statistics_load_to_the_right_variables(self, tmp_path):
         model = make_network(classes=2, depth=1, base_filters=2, normalization="batch")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from unet_core.data.classes import ClassMap
     from unet_core.data.intensities import Scaling
-    from unet_core.inference.masks import Threshold
+    from unet_core.inference.masks import Threshold, Thresholds
 
 CLASSES_FILE = "classes.json"
 
@@ -50,7 +50,7 @@ class Serving:
     classes: ClassMap
     scaling: Scaling
     precision: str | None
-    threshold: Threshold | None = None
+    threshold: Threshold | Thresholds | None = None
 
 
 def _needs_nothing() -> None:

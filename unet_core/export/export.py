@@ -29,7 +29,7 @@ from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import CLASSES_FILE, Serving
 from unet_core.files import new_folder, os_errors, write_json
-from unet_core.inference.masks import Threshold, usual_rule
+from unet_core.inference.masks import Threshold, Thresholds, usual_rule
 from unet_core.inference.trained import (
     EXPORT_FORMAT,
     EXPORT_FORMAT_OF_SEVERAL,
@@ -48,7 +48,7 @@ def export(
     step: int,
     formats: Sequence[str] = ("saved_model", "keras"),
     precision: str | None = None,
-    threshold: Threshold | None = None,
+    threshold: Threshold | Thresholds | None = None,
     networks: int = 1,
 ) -> None:
     """Writes `model` to the new folder `output_dir`, whole or not at all.

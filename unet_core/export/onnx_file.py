@@ -21,7 +21,7 @@ from unet_core.conventions import MIDDLE, SPREAD
 from unet_core.data.intensities import Scaling
 from unet_core.errors import UserError
 from unet_core.export import Format, Serving
-from unet_core.inference.masks import Threshold
+from unet_core.inference.masks import Threshold, Thresholds
 from unet_core.inference.network import InferenceNetwork
 from unet_core.models.geometry import TileGeometry
 from unet_core.models.layer_rules import rule_of
@@ -54,7 +54,7 @@ def make_onnx(
     model: keras.Model,
     scaling: Scaling,
     names: Sequence[str],
-    threshold: Threshold | None = None,
+    threshold: Threshold | Thresholds | None = None,
 ):
     """Returns an `onnx.ModelProto` from pixel values to probabilities and masks, in float32.
 
@@ -90,7 +90,7 @@ def make_onnx(
     for axis, size in sizes.items():
         end = graph.add("Reshape", size, graph.constant([1]))
         x = graph.add("Slice", x, graph.constant([0]), end, graph.constant([axis]))
-    overlapping = threshold is not None and threshold.class_id is None
+    overlapping = isinstance(threshold, Thresholds)
     if overlapping:
         graph.add("Sigmoid", x, output="probabilities")
     elif logits_channels == 1:
@@ -125,13 +125,13 @@ def make_onnx(
     return proto
 
 
-def _ids(graph: _Graph, threshold: Threshold | None) -> str:
+def _ids(graph: _Graph, threshold: Threshold | Thresholds | None) -> str:
     """Adds the classes of "probabilities", in some type that can be cast."""
     if threshold is None:
         return graph.add("ArgMax", "probabilities", axis=3, keepdims=0)
-    if threshold.class_id is None:
-        value = graph.constant(threshold.value, np.float32)
-        return graph.add("Greater", "probabilities", value)
+    if isinstance(threshold, Thresholds):
+        values = graph.constant(threshold.values, np.float32)
+        return graph.add("Greater", "probabilities", values)
     own = graph.add("Gather", "probabilities", graph.constant(threshold.class_id), axis=3)
     above = graph.add("Greater", own, graph.constant(threshold.value, np.float32))
     return above if threshold.class_id == 1 else graph.add("Not", above)

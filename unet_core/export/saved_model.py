@@ -23,6 +23,7 @@ from unet_core import losses
 from unet_core.conventions import MIDDLE, SPREAD, mirrored
 from unet_core.data.intensities import WHITE, Scaling
 from unet_core.export import CLASSES_FILE, Format, Serving
+from unet_core.inference.masks import Thresholds
 from unet_core.inference.network import InferenceNetwork
 
 _SIGNATURES = {
@@ -89,8 +90,8 @@ class _Server(tf.Module):
         threshold = self._serving.threshold
         if threshold is None:
             return tf.cast(tf.argmax(probabilities, -1), tf.uint8)
-        if threshold.class_id is None:
-            return tf.cast(probabilities > threshold.value, tf.uint8)
+        if isinstance(threshold, Thresholds):
+            return tf.cast(probabilities > tf.constant(threshold.values), tf.uint8)
         own = tf.constant(threshold.class_id, tf.uint8)
         return tf.where(probabilities[..., threshold.class_id] > threshold.value, own, 1 - own)
 

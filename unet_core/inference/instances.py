@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from unet_core.conventions import OBJECT_CONNECTIVITY
 from unet_core.data.classes import ClassMap
 from unet_core.data.instance_masks import border_class, object_class
 from unet_core.errors import UserError
@@ -51,11 +52,13 @@ def number_objects(
 
 
 def components(mask: np.ndarray, *, least_px: int = 0) -> np.ndarray:
-    """Returns the 4-connected components of `mask` [H, W] bool, numbered from 1, [H, W] int32.
+    """Returns the 8-connected components of `mask` [H, W] bool, numbered from 1, [H, W] int32.
 
     Those of fewer than `least_px` pixels are left out.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=OBJECT_CONNECTIVITY
+    )
     stays = stats[:, cv2.CC_STAT_AREA] >= least_px
     stays[0] = False
     return np.where(stays, np.cumsum(stays), 0).astype(np.int32)[labels]
@@ -90,7 +93,9 @@ def watershed(
         ) from error
     region = (mask if border is None else mask | border).astype(np.uint8)
     # What does not touch is independent: pictures of any size are worked through part by part.
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(region, connectivity=8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(
+        region, connectivity=OBJECT_CONNECTIVITY
+    )
     labels, found = np.zeros(mask.shape, np.int32), 0
     for number in range(1, count):
         x, y, width, height, area = stats[number].tolist()
@@ -134,7 +139,7 @@ def _of_distance(inside: np.ndarray) -> _Flood:
     # the way between them, as the two halves of an ellipse.
     cut = reconstruction(height - round(_LEAST_DEPTH_PX * _STEPS_PER_PX), height)
     peaks = local_maxima(cut, connectivity=2) & inside
-    seeds = cv2.connectedComponents(peaks.astype(np.uint8), connectivity=8)[1]
+    seeds = _numbered(peaks)
     # Lower than that it has no peak, and is one object.
     return _Flood(seeds if seeds.any() else inside.astype(np.int32), -height)
 
@@ -142,7 +147,7 @@ def _of_distance(inside: np.ndarray) -> _Flood:
 def _of_border(inside: np.ndarray, mask: np.ndarray) -> _Flood:
     """Returns the flood of one region from the components of `mask` in it."""
     cores = mask & inside
-    seeds = cv2.connectedComponents(cores.astype(np.uint8), connectivity=8)[1]
+    seeds = _numbered(cores)
     distance = _distance(~cores) if cores.any() else np.zeros(cores.shape)
     return _Flood(seeds, np.rint(distance * _STEPS_PER_PX).astype(np.int32))
 
@@ -162,6 +167,11 @@ def _flooded(flood: _Flood, inside: np.ndarray, least_px: int) -> np.ndarray:
         seeds = np.where(stays[flood.seeds], flood.seeds, 0)
         labels = flooded(flood.relief, seeds, connectivity=2, mask=inside)
     return np.where(stays, np.cumsum(stays), 0).astype(np.int32)[labels]
+
+
+def _numbered(mask: np.ndarray) -> np.ndarray:
+    """Returns the numbers [H, W] int32 of the components of [H, W] bool `mask`, 0 outside."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=OBJECT_CONNECTIVITY)[1]
 
 
 def _distance(inside: np.ndarray) -> np.ndarray:

@@ -20,16 +20,26 @@ from unet_core.inference.post_processing import Step, post_process
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """The probability above which a pixel is of a class.
+    """The probability above which a pixel is of one of two classes.
 
     Attributes:
-        class_id: One of two classes, 0 or 1; else the pixel is of the other. None, where classes
-            may overlap, is each of them.
+        class_id: That class, 0 or 1; else the pixel is of the other.
         value: The probability, in [0, 1].
     """
 
-    class_id: int | None
+    class_id: int
     value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """The probabilities above which a pixel is of each of the classes that may overlap.
+
+    Attributes:
+        values: One probability in [0, 1] for each class.
+    """
+
+    values: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +51,7 @@ class MaskRule:
         steps: What is done to the mask after that, in this order.
     """
 
-    threshold: Threshold | None = None
+    threshold: Threshold | Thresholds | None = None
     steps: Sequence[Step] = ()
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
@@ -49,36 +59,51 @@ class MaskRule:
         ids = predicted_ids(probabilities, self.threshold)
         if not self.steps:
             return ids
-        overlapping = self.threshold is not None and self.threshold.class_id is None
+        overlapping = isinstance(self.threshold, Thresholds)
         return post_process(ids, probabilities, self.steps, overlapping=overlapping)
 
 
 MOST_PROBABLE = MaskRule()
 """Each pixel has its most probable class."""
 
-OVERLAPPING = MaskRule(Threshold(None, 0.5))
-"""Each pixel has all classes that are more probable than not."""
-
 
 def usual_rule(classes: ClassMap) -> MaskRule:
-    """Returns how masks are made if nothing else is asked for."""
-    return OVERLAPPING if classes.overlapping else MOST_PROBABLE
+    """Returns how masks are made if nothing else is asked for.
+
+    Of classes that may overlap, each pixel has all that are more probable than not.
+    """
+    return MaskRule(Thresholds((0.5,) * len(classes))) if classes.overlapping else MOST_PROBABLE
 
 
-def predicted_ids(probabilities: np.ndarray, threshold: Threshold | None = None) -> np.ndarray:
+def threshold_as_flag(rule: MaskRule, classes: ClassMap) -> str:
+    """Returns the threshold of a rule as the flag has it, such as "cell:0.4"."""
+    threshold = rule.threshold
+    if threshold is None:
+        return "0.5"
+    if isinstance(threshold, Threshold):
+        return f"{classes.names[threshold.class_id]}:{threshold.value}"
+    if len(set(threshold.values)) == 1:
+        return str(threshold.values[0])
+    pairs = zip(classes.names, threshold.values, strict=True)
+    return ",".join(f"{name}:{value}" for name, value in pairs)
+
+
+def predicted_ids(
+    probabilities: np.ndarray, threshold: Threshold | Thresholds | None = None
+) -> np.ndarray:
     """Returns the class ids [H, W] uint8 of probabilities [H, W, C].
 
     Of two classes the second needs more than 1/2, or the class of `threshold` more than its value,
     compared in float32; of those that may overlap, each. A pixel with NaN is of no class:
     `IGNORED`.
     """
-    if threshold is not None:
-        above = probabilities > np.float32(threshold.value)
+    if isinstance(threshold, Thresholds):
+        above = probabilities > np.asarray(threshold.values, np.float32)
+        ids = np.packbits(above, axis=-1, bitorder="little")[..., 0]
+    elif threshold is not None:
         own = threshold.class_id
-        if own is None:
-            ids = np.packbits(above, axis=-1, bitorder="little")[..., 0]
-        else:
-            ids = np.where(above[..., own], np.uint8(own), np.uint8(1 - own))
+        above = probabilities[..., own] > np.float32(threshold.value)
+        ids = np.where(above, np.uint8(own), np.uint8(1 - own))
     elif probabilities.shape[-1] == 2:
         ids = (probabilities[..., 1] > probabilities[..., 0]).astype(np.uint8)
     else:

@@ -3,7 +3,7 @@
 steps = [Step("fill_holes", cell), Step("drop_smaller", cell, 50), Step("keep_largest", nucleus)]
 ids = post_process(ids, probabilities, steps)
 
-Objects are 4-connected, as everywhere in this package.
+Objects are 8-connected and holes 4-connected, see `unet_core.conventions.OBJECT_CONNECTIVITY`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from unet_core.conventions import has_class
+from unet_core.conventions import OBJECT_CONNECTIVITY, has_class
 from unet_core.errors import UserError
 
 KINDS = ("fill_holes", "drop_smaller", "keep_largest")
@@ -93,6 +93,7 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     check_installed([Step("fill_holes", 0)])
     from scipy import ndimage
 
+    # 4-connected by default.
     return ndimage.binary_fill_holes(mask)
 
 
@@ -114,5 +115,7 @@ def _not_largest(mask: np.ndarray) -> np.ndarray:
 
 def _objects(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers [H, W] of the objects, 0 outside, and the pixels of each number."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=OBJECT_CONNECTIVITY
+    )
     return labels, stats[:, cv2.CC_STAT_AREA].copy()

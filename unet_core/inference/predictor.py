@@ -36,7 +36,8 @@ class Predictor:
     Args:
         source: Folder of a run, of an export or of folds, whose probabilities are averaged; or what
             `open_trained` or `open_networks` has made of one.
-        weights: "last" or "best", which checkpoint of a run.
+        weights: Which weights of a run: "last", "best", "last_raw" or "best_raw"; of a run that
+            kept a moving average, raw are those that are no average.
         tta: "none"; "flips" averages over 4 mirrored copies, "dihedral" over 8 mirrored and turned
             ones.
         window_px: Pixels a side of the windows, see `SlidingWindow`.

@@ -26,6 +26,7 @@ from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
 from unet_core.settings.data import DataSettings
 from unet_core.settings.network import check_same_network
+from unet_core.settings.prediction import parse_weights
 
 EXPORT_SETTINGS = "unet_core.json"
 EXPORT_WEIGHTS = "model.keras"
@@ -111,7 +112,7 @@ def open_trained(
 
     Args:
         path: Folder of a run (`--run_dir`) or of an export.
-        weights: "last" or "best", which checkpoint of a run; None is as the run's settings say.
+        weights: Which weights of a run, one of `WEIGHTS`; None is as the run's settings say.
         network: "module:function" of a network of one's own, see `unet_core.models.own`.
 
     Raises:
@@ -124,8 +125,8 @@ def open_trained(
         return _open_export(path)
     run = RunDirectory(path)
     model = build_network(config)
-    best = (weights or config.prediction.weights) == "best"
-    step = training.load_weights(run.checkpoints, model, best=best)
+    best, averaged = parse_weights(weights or config.prediction.weights)
+    step = training.load_weights(run.checkpoints, model, best=best, averaged=averaged)
     return Trained(full_size(model), config, step)
 
 

@@ -28,7 +28,7 @@ from unet_core.data.videos import ERRORS, Frame, Video, VideoWriter, open_video
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError
 from unet_core.files import os_errors
-from unet_core.inference.masks import predicted_ids
+from unet_core.inference.masks import mask_pixels, suffixes_of_classes, usual_rule
 from unet_core.inference.predictor import check_finite
 
 OUTPUTS = ("mask", "overlay")
@@ -80,7 +80,7 @@ def predict_video(
     channels: int,
     alpha: float,
     outputs: Collection[str] = OUTPUTS,
-    make_mask: Callable[[np.ndarray], np.ndarray] = predicted_ids,
+    make_mask: Callable[[np.ndarray], np.ndarray] | None = None,
     show: Callable[[np.ndarray], bool] | None = None,
     most_frames: int | None = None,
     overwrite: bool = False,
@@ -93,7 +93,8 @@ def predict_video(
 
     Each frame is shown at the time of the source's, of a camera at the time when it was seen.
     `<stem>_overlay.mp4` is H.264, or MPEG-4 where there is no H.264. `<stem>_masks.mkv` holds the
-    mask values of the class map and loses nothing (FFV1). Nothing has these names before it is
+    mask values of the class map and loses nothing (FFV1); of classes that may overlap there is
+    `<stem>_masks_<class>.mkv` for each, 255 where it is. Nothing has these names before it is
     finished.
 
     Args:
@@ -104,7 +105,8 @@ def predict_video(
         channels: 1 or 3, as the network expects.
         alpha: Opacity of the classes in the overlay, from 0 to 1.
         outputs: Any of "mask" and "overlay".
-        make_mask: [H, W, C] probabilities to [H, W] class ids, a `MaskRule` for example.
+        make_mask: [H, W, C] probabilities to [H, W] class ids, a `MaskRule` for example; None is
+            the usual.
         show: Takes each overlay, [H, W, 3] uint8 in BGR order, and returns whether to go on.
         most_frames: Frames after which to end; None for all.
         overwrite: Whether finished outputs of that name may be replaced.
@@ -123,9 +125,9 @@ def predict_video(
     warnings = []
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(open_video(source))
-        writers = _open_writers(stack, stem, video, outputs, overwrite)
+        writers = _open_writers(stack, output_paths(stem, outputs, classes), video, overwrite)
         run = _Run(predict, video, writers, stem.parent, classes, channels, alpha, show, clock)
-        run.make_mask = make_mask
+        run.make_mask = make_mask or run.make_mask
         for _ in progress(_Steps(video.frames, most_frames)):
             if should_stop():
                 warnings.append(
@@ -162,30 +164,38 @@ def predict_video(
     )
 
 
-def output_paths(stem: pathlib.Path, outputs: Collection[str]) -> dict[str, pathlib.Path]:
-    """Returns by output the files that `predict_video` writes."""
-    names = {"mask": f"{stem.name}_masks.mkv", "overlay": f"{stem.name}_overlay.mp4"}
-    return {output: stem.with_name(names[output]) for output in OUTPUTS if output in outputs}
+def output_paths(
+    stem: pathlib.Path, outputs: Collection[str], classes: ClassMap
+) -> dict[str, pathlib.Path]:
+    """Returns the files that `predict_video` writes, by what their names end in."""
+    found = {name: f"{name}.mkv" for name in _mask_names(classes) if "mask" in outputs}
+    if "overlay" in outputs:
+        found["overlay"] = "overlay.mp4"
+    return {name: stem.with_name(f"{stem.name}_{end}") for name, end in found.items()}
+
+
+def _mask_names(classes: ClassMap) -> list[str]:
+    """Returns what the names of the videos of masks end in: one, or one for each class."""
+    return suffixes_of_classes("masks", classes) if classes.overlapping else ["masks"]
 
 
 def _open_writers(
     stack: contextlib.ExitStack,
-    stem: pathlib.Path,
+    paths: Mapping[str, pathlib.Path],
     video: Video,
-    outputs: Collection[str],
     overwrite: bool,
 ) -> dict[str, VideoWriter]:
-    """Opens what `outputs` names; `stack` removes what is not finished."""
+    """Opens the files of `output_paths`; `stack` removes what is not finished."""
     writers = {}
-    for output, path in output_paths(stem, outputs).items():
-        with _written_to(stem.parent):
-            stem.parent.mkdir(parents=True, exist_ok=True)
+    for output, path in paths.items():
+        with _written_to(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
             _check_free(path, video.source, overwrite)
             writers[output] = VideoWriter(
                 path,
                 (video.width, video.height),
                 frames_per_sec=video.frames_per_sec or _ASSUMED_FRAMES_PER_SEC,
-                lossless=output == "mask",
+                lossless=output != "overlay",
             )
         stack.callback(writers[output].discard)
     return writers
@@ -215,7 +225,7 @@ class _Run:
         show: Callable[[np.ndarray], bool] | None,
         clock: Callable[[], float],
     ):
-        self.make_mask: Callable[[np.ndarray], np.ndarray] = predicted_ids
+        self.make_mask: Callable[[np.ndarray], np.ndarray] = usual_rule(classes)
         self.done = 0
         self.is_at_end = False
         self.begun = math.nan
@@ -263,8 +273,10 @@ class _Run:
         with _written_to(self._folder):
             if overlay is not None and "overlay" in self._writers:
                 self._writers["overlay"].write(overlay[..., ::-1], frame)
-            if "mask" in self._writers:
-                self._writers["mask"].write(self._classes.values(ids), frame)
+            pixels = mask_pixels(ids, self._classes, "values").values()
+            for name, of_name in zip(_mask_names(self._classes), pixels, strict=True):
+                if name in self._writers:
+                    self._writers[name].write(of_name, frame)
         return overlay
 
 

@@ -15,7 +15,13 @@ from unet_core.data.layouts import listing
 from unet_core.data.samples import Source
 from unet_core.files import safe_name
 from unet_core.inference.ensemble import Ensemble
-from unet_core.inference.masks import MaskRule, mask_suffixes, suffixes_of_classes, usual_rule
+from unet_core.inference.masks import (
+    MaskRule,
+    mask_suffixes,
+    suffixes_of_classes,
+    threshold_as_flag,
+    usual_rule,
+)
 from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
 from unet_core.outputs import numbered
@@ -122,7 +128,7 @@ def made_by(predictor: Predictor, wanted: PredictionOutputs) -> dict[str, str]:
     types = {layer.compute_dtype for each in windows for layer in each.network.layers.layers}
     found = {"weights": weights.hexdigest(), "precision": ",".join(sorted(types))}
     found |= {"tta": windows[0].tta, "window_px": str(windows[0].window_px)}
-    found["threshold"] = str(rule.threshold.value if rule.threshold else 0.5)
+    found["threshold"] = threshold_as_flag(rule, predictor.classes)
     for kind in KINDS:
         steps = [step for step in rule.steps if step.kind == kind]
         names = [f"{predictor.classes.names[s.class_id]}:{s.pixels}" for s in steps]

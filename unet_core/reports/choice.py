@@ -28,8 +28,9 @@ from unet_core.drawing import tables
 from unet_core.files import os_errors, write_json
 from unet_core.inference.instances import number_objects
 from unet_core.inference.post_processing import KINDS, Step
-from unet_core.reports.evaluation import true_objects
+from unet_core.reports.evaluation import confusion_of, true_objects
 from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_of
+from unet_core.settings.prediction import parse_weights
 
 FILES = ("choice.csv", "choice.json")
 _FORMAT = 1
@@ -65,7 +66,7 @@ class Row:
 
     Attributes:
         weights: Which checkpoint.
-        threshold: As the flag has it, "cell:0.4"; empty is the most probable class.
+        threshold: As the flag has it, "cell:0.4"; empty is the usual mask.
         steps: Of post-processing.
         result: Its score.
     """
@@ -74,6 +75,20 @@ class Row:
     threshold: str
     steps: tuple[Step, ...]
     result: Result
+
+
+class Together(NamedTuple):
+    """Scores in the chosen way on images with masks that no network was trained on.
+
+    Attributes:
+        images: Their number.
+        alone: The score of each network by itself.
+        all: That of their mean.
+    """
+
+    images: int
+    alone: tuple[float, ...]
+    all: float
 
 
 class Tally:
@@ -98,20 +113,18 @@ class Tally:
     ):
         self._classes = classes
         self._names = classes.names
-        self.confusion = np.zeros((folds, len(classes), len(classes)), np.int64)
+        number = len(classes)
+        shape = (number, 2, 2) if classes.overlapping else (number, number)
+        self.confusion = np.zeros((folds, *shape), np.int64)
         self._object_class = class_of_objects(classes, object_class)
         self._how: dict[str, Any] = {"how": instances, "least_px": least_object_px}
         self._objects = scores.ObjectCounts()
 
     def add(self, fold: int, ids: np.ndarray, pair: Pair) -> None:
         """Counts one image of a fold: the class ids [H, W] of its mask, and image and truth."""
-        truth = pair.mask
-        number, kept = len(self._names), truth != IGNORED
-        pairs = truth[kept].astype(np.int64) * number + ids[kept]
-        counts = np.bincount(pairs, minlength=number**2).reshape(number, number)
-        self.confusion[fold] += counts
+        self.confusion[fold] += confusion_of(pair.mask, ids, self._classes)
         if self._object_class:
-            own = self._classes.index(self._object_class)
+            own, kept = self._classes.index(self._object_class), pair.mask != IGNORED
             predicted = number_objects(ids, self._classes, self._object_class, **self._how)
             self._objects.add(predicted, true_objects(pair, self._classes, own), kept)
 
@@ -124,7 +137,7 @@ class Tally:
 
 
 def result_of(confusion: np.ndarray, monitor: str, names: Sequence[str]) -> Result:
-    """Returns the scores of confusion matrices [folds, C, C], true classes in rows."""
+    """Returns the scores of the confusion matrices of each fold, see `metrics.scores`."""
     by_fold = tuple(score_of(each, monitor, names) for each in confusion)
     return Result(score_of(confusion.sum(0), monitor, names), by_fold)
 
@@ -216,7 +229,9 @@ def write(
     classes: ClassMap,
     score_by: str,
     images: int,
+    use: Mapping[str, Any],
     command: str,
+    together: Together | None = None,
 ) -> str:
     """Writes choice.csv and choice.json and returns the table for the screen.
 
@@ -227,7 +242,9 @@ def write(
         classes: The classes.
         score_by: The name of the score.
         images: The number of images.
+        use: What other modes take over, for JSON: settings and steps.
         command: What predicts in the chosen way.
+        together: What was scored of all networks together, if anything.
 
     Raises:
         UserError: If a file cannot be written.
@@ -235,6 +252,7 @@ def write(
     told = [_told(row, classes) | {"chosen": row is chosen} for row in rows]
     with os_errors(output_dir, "the comparison cannot be written", "Make room."):
         stored = {"score_by": score_by, "images": images, "rows": told, "command": command}
+        stored |= {"chosen": use, "test": together and together._asdict()}
         write_json(output_dir / "choice.json", {"format": _FORMAT, **stored})
         table = {}
         for row in rows:
@@ -280,7 +298,17 @@ def _spread(by_fold: Sequence[float]) -> float:
     return float(np.std(defined, ddof=1)) if len(defined) > 1 else math.nan
 
 
-def beats_although_chosen_here(best: Result, other: Result) -> bool:
+def is_better_weights(weights: str, own: Result, best: Result) -> bool:
+    """Returns whether a way with `weights` is better than the best before it.
+
+    Of the best checkpoint beyond doubt, as it was chosen by these very images.
+    """
+    if parse_weights(weights)[0]:
+        return _beats_although_chosen_here(own, best)
+    return own.is_better_than(best)
+
+
+def _beats_although_chosen_here(best: Result, other: Result) -> bool:
     """Returns whether weights that were chosen by these very images are better beyond doubt.
 
     They must be so by more than the spread of the other's score over the folds.

@@ -107,7 +107,7 @@ class Evaluation:
             )
         truth, ids = pair.mask, self.make_mask(probabilities)
         kept = truth != IGNORED
-        confusion = _confusion(truth, ids, self._classes)
+        confusion = confusion_of(truth, ids, self._classes)
         self._confusion += confusion
         found = metrics.scores(confusion, self._classes.names)
         for each, name in enumerate(self._classes.names):
@@ -395,7 +395,7 @@ def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
     return "\n".join(lines)
 
 
-def _confusion(truth: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.ndarray:
+def confusion_of(truth: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.ndarray:
     """Returns the confusion matrix of one image, as `metrics.confusion_matrix`."""
     kept, number = truth != IGNORED, len(classes)
     if not classes.overlapping:

@@ -270,7 +270,8 @@ def how_scored(scores: Scores) -> str:
     if scores.tta:
         parts.append(f"test-time augmentation {scores.tta}")
     if scores.threshold:
-        parts.append(f"{scores.threshold.name} above {scores.threshold.value:g}")
+        parts.append(f"{scores.threshold.name or 'each class'} above {scores.threshold.value:g}")
+    parts += [f"{name} above {value:g}" for name, value in scores.thresholds.items()]
     for name in ("fill_holes", "drop_smaller", "keep_largest"):
         if value := getattr(scores, name):
             parts.append(f"{name} {','.join(value)}")

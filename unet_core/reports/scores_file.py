@@ -70,10 +70,15 @@ class Histogram(msgspec.Struct):
 
 
 class Threshold(msgspec.Struct):
-    """The probability above which a pixel was of a class."""
+    """The probability above which a pixel was of a class.
 
-    name: str = msgspec.field(name="class")
+    Attributes:
+        name: That of the class; empty, as a version of before has it, is each that may overlap.
+        value: The probability.
+    """
+
     value: float
+    name: str = msgspec.field(name="class", default="")
 
 
 class Scores(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -84,6 +89,7 @@ class Scores(msgspec.Struct, kw_only=True, omit_defaults=True):
     weights: str = ""
     tta: str = ""
     threshold: Threshold | None = None
+    thresholds: dict[str, float] = {}
     instances: str = "none"
     least_object_px: int = 0
     fill_holes: list[str] = []

@@ -1,4 +1,4 @@
-"""The probability above which a pixel is of one of two classes, chosen by a score.
+"""The probability above which a pixel is of a class, chosen by a score.
 
     counts = ThresholdCounts(class_id)                  # additive over images
     for probabilities, mask in predictions:
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_core import metrics
-from unet_core.conventions import IGNORED
+from unet_core.conventions import IGNORED, has_class
 
 THRESHOLDS = np.arange(1, 100, dtype=np.float32) / np.float32(100)
 """The thresholds that are tried: 0.01, 0.02 ... 0.99."""
@@ -35,11 +35,13 @@ class ThresholdCounts:
     Memory does not grow with the number of images.
 
     Args:
-        class_id: The class whose probability it is, 0 or 1.
+        class_id: The class whose probability it is: 0 or 1, or one of those that may overlap.
+        overlapping: Whether classes may overlap. A pixel is then of the class or not, whatever
+            else it is of.
     """
 
-    def __init__(self, class_id: int):
-        self.class_id = class_id
+    def __init__(self, class_id: int, overlapping: bool = False):
+        self.class_id, self._overlapping = class_id, overlapping
         # Not of the class, of the class.
         self._counts = np.zeros((2, len(THRESHOLDS) + 1), np.int64)
 
@@ -47,29 +49,34 @@ class ThresholdCounts:
         """Counts one image.
 
         Args:
-            probabilities: [H, W, 2] float32.
-            truth: [H, W] class ids 0 and 1, or `IGNORED`.
+            probabilities: [H, W, C] float32; C is 2 unless classes may overlap.
+            truth: [H, W] class ids, or `IGNORED`.
         """
         kept = truth != IGNORED
         # The number of thresholds that are less, compared as `predicted_ids` compares.
         exceeded = np.searchsorted(THRESHOLDS, probabilities[..., self.class_id][kept])
-        index = (truth[kept] == self.class_id) * self._counts.shape[1] + exceeded
+        is_own = has_class(truth, self.class_id, self._overlapping)[kept]
+        index = is_own * self._counts.shape[1] + exceeded
         counts = np.bincount(index, minlength=self._counts.size)
         self._counts += counts.reshape(self._counts.shape)
 
     def __add__(self, other: ThresholdCounts) -> ThresholdCounts:
         """Returns the counts of the images of both."""
-        total = ThresholdCounts(self.class_id)
+        total = ThresholdCounts(self.class_id, self._overlapping)
         total._counts = self._counts + other._counts
         return total
 
     def confusion(self, value: float) -> np.ndarray:
         """Returns the confusion matrix [2, 2] int64, true classes in rows, at one threshold.
 
-        `value` is one of `THRESHOLDS`, rounded to hundredths.
+        Where classes may overlap, rows and columns are without and with the class.
+
+        Args:
+            value: One of `THRESHOLDS`, rounded to hundredths.
         """
         least = round(value * 100)
-        own, other = self.class_id, 1 - self.class_id
+        own = 1 if self._overlapping else self.class_id
+        other = 1 - own
         confusion = np.zeros((2, 2), np.int64)
         for row, counts in ((other, self._counts[0]), (own, self._counts[1])):
             confusion[row, own] = counts[least:].sum()
@@ -80,13 +87,18 @@ class ThresholdCounts:
         """Returns the threshold with the best score; of equals that nearest to 1/2.
 
         Args:
-            monitor: A score of `metrics.scores`, see `score_by`.
-            names: The names of both classes.
+            monitor: A score of `metrics.scores`, see `score_by`. Where classes may overlap, it is
+                that of the class, see `score_of_class`.
+            names: The names of all classes.
         """
-        found = [
-            BestThreshold(value, score_of(self.confusion(value), monitor, names))
-            for value in (number / 100 for number in range(1, 100))
-        ]
+        by = monitor
+        if self._overlapping:
+            by, names = score_of_class(monitor, names, self.class_id), [names[self.class_id]]
+        found = []
+        for value in (number / 100 for number in range(1, 100)):
+            confusion = self.confusion(value)
+            matrix = confusion[None] if self._overlapping else confusion
+            found.append(BestThreshold(value, score_of(matrix, by, names)))
         defined = [each for each in found if each.score == each.score]
         if not defined:
             return BestThreshold(0.5, float("nan"))
@@ -104,6 +116,15 @@ def score_by(monitor: str, names: Sequence[str]) -> str:
         return f"dice/{name}"
     known = set(metrics.scores(np.zeros([len(names)] * 2), names)) - {"majority_baseline"}
     return monitor if monitor in known else "dice/mean"
+
+
+def score_of_class(monitor: str, names: Sequence[str], class_id: int) -> str:
+    """Returns the score of one of the classes that may overlap that is like `score_by`.
+
+    It is the Dice of cells where the Dice of another class or the mean one is monitored.
+    """
+    score, _, of_class = score_by(monitor, names).partition("/")
+    return f"{score}/{names[class_id]}" if of_class else score
 
 
 def score_of(confusion: np.ndarray, monitor: str, names: Sequence[str]) -> float:

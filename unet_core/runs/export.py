@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unet_core.data.intensities import Scaling
 from unet_core.export.export import export as write_export
+from unet_core.inference.masks import threshold_as_flag
 from unet_core.inference.post_processing import KINDS
 from unet_core.models.ensemble import make_ensemble
 from unet_core.runs.finished_run import open_runs, output_folder
@@ -26,13 +27,9 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     plain = config.replace(tta="none", **nothing)
     rule = rule_of_finished_run(plain, run, trained, lambda: make_predictor(plain, trained), stop)
     settings = first.config.stored()
-    if rule.threshold is None:
-        settings["threshold"] = "0.5"
-    else:
-        number, value = rule.threshold.class_id, f"{rule.threshold.value:g}"
-        settings["threshold"] = (
-            value if number is None else f"{first.classes.names[number]}:{value}"
-        )
+    settings["threshold"] = threshold_as_flag(rule, first.classes)
+    # What was chosen for folds is taken over by what predicts with the export.
+    settings |= {name: config.stored()[name] for name in ("weights", "tta", *KINDS)}
     write_export(
         make_ensemble([each.model for each in trained], first.classes.overlapping),
         output_dir,

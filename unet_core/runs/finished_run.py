@@ -13,6 +13,7 @@ from unet_core.inference.ensemble import fold_folders, open_networks
 from unet_core.inference.trained import Trained
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import process
+from unet_core.runs.chosen import is_of, read_chosen
 from unet_core.runs.flags import unused
 from unet_core.settings import FIELDS, ROOM_OF, RunConfig
 from unet_core.settings.network import OF_EVERY_NETWORK
@@ -23,24 +24,30 @@ def open_runs(
 ) -> tuple[RunConfig, RunDirectory, list[Trained]]:
     """Returns the settings to go by, the folder, and the networks of a run or of all folds.
 
-    The settings of folds are those of the first.
+    The settings of folds are those of the first, and what `--mode=choose` has chosen for them.
 
     Raises:
         UserError: If there is no run, it is damaged, a setting was given that the mode does not
-            use, or folds cannot be averaged.
+            use, folds cannot be averaged, or what was chosen cannot be read.
     """
     run = RunDirectory(required(config, "run_dir"))
     process.prepare_devices(config.training, stop, strategy="none")
-    weights = config.prediction.weights if "weights" in config.given else None
-    trained = open_networks(run.path, weights=weights, network=config.network.network)
+    own, folders = config.network.network, fold_folders(run.path)
+    chosen = read_chosen(run, config) if folders else None
+    given = config.prediction.weights if "weights" in config.given else None
+    trained = open_networks(run.path, weights=chosen.weights if chosen else given, network=own)
+    if chosen and not is_of(chosen, [each.step for each in trained]):
+        chosen = None
+        trained = open_networks(run.path, weights=given, network=own)
     of_run = trained[0].config
     if len(trained) > 1:
         # All folds take part, whichever was named where they were trained.
         config = config.replace(fold=of_run.data.fold, folds=of_run.data.folds)
-        for folder, each in zip(fold_folders(run.path), trained, strict=True):
+        for folder, each in zip(folders, trained, strict=True):
             if each.step < each.config.training.train_steps and not _is_finished(folder):
                 print(f"WARNING: {folder.name} is not trained to its end.", file=sys.stderr)
-    return settings_of_run(config, of_run), run, trained
+    given_or_of_run = settings_of_run(config, of_run)
+    return chosen.applied(given_or_of_run) if chosen else given_or_of_run, run, trained
 
 
 def _is_finished(folder: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ from unet_core.errors import UserError
 from unet_core.files import printable
 from unet_core.settings import FIELDS, RunConfig
 from unet_core.settings.modes import TRAIN
+from unet_core.settings.prediction import parse_threshold
 
 _SCORES_OF_A_CLASS = ("dice", "iou", "precision", "recall", "f1")
 
@@ -68,7 +69,7 @@ def _names_of_no_class(config: RunConfig, classes: ClassMap) -> list[str]:
         "clear_class": (config.data.clear_class,),
         "foreground_classes": config.data.foreground_classes,
         "monitor": (of_class,) if score in _SCORES_OF_A_CLASS and of_class != "mean" else (),
-        "threshold": (prediction.threshold.rpartition(":")[0],),
+        "threshold": tuple(parse_threshold(prediction.threshold)),
         "object_class": (prediction.object_class,),
         "fill_holes": prediction.fill_holes,
         "drop_smaller": tuple(item.partition(":")[0] for item in prediction.drop_smaller),

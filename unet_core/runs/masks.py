@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -21,22 +21,27 @@ from unet_core.data.samples import Sample
 from unet_core.errors import UserError
 from unet_core.files import read_json, write_json
 from unet_core.inference.ensemble import Ensemble, fold_folders
-from unet_core.inference.masks import MaskRule, Threshold
+from unet_core.inference.masks import MaskRule, Threshold, Thresholds
 from unet_core.inference.post_processing import KINDS, Step, check_installed
 from unet_core.inference.predictor import Predictor, Window, check_finite
 from unet_core.inference.trained import EXPORT_SETTINGS, Trained
-from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_by
+from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_by, score_of_class
 from unet_core.run_directory import RunDirectory
 from unet_core.runs.dataset import DataSet
 from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import progress_bar
 from unet_core.settings import RunConfig
-from unet_core.settings.prediction import PredictionSettings, parse_size, parse_threshold
+from unet_core.settings.prediction import (
+    PredictionSettings,
+    parse_size,
+    parse_threshold,
+    parse_weights,
+)
 
 _FORMAT = 1
 _MOST_TO_CHOOSE_ON = 30
 _Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Choose = Callable[[int], tuple[BestThreshold, int]]
+Choose = Callable[[Sequence[int]], tuple[list[BestThreshold], int]]
 
 
 class _Chosen(msgspec.Struct, kw_only=True):
@@ -49,6 +54,7 @@ class _Chosen(msgspec.Struct, kw_only=True):
     threshold: _Probability
     score: float | None
     images: int
+    raw: bool = False
 
 
 class _Stored(msgspec.Struct, kw_only=True):
@@ -61,14 +67,10 @@ def check_masks(config: RunConfig, classes: ClassMap) -> None:
 
     Raises:
         UserError: If there is no such class, a package is missing, or a threshold is given for
-            more than two classes, or for one of those that may overlap, or is to be chosen for
-            them.
+            more than two classes that exclude one another, or for both of two.
     """
     check_installed(post_processing(config.prediction, classes))
-    if classes.overlapping:
-        _threshold_of_each(config)
-    else:
-        _threshold_class(config, classes)
+    _wanted_thresholds(config, classes)
 
 
 def post_processing(settings: PredictionSettings, classes: ClassMap) -> list[Step]:
@@ -97,33 +99,40 @@ def foreground(monitor: str, classes: ClassMap) -> int:
     return classes.names.index(name) if name in classes.names else 1
 
 
-def _threshold_class(config: RunConfig, classes: ClassMap) -> tuple[int, float | None] | None:
-    """Returns the class and the value of the threshold; None is the most probable class."""
+def _wanted_thresholds(config: RunConfig, classes: ClassMap) -> dict[int, float | None]:
+    """Returns the thresholds that are asked for by class, None where one is to be chosen.
+
+    None of two classes that exclude one another is that each pixel has the more probable one.
+    """
     text = config.prediction.threshold
-    name, value = parse_threshold(text)
-    if name:
-        classes.index(name)
+    given = {
+        classes.index(name) if name else None: value
+        for name, value in parse_threshold(text).items()
+    }
+    if classes.overlapping:
+        others = given.get(None, 0.5)
+        return {number: given.get(number, others) for number in range(len(classes))}
+    if len(given) > 1:
+        raise UserError(
+            f"`threshold` ({text}) must name one class: of {' and '.join(classes.names)} a pixel "
+            "has one, and what is not of the one is of the other."
+        )
+    ((own, value),) = given.items()
     if value == 0.5:
-        return None
+        return {}
     if len(classes) != 2:
         raise UserError(
             f"`threshold` ({text}) is for two classes, and there are {len(classes)}: "
             f"{', '.join(classes.names)}. Leave it out; each pixel has its most probable class."
         )
-    class_id = classes.index(name) if name else foreground(config.training.monitor, classes)
-    return class_id, value
+    return {foreground(config.training.monitor, classes) if own is None else own: value}
 
 
-def _threshold_of_each(config: RunConfig) -> Threshold:
-    """Returns the threshold of classes that may overlap."""
-    text = config.prediction.threshold
-    name, value = parse_threshold(text)
-    if name or value is None:
-        raise UserError(
-            f"`threshold` ({text}) must be a probability, such as 0.4, for classes that may "
-            "overlap (`heads` sigmoid): above it a pixel is of a class, whichever it is."
-        )
-    return Threshold(None, value)
+def threshold_of(values: Mapping[int, float], classes: ClassMap) -> Threshold | Thresholds | None:
+    """Returns the threshold with these values by class; of overlapping ones the others have 0.5."""
+    if classes.overlapping:
+        return Thresholds(tuple(values.get(number, 0.5) for number in range(len(classes))))
+    return next((Threshold(*pair) for pair in values.items()), None)
 
 
 def mask_rule(
@@ -138,11 +147,11 @@ def mask_rule(
 
     Args:
         config: All settings.
-        run: Where a threshold that was chosen is kept.
+        run: Where thresholds that were chosen are kept.
         classes: The classes.
         steps: The step of each network's weights.
-        choose: Class -> its best threshold and the number of images that it was chosen on; called
-            if none is kept.
+        choose: Classes -> the best threshold of each and the number of images that they were
+            chosen on; called if one is not kept.
 
     Raises:
         UserError: As `check_masks`; if what is kept cannot be read.
@@ -150,50 +159,67 @@ def mask_rule(
     made_by = post_processing(config.prediction, classes)
     if made_by:
         print(f"Post-processing: {describe_post_processing(config.prediction)}.")
-    if classes.overlapping:
-        return MaskRule(_threshold_of_each(config), made_by)
-    wanted = _threshold_class(config, classes)
-    if wanted is None:
-        return MaskRule(None, made_by)
-    class_id, value = wanted
-    name = classes.names[class_id]
-    how = "as given"
-    if value is None:
-        chosen = _kept_or_chosen(config, run, classes, class_id, steps, choose)
-        value = chosen.threshold
-        score = "not defined" if chosen.score is None else f"{chosen.score:.4f}"
-        where = "out of fold" if len(steps) > 1 else "on training images"
-        how = f"chosen {where} ({chosen.images} of them, {chosen.score_by} {score})"
-    print(f"Threshold: {name} where its probability is above {value:g}, {how}.")
-    return MaskRule(Threshold(class_id, value), made_by)
+    values: dict[int, float] = {}
+    wanted = _wanted_thresholds(config, classes)
+    auto = [class_id for class_id, value in wanted.items() if value is None]
+    chosen = _kept_or_chosen(config, run, classes, auto, steps, choose)
+    where = "out of fold" if len(steps) > 1 else "on training images"
+    for class_id, value in wanted.items():
+        how = "as given"
+        if value is None:
+            found = chosen[class_id]
+            value = found.threshold
+            score = "not defined" if found.score is None else f"{found.score:.4f}"
+            how = f"chosen {where} ({found.images} of them, {found.score_by} {score})"
+        values[class_id] = value
+        if value != 0.5 or class_id in chosen:
+            name = classes.names[class_id]
+            print(f"Threshold: {name} where its probability is above {value:g}, {how}.")
+    return MaskRule(threshold_of(values, classes), made_by)
 
 
 def _kept_or_chosen(
     config: RunConfig,
     run: RunDirectory,
     classes: ClassMap,
-    class_id: int,
+    class_ids: Sequence[int],
     steps: Sequence[int],
     choose: Choose,
-) -> _Chosen:
-    path = run.path / "threshold.json"
-    key: dict[str, Any] = {
-        "class_name": classes.names[class_id],
-        "score_by": score_by(config.training.monitor, classes.names),
-        "tta": config.prediction.tta,
-        "steps": list(steps),
+) -> dict[int, _Chosen]:
+    """Returns the chosen thresholds of classes; what is not kept is chosen and then kept."""
+    if not class_ids:
+        return {}
+    path, monitor = run.path / "threshold.json", config.training.monitor
+    keys: dict[int, dict[str, Any]] = {
+        class_id: {
+            "class_name": classes.names[class_id],
+            "score_by": score_of_class(monitor, classes.names, class_id)
+            if classes.overlapping
+            else score_by(monitor, classes.names),
+            "tta": config.prediction.tta,
+            "steps": list(steps),
+            "raw": not parse_weights(config.prediction.weights)[1],
+        }
+        for class_id in class_ids
     }
     kept = read_thresholds(path)
-    for each in kept:
-        if all(getattr(each, name) == value for name, value in key.items()):
-            return each
-    best, images = choose(class_id)
-    score = best.score if best.score == best.score else None
-    chosen = _Chosen(**key, threshold=best.value, score=score, images=images)
-    run.claim(path)
-    stored = {"format": _FORMAT, "thresholds": msgspec.to_builtins([*kept, chosen])}
-    write_json(path, stored)
-    return chosen
+    found = {
+        class_id: each
+        for class_id, key in keys.items()
+        for each in kept
+        if all(getattr(each, name) == value for name, value in key.items())
+    }
+    missing = [class_id for class_id in class_ids if class_id not in found]
+    if missing:
+        best, images = choose(missing)
+        for class_id, (value, score) in zip(missing, best, strict=True):
+            known = score if score == score else None
+            found[class_id] = _Chosen(**keys[class_id], threshold=value, score=known, images=images)
+        run.claim(path)
+        new = [found[class_id] for class_id in missing]
+        stored = {"format": _FORMAT, "thresholds": msgspec.to_builtins([*kept, *new])}
+        write_json(path, stored)
+    return found
 
 
 def read_thresholds(path: os.PathLike) -> list[_Chosen]:
@@ -226,16 +252,18 @@ def rule_of_finished_run(
         UserError: As `mask_rule`; if a threshold is to be chosen and the training images are not
             there.
     """
+    classes = trained[0].classes
 
-    def choose(class_id: int) -> tuple[BestThreshold, int]:
-        total, images, predictor = ThresholdCounts(class_id), 0, make_predictor()
+    def choose(class_ids: Sequence[int]) -> tuple[list[BestThreshold], int]:
+        total, images, predictor = counts_of(class_ids, classes), 0, make_predictor()
         for window, samples, read in _images_to_choose_on(config, run, trained, predictor):
-            counts = count_thresholds(window, samples, read, class_id, stop)
-            total, images = total + counts, images + len(samples)
-        return total.best(config.training.monitor, trained[0].classes.names), images
+            count_thresholds(total, window, samples, read, stop)
+            images += len(samples)
+        names = classes.names
+        return [each.best(config.training.monitor, names) for each in total], images
 
     steps = [each.step for each in trained]
-    return mask_rule(config, run, trained[0].classes, steps=steps, choose=choose)
+    return mask_rule(config, run, classes, steps=steps, choose=choose)
 
 
 def rule_of_training(
@@ -252,13 +280,19 @@ def rule_of_training(
     Raises:
         UserError: As `mask_rule`.
     """
+    classes = predictor.classes
 
-    def choose(class_id: int) -> tuple[BestThreshold, int]:
-        few = few_of(samples)
-        counts = count_thresholds(predictor.window, few, read, class_id, stop)
-        return counts.best(config.training.monitor, predictor.classes.names), len(few)
+    def choose(class_ids: Sequence[int]) -> tuple[list[BestThreshold], int]:
+        few, counts = few_of(samples), counts_of(class_ids, classes)
+        count_thresholds(counts, predictor.window, few, read, stop)
+        return [each.best(config.training.monitor, classes.names) for each in counts], len(few)
 
-    return mask_rule(config, run, predictor.classes, steps=[step], choose=choose)
+    return mask_rule(config, run, classes, steps=[step], choose=choose)
+
+
+def counts_of(class_ids: Sequence[int], classes: ClassMap) -> list[ThresholdCounts]:
+    """Returns what counts the pixels of each of these classes, with nothing counted yet."""
+    return [ThresholdCounts(class_id, classes.overlapping) for class_id in class_ids]
 
 
 def few_of(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -267,15 +301,18 @@ def few_of(samples: Sequence[Sample]) -> Sequence[Sample]:
 
 
 def count_thresholds(
-    window: Window, samples: Sequence[Sample], read: Reader, class_id: int, stop: StopRequest
-) -> ThresholdCounts:
-    """Predicts `samples` and counts their pixels by probability.
+    counts: Sequence[ThresholdCounts],
+    window: Window,
+    samples: Sequence[Sample],
+    read: Reader,
+    stop: StopRequest,
+) -> None:
+    """Predicts `samples` and adds their pixels to each of `counts`.
 
     Raises:
         UserError: If one cannot be read, or the output is not finite.
         KeyboardInterrupt: If it was stopped.
     """
-    counts = ThresholdCounts(class_id)
     for sample in progress_bar("Choosing a threshold")(samples):
         if stop():
             # Nothing is written yet, and nothing can be without the threshold.
@@ -283,8 +320,8 @@ def count_thresholds(
         pair = read(sample)
         probabilities = window(pair.image)
         check_finite(probabilities, str(sample.image))
-        counts.add(probabilities, pair.mask)
-    return counts
+        for each in counts:
+            each.add(probabilities, pair.mask)
 
 
 def _images_to_choose_on(

@@ -138,17 +138,12 @@ def _predict_video(
     output_dir: pathlib.Path,
     stop: StopRequest,
 ) -> None:
-    if predictor.classes.overlapping:
-        raise UserError(
-            f"{source}: a video cannot be predicted with classes that may overlap (`heads` "
-            "sigmoid). Give its frames as pictures."
-        )
     if settings.instances != "none" or settings.objects or settings.mask_format != "values":
         raise UserError(
             "`instances`, `objects` and `mask_format` are for pictures; leave them out of a video."
         )
     stem = output_dir / safe_name(pathlib.Path(source.replace(":", "_")).stem)
-    paths = video.output_paths(stem, settings.outputs).values()
+    paths = video.output_paths(stem, settings.outputs, predictor.classes).values()
     wanted = PredictionOutputs(settings.outputs, alpha=settings.alpha, make_mask=make_mask)
     # What a camera sees is never finished.
     of_file = Source(pathlib.Path(source)) if is_video(source) else None

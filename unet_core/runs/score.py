@@ -13,7 +13,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.reader import Reader
 from unet_core.data.samples import Sample
-from unet_core.inference.masks import MaskRule, mask_suffixes
+from unet_core.inference.masks import MaskRule, Threshold, Thresholds, mask_suffixes, usual_rule
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
@@ -124,12 +124,11 @@ def _described(
 ) -> dict[str, Any]:
     """Returns how masks were made, for `scores.json`; nothing if in the usual way."""
     found: dict[str, Any] = {}
-    if make_mask.threshold is not None:
-        number, value = make_mask.threshold.class_id, make_mask.threshold.value
-        if number is not None:
-            found["threshold"] = {"class": classes.names[number], "value": value}
-        elif value != 0.5:
-            found["threshold"] = {"value": value}
+    threshold = make_mask.threshold
+    if isinstance(threshold, Threshold):
+        found["threshold"] = {"class": classes.names[threshold.class_id], "value": threshold.value}
+    elif isinstance(threshold, Thresholds) and threshold != usual_rule(classes).threshold:
+        found["thresholds"] = dict(zip(classes.names, threshold.values, strict=True))
     for name in ("instances", "least_object_px"):
         if getattr(settings, name) != FIELDS[name].default:
             found[name] = getattr(settings, name)

@@ -51,6 +51,7 @@ from unet_core.runs.score import claim_pictures, predictor_of, score
 from unet_core.runs.tracking import Tracking
 from unet_core.runs.watch import Watch
 from unet_core.settings import RunConfig, binding_settings
+from unet_core.settings.prediction import parse_weights
 from unet_core.training import Report
 from unet_core.training.controls import Control, Decision
 
@@ -260,9 +261,12 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
         return
     step = loop.step
     with contextlib.ExitStack() as stack:
-        if config.prediction.weights == "best" and plan.held_out:
-            step = training.load_weights(run.checkpoints, session.model, best=True)
-        else:
+        best, averaged = parse_weights(config.prediction.weights)
+        if best and plan.held_out:
+            step = training.load_weights(
+                run.checkpoints, session.model, best=True, averaged=averaged
+            )
+        elif averaged:
             stack.enter_context(loop.averaged_weights())
         session.network.refresh()
         predictor = predictor_of(config, session.network)

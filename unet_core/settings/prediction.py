@@ -30,6 +30,9 @@ OBJECT_FILES = Registry(
 )
 """Files about objects by name; `unet_core.outputs.objects` says what an entry is."""
 
+WEIGHTS = ("last", "best", "last_raw", "best_raw")
+"""What a run can be predicted with: the last or best checkpoint, averaged or raw."""
+
 _WRITES = (*TRAIN, "predict")
 
 
@@ -72,9 +75,10 @@ class PredictionSettings:
     )
     weights: str = setting(
         "last",
-        "Which checkpoint to evaluate and predict with.",
+        "Which checkpoint to evaluate and predict with. Of a run with --ema_decay it is the moving "
+        "average of the weights; last_raw and best_raw are the weights themselves.",
         modes=NETWORK,
-        choices=("last", "best"),
+        choices=WEIGHTS,
     )
     tta: str = setting(
         "none",
@@ -104,7 +108,8 @@ class PredictionSettings:
         "Of two classes: the probability above which a pixel is of one of them, which is the class "
         "in --monitor, or else the second, or the one named before it (cell:0.4). auto: that with "
         "the best score --monitor on the training images (of folds: out of fold), kept in the run. "
-        "With --heads sigmoid: a probability, for each class.",
+        "With --heads sigmoid: of each class, or of those named (cells:0.4,nuclei:auto), the "
+        "others having 0.5; auto then goes by that score of each class.",
         modes=NETWORK,
     )
     fill_holes: tuple[str, ...] = setting(
@@ -204,27 +209,39 @@ class PredictionSettings:
             parse_size(text)
 
 
-def parse_threshold(text: str) -> tuple[str, float | None]:
-    """Returns the class and the probability of `threshold`.
+def parse_threshold(text: str) -> dict[str, float | None]:
+    """Returns the probabilities of `threshold` by class.
 
-    The class is empty if none is named; the probability is None if it is to be chosen.
+    The class is empty if none is named; a probability is None if it is to be chosen.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is none, a class is named twice, or one of several is not named.
     """
-    name, _, number = text.rpartition(":")
-    if number == "auto":
-        return name, None
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise UserError(
-            f"`threshold` ({text!r}) must be auto or a probability from 0 to 1, such as 0.4 or "
-            "cell:0.4."
-        )
-    return name, value
+    found: dict[str, float | None] = {}
+    parts = text.split(",")
+    for part in parts:
+        name, _, number = part.rpartition(":")
+        try:
+            value = None if number == "auto" else float(number)
+        except ValueError:
+            value = math.nan
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(
+                f"`threshold` ({text!r}) must be auto or a probability from 0 to 1, such as 0.4 or "
+                "cell:0.4, or of classes that may overlap several, such as cells:0.4,nuclei:auto."
+            )
+        if name in found or (len(parts) > 1 and not name):
+            raise UserError(
+                f"`threshold` ({text!r}) must name a class before each probability, each class "
+                "once, such as cells:0.4,nuclei:0.6."
+            )
+        found[name] = value
+    return found
+
+
+def parse_weights(text: str) -> tuple[bool, bool]:
+    """Returns of one of `WEIGHTS` whether it is the best checkpoint, and whether averaged."""
+    return text.startswith("best"), not text.endswith("_raw")
 
 
 def parse_size(text: str) -> tuple[str, int]:

@@ -19,18 +19,20 @@ def load_weights(
     model: Any,
     *,
     best: bool = False,
+    averaged: bool = True,
     step: int | None = None,
     part: str | None = None,
 ) -> int:
     """Loads a checkpoint's weights into `model` and returns its step.
 
-    If the loop kept a moving average of the weights, it is that which is loaded. Whether layers of
-    `model` are frozen makes no difference.
+    Whether layers of `model` are frozen makes no difference.
 
     Args:
         directory: The folder of the checkpoints.
         model: A model of the same variables.
         best: Whether to load the one with the best score instead of the latest.
+        averaged: Whether to load the moving average of the weights where the loop kept one, and
+            not the weights themselves.
         step: The step to load.
         part: The part of the loop, if it has several.
 
@@ -53,6 +55,7 @@ def load_weights(
         for place, variable in enumerate(variables):
             key = f"parts/{part}/model/{place}/.ATTRIBUTES/VARIABLE_VALUE"
             average = f"loop/{prefix}average_{place}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(reader.get_tensor(average if reader.has_tensor(average) else key))
+            taken = average if averaged and reader.has_tensor(average) else key
+            variable.assign(reader.get_tensor(taken))
     finalise(model)
     return manifest.step
