@@ -406,6 +406,18 @@ class TestVoc:
         assert names(found.samples) == ["a"]
         assert "'b' has no picture" in found.problems[0]
 
+    def test_names_in_lists_may_have_their_suffixes(self, tmp_path):
+        for folder in ("JPEGImages", "SegmentationClass"):
+            write(tmp_path / folder / "a.png")
+            write(tmp_path / folder / "b.jpg.png")
+        lists = tmp_path / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True)
+        # The picture of the second is called so with its suffix.
+        (lists / "train.txt").write_text("a.png\nb.jpg\n")
+        found = find(tmp_path, "voc")
+        assert found.problems == found.notes == ()
+        assert names(found.samples) == ["a", "b.jpg"]
+
     def test_lists_that_are_there_stay(self, tmp_path):
         lists = tmp_path / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True)
@@ -451,6 +463,30 @@ class TestCsv:
             assert word in problem
             assert len(problem) < 800
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\ufeffimage;mask;split\r\nx/a.png;x/m.png;val\r\n",
+            "image\tmask\tsplit\nx/a.png\tx/m.png\tval\n",
+            "Image, Mask , SPLIT\nx/a.png, x/m.png , Validation\n",
+            ",image,mask,split\n0,x\\a.png,x\\m.png,val\n",
+            "image,mask,split,page\n\nx/a.png,x/m.png,val,0.0\n",
+        ],
+        ids=["excel", "tabs", "capitals", "windows", "pandas"],
+    )
+    def test_is_read_as_programs_write_it(self, tmp_path, text):
+        for name in "am":
+            write(tmp_path / "x" / f"{name}.png")
+        (tmp_path / "samples.csv").write_text(text, newline="")
+        found = find(tmp_path, "csv")
+        assert found.problems == ()
+        assert [(s.image.path, s.split) for s in found.samples] == [
+            (tmp_path / "x" / "a.png", "val")
+        ]
+
+    def test_lines_are_those_of_the_file_also_after_empty_ones(self, tmp_path):
+        assert "line 4: there is no file" in self.problems(tmp_path, "", "", "a.png,a.png")
+
     def test_wrong_rows_are_named_by_their_line(self, tmp_path):
         write(tmp_path / "a.png")
         found = self.problems(tmp_path, "a.png,b.png", "a.png,a.png,new", "a.png,a.png,,x")
@@ -459,7 +495,9 @@ class TestCsv:
         assert "line 4: page 'x' is no number" in found
 
     def test_missing_columns_and_files_are_said(self, tmp_path):
-        assert "needs the columns image and mask" in self.problems(tmp_path, "1,2", header="a,b")
+        found = self.problems(tmp_path, "1,2", header="a,b")
+        assert "needs the columns image and mask" in found
+        assert "It has 1 row(s); its columns are 'a', 'b'." in found
         assert "cannot be read" in find(tmp_path / "none.csv", "csv").problems[0]
 
     def test_names_that_repeat_are_told_apart(self, tmp_path):
