@@ -118,15 +118,27 @@ class TestNotUsed:
         for name in ("image/old", "weights", "a", "b", "c", "d", "e"):
             (tmp_path / "train" / name).mkdir()
         (tmp_path / "trian").mkdir()
+        (tmp_path / "train" / "image" / "folder.png").mkdir()
+        os.mkfifo(tmp_path / "train" / "image" / "pipe.png")
+        (tmp_path / "train" / "image" / "device.png").symlink_to("/dev/null")
+        write(tmp_path / "loose.tif")
+        write(tmp_path / "train" / "loose.png")
         found = find(tmp_path)
         assert (names(found.samples), found.problems) == (["0"], ())
         assert list(found.notes) == [
-            f"{tmp_path}: not read: 1 folder(s) (trian).",
-            f"{tmp_path}/train: not read: 6 folder(s) (a, b, c, d, e, ...).",
-            f"{tmp_path}/train/image: not read: 2 .gif, 1 .db, 1 hidden, 1 without a suffix, "
-            "1 folder(s) (old).",
+            f"{tmp_path}: not read: 1 .tif, 1 folder(s) (trian).",
+            f"{tmp_path}/train: not read: 1 .png, 6 folder(s) (a, b, c, d, e, ...).",
+            f"{tmp_path}/train/image: not read: 2 .gif, 2 pipe(s), socket(s) or device(s), 1 .db, 1 hidden, "
+            "1 without a suffix, 2 folder(s) (folder.png, old).",
             f"{tmp_path}/train/label: not read: 1 hidden.",
         ]
+
+    def test_folder_of_images_may_be_the_data_folder_itself(self, tmp_path):
+        for name in ("0.png", "0_mask.png"):
+            write(tmp_path / name)
+        here = {"image_folder": ".", "mask_folder": ".", "mask_suffix": "_mask"}
+        found = find(tmp_path, **here)
+        assert (names(found.samples), found.problems, found.notes) == (["0"], (), ())
 
     def test_masks_without_the_suffix(self, tmp_path):
         write(tmp_path / "image" / "0.png")
@@ -150,10 +162,13 @@ class TestNotUsed:
         for name in ("a.png", ".b.png", "c.gif"):
             write(tmp_path / "a.png").rename(tmp_path / name)
         write(tmp_path / "a.png")
+        os.mkfifo(tmp_path / "pipe.png")
         for path in (tmp_path, tmp_path / "*"):
             notes = []
             assert find_images(path, notes=notes) == [Source(tmp_path / "a.png")]
-            assert notes == [f"{path}: not read: 1 .gif, 1 hidden."]
+            assert notes == [
+                f"{path}: not read: 1 .gif, 1 hidden, 1 pipe(s), socket(s) or device(s)."
+            ]
 
 
 class TestHeldOutFolder:
