@@ -128,8 +128,8 @@ class TestNotUsed:
         assert list(found.notes) == [
             f"{tmp_path}: not read: 1 .tif, 1 folder(s) (trian).",
             f"{tmp_path}/train: not read: 1 .png, 6 folder(s) (a, b, c, d, e, ...).",
-            f"{tmp_path}/train/image: not read: 2 .gif, 2 pipe(s), socket(s) or device(s), 1 .db, 1 hidden, "
-            "1 without a suffix, 2 folder(s) (folder.png, old).",
+            f"{tmp_path}/train/image: not read: 2 .gif, 2 pipe(s), socket(s) or device(s), 1 .db, "
+            "1 hidden, 1 without a suffix, 2 folder(s) (folder.png, old).",
             f"{tmp_path}/train/label: not read: 1 hidden.",
         ]
 
