@@ -161,6 +161,12 @@ class TestReadPixels:
         # 7 lies nearer to 9, the value to ignore, than to 2.
         assert "With `stray_values` nearest they count: 7 as ignore." in problem
 
+    def test_coloured_mask_where_numbers_are_classes_is_named(self, tmp_path):
+        mask = np.zeros((6, 8, 3), np.uint8)
+        mask[2, 3] = (0, 0, 9)
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems
+        assert "a_mask.png: The mask is coloured (1 pixel(s) are not grey)" in problem
+
     def test_values_of_many_objects_are_named_as_such(self, tmp_path):
         mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
         (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems[:1]

@@ -429,7 +429,10 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
         found = memory.get(source)
         if found is None:
             mask = images.read_mask(source.path, source.page, colours=read.classes.is_colour)
-            found = read.classes.count_values(mask)
+            try:
+                found = read.classes.count_values(mask)
+            except UserError as error:
+                raise UserError(f"{source}: {error}") from error
             memory.put(source, found)
         total.update(found)
     if len(sample.mask) == 1 and not read.classes.nearest:
