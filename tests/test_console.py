@@ -30,6 +30,17 @@ class TestBar:
         shares = [line.partition("%")[0].split() for line in lines]
         assert shares == [["Reading:", f"{share}"] for share in (20, 40, 60, 80, 100)]
 
+    def test_time_left_is_by_all_steps_and_not_by_the_first(self):
+        screen, now = io.StringIO(), [0]
+        screen.isatty = lambda: False
+        with contextlib.redirect_stderr(screen), console.bar(total=100, desc="Training") as bar:
+            bar.start_t, bar.last_print_t, bar._time = 0, 0, lambda: now[0]
+            # Two steps in the 60 s of compiling, 78 in the next 4: the last 20 take 64 / 80 * 20.
+            for now[0], step in ((60, 2), (64, 80)):
+                bar.update(step - bar.n)
+                bar.refresh()
+        assert screen.getvalue().splitlines()[-1] == "Training:  80% 80/100 [01:04<00:16]"
+
     def test_on_a_terminal_it_is_tqdms(self):
         screen = io.StringIO()
         screen.isatty = lambda: True

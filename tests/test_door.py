@@ -37,6 +37,11 @@ class TestHelp:
     def test_of_an_unknown_mode_names_the_modes(self, door):
         check_refused(door("--help=fly"), "fly", "predict", "check_data")
 
+    def test_mode_of_an_earlier_version_goes_by_its_name_of_today(self, door):
+        result = door("--mode=convert_labelme")
+        check_refused(result, "--input is missing")
+        assert "WARNING: --mode=convert_labelme is now called --mode=convert." in result[2]
+
     def test_version(self, door):
         assert door("--version") == (0, f"unet_core {unet_core.__version__}\n", "")
 

@@ -61,12 +61,9 @@ class TestThresholdBaseline:
         assert dice > 0.95
         assert "after a blur of" in how
 
-    def test_class_that_is_not_there_scores_zero(self):
+    def test_class_that_is_not_there_has_none(self):
         image = np.array([[1, 2]], np.uint8)
-        assert best([image], [np.zeros((1, 2), np.uint8)], 1) == (
-            0.0,
-            "no threshold",
-        )
+        assert best([image], [np.zeros((1, 2), np.uint8)], 1) is None
 
     def test_ignored_pixels_do_not_count(self):
         # Without the pixel of grey 40 the classes part exactly at 50.

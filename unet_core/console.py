@@ -51,6 +51,8 @@ def bar(*args: Any, **kwargs: Any) -> tqdm.tqdm:
     how = {"file": _Lines(sys.stderr), "mininterval": seconds, "delay": seconds, "leave": False}
     # No drawn bar, which costs the end of the line, and no second line from tqdm's own thread.
     how |= {"bar_format": _LINE, "maxinterval": 10**9}
+    # A moving average would move every 30 seconds alone, and first hold the time of compiling.
+    how |= {"smoothing": 0}
     return tqdm.tqdm(*args, **{**kwargs, **how})
 
 

@@ -26,7 +26,7 @@ from unet_core.runs import process
 from unet_core.settings import FIELDS, KINDS, RunConfig
 from unet_core.settings.command_line import with_flags
 from unet_core.settings.describe import help_text
-from unet_core.settings.modes import MODES, TRAIN
+from unet_core.settings.modes import FORMER, MODES, TRAIN
 
 FLAGS = flags.FLAGS
 USAGE = """\
@@ -169,6 +169,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         left = FLAGS.read_flags_from_files([_found(arg) for arg in argv], force_gnu=True)
     except (flags.Error, OSError) as error:
         sys.exit(_refuse(f"{error} See --help."))
+    left = [_present_mode(arg) for arg in left]
     while True:
         try:
             rest = FLAGS(left)
@@ -184,6 +185,15 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if problems:
         sys.exit(_refuse(f"{UserError(*problems)} See --help."))
     return list(argv)
+
+
+def _present_mode(arg: str) -> str:
+    """Returns an argument that gives a mode by the name it had in earlier versions with its own."""
+    flag, _, name = arg.partition("=")
+    if flag not in ("--mode", "-mode") or name not in FORMER:
+        return arg
+    print(f"WARNING: {arg} is now called {flag}={FORMER[name]}.", file=sys.stderr)
+    return f"{flag}={FORMER[name]}"
 
 
 def _name(arg: str) -> str:

@@ -63,9 +63,9 @@ class ThresholdBaseline:
             values = cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
             counts += np.bincount(ids + values[kept], minlength=counts.size).reshape(counts.shape)
 
-    def best(self, class_id: int) -> tuple[float, str]:
-        """Returns the best Dice of `class_id`, and how it is reached."""
-        best, how = 0.0, "no threshold"
+    def best(self, class_id: int) -> tuple[float, str] | None:
+        """Returns the best Dice of `class_id` and how it is reached; None if it does not occur."""
+        best, how = 0.0, ""
         for counts, sigma in zip(self._counts, _SIGMAS, strict=True):
             total = counts[class_id].sum()
             dark_hits, dark_all = np.cumsum(counts[class_id]), np.cumsum(counts.sum(0))
@@ -78,7 +78,7 @@ class ThresholdBaseline:
                     best = float(dice.max())
                     blurred = f" after a blur of {sigma} px" if sigma else ""
                     how = f"grey {side} {int(dice.argmax())}{blurred}"
-        return best, how
+        return (best, how) if how else None
 
 
 # Segments between membranes, as the ISBI 2012 challenge scores them

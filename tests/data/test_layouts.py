@@ -118,15 +118,27 @@ class TestNotUsed:
         for name in ("image/old", "weights", "a", "b", "c", "d", "e"):
             (tmp_path / "train" / name).mkdir()
         (tmp_path / "trian").mkdir()
+        (tmp_path / "train" / "image" / "folder.png").mkdir()
+        os.mkfifo(tmp_path / "train" / "image" / "pipe.png")
+        (tmp_path / "train" / "image" / "device.png").symlink_to("/dev/null")
+        write(tmp_path / "loose.tif")
+        write(tmp_path / "train" / "loose.png")
         found = find(tmp_path)
         assert (names(found.samples), found.problems) == (["0"], ())
         assert list(found.notes) == [
-            f"{tmp_path}: not read: 1 folder(s) (trian).",
-            f"{tmp_path}/train: not read: 6 folder(s) (a, b, c, d, e, ...).",
-            f"{tmp_path}/train/image: not read: 2 .gif, 1 .db, 1 hidden, 1 without a suffix, "
-            "1 folder(s) (old).",
+            f"{tmp_path}: not read: 1 .tif, 1 folder(s) (trian).",
+            f"{tmp_path}/train: not read: 1 .png, 6 folder(s) (a, b, c, d, e, ...).",
+            f"{tmp_path}/train/image: not read: 2 .gif, 2 pipe(s), socket(s) or device(s), 1 .db, "
+            "1 hidden, 1 without a suffix, 2 folder(s) (folder.png, old).",
             f"{tmp_path}/train/label: not read: 1 hidden.",
         ]
+
+    def test_folder_of_images_may_be_the_data_folder_itself(self, tmp_path):
+        for name in ("0.png", "0_mask.png"):
+            write(tmp_path / name)
+        here = {"image_folder": ".", "mask_folder": ".", "mask_suffix": "_mask"}
+        found = find(tmp_path, **here)
+        assert (names(found.samples), found.problems, found.notes) == (["0"], (), ())
 
     def test_masks_without_the_suffix(self, tmp_path):
         write(tmp_path / "image" / "0.png")
@@ -150,10 +162,13 @@ class TestNotUsed:
         for name in ("a.png", ".b.png", "c.gif"):
             write(tmp_path / "a.png").rename(tmp_path / name)
         write(tmp_path / "a.png")
+        os.mkfifo(tmp_path / "pipe.png")
         for path in (tmp_path, tmp_path / "*"):
             notes = []
             assert find_images(path, notes=notes) == [Source(tmp_path / "a.png")]
-            assert notes == [f"{path}: not read: 1 .gif, 1 hidden."]
+            assert notes == [
+                f"{path}: not read: 1 .gif, 1 hidden, 1 pipe(s), socket(s) or device(s)."
+            ]
 
 
 class TestHeldOutFolder:
@@ -406,6 +421,18 @@ class TestVoc:
         assert names(found.samples) == ["a"]
         assert "'b' has no picture" in found.problems[0]
 
+    def test_names_in_lists_may_have_their_suffixes(self, tmp_path):
+        for folder in ("JPEGImages", "SegmentationClass"):
+            write(tmp_path / folder / "a.png")
+            write(tmp_path / folder / "b.jpg.png")
+        lists = tmp_path / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True)
+        # The picture of the second is called so with its suffix.
+        (lists / "train.txt").write_text("a.png\nb.jpg\n")
+        found = find(tmp_path, "voc")
+        assert found.problems == found.notes == ()
+        assert names(found.samples) == ["a", "b.jpg"]
+
     def test_lists_that_are_there_stay(self, tmp_path):
         lists = tmp_path / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True)
@@ -451,6 +478,30 @@ class TestCsv:
             assert word in problem
             assert len(problem) < 800
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\ufeffimage;mask;split\r\nx/a.png;x/m.png;val\r\n",
+            "image\tmask\tsplit\nx/a.png\tx/m.png\tval\n",
+            "Image, Mask , SPLIT\nx/a.png, x/m.png , Validation\n",
+            ",image,mask,split\n0,x\\a.png,x\\m.png,val\n",
+            "image,mask,split,page\n\nx/a.png,x/m.png,val,0.0\n",
+        ],
+        ids=["excel", "tabs", "capitals", "windows", "pandas"],
+    )
+    def test_is_read_as_programs_write_it(self, tmp_path, text):
+        for name in "am":
+            write(tmp_path / "x" / f"{name}.png")
+        (tmp_path / "samples.csv").write_text(text, newline="")
+        found = find(tmp_path, "csv")
+        assert found.problems == ()
+        assert [(s.image.path, s.split) for s in found.samples] == [
+            (tmp_path / "x" / "a.png", "val")
+        ]
+
+    def test_lines_are_those_of_the_file_also_after_empty_ones(self, tmp_path):
+        assert "line 4: there is no file" in self.problems(tmp_path, "", "", "a.png,a.png")
+
     def test_wrong_rows_are_named_by_their_line(self, tmp_path):
         write(tmp_path / "a.png")
         found = self.problems(tmp_path, "a.png,b.png", "a.png,a.png,new", "a.png,a.png,,x")
@@ -459,7 +510,9 @@ class TestCsv:
         assert "line 4: page 'x' is no number" in found
 
     def test_missing_columns_and_files_are_said(self, tmp_path):
-        assert "needs the columns image and mask" in self.problems(tmp_path, "1,2", header="a,b")
+        found = self.problems(tmp_path, "1,2", header="a,b")
+        assert "needs the columns image and mask" in found
+        assert "It has 1 row(s); its columns are 'a', 'b'." in found
         assert "cannot be read" in find(tmp_path / "none.csv", "csv").problems[0]
 
     def test_names_that_repeat_are_told_apart(self, tmp_path):

@@ -76,6 +76,17 @@ class TestReadHeaders:
         assert dict(found.kinds) == {"8x6 TIFF int16, 1 channel(s): to float32": 1}
         assert found.dtype == np.float32
 
+    def test_page_that_is_not_read_is_named_and_the_others_are_sound(self, tmp_path):
+        path = tmp_path / "stack.tif"
+        with tifffile.TiffWriter(path) as file:
+            for kind in (np.uint8, np.uint8, np.float64):
+                file.write(picture(dtype=kind), photometric="minisblack", metadata=None)
+        pages = [Sample(f"{n}", Source(path, n), (Source(path, n),)) for n in range(3)]
+        found = self.headers(*pages)
+        assert list(found.shapes) == pages[:2]
+        (problem,) = found.problems
+        assert problem.startswith(f"{path}, page 3: holds numbers of the kind float64")
+
     def test_every_problem_is_listed_and_the_sound_are_left(self, tmp_path):
         good = write(tmp_path, "good", picture(), picture())
         sizes = write(tmp_path, "sizes", picture(), picture(size=(6, 7)))
@@ -152,6 +163,26 @@ class TestReadPixels:
         assert found.counts[a].tolist() == [1, 2]
         assert found.problems == ()
 
+    def test_files_for_single_classes_are_counted_by_class_and_not_by_their_values(self, tmp_path):
+        sample = write(
+            tmp_path, "a", picture(size=(1, 5)), np.array([[255, 255, 0, 0, 0]], np.uint8)
+        )
+        second = tmp_path / "second.png"
+        cv2.imwrite(str(second), np.array([[0, 0, 0, 0, 255]], np.uint8))
+        sample = Sample("a", sample.image, (*sample.mask, Source(second)))
+        classes = ClassMap.parse("0:ground,1:cell,2:nucleus")
+        read, known = Reader(classes, RANGE), memory(classes=classes)
+        found = survey.read_pixels([sample], read, memory=known)
+        assert (found.problems, found.missing) == ((), ())
+        headers = survey.read_headers([sample], RANGE, classes, channels=1)
+        text = survey.describe([sample], headers, found.values, classes)
+        assert [line.split() for line in text.splitlines()[-4:]] == [
+            ["5", "mask", "pixel(s)"],
+            ["ground", "2", "40.00%"],
+            ["cell", "2", "40.00%"],
+            ["nucleus", "1", "20.00%"],
+        ]
+
     def test_unknown_values_are_listed_with_counts_and_the_way_out(self, tmp_path):
         a = write(tmp_path, "a", picture(size=(1, 5)), np.array([[0, 0, 1, 1, 7]], np.uint8))
         (problem,) = self.pixels(a).problems
@@ -160,6 +191,12 @@ class TestReadPixels:
         )
         # 7 lies nearer to 9, the value to ignore, than to 2.
         assert "With `stray_values` nearest they count: 7 as ignore." in problem
+
+    def test_coloured_mask_where_numbers_are_classes_is_named(self, tmp_path):
+        mask = np.zeros((6, 8, 3), np.uint8)
+        mask[2, 3] = (0, 0, 9)
+        (problem,) = self.pixels(write(tmp_path, "a", picture(), mask)).problems
+        assert "a_mask.png: The mask is coloured (1 pixel(s) are not grey)" in problem
 
     def test_values_of_many_objects_are_named_as_such(self, tmp_path):
         mask = np.arange(48, dtype=np.uint8).reshape(6, 8)
@@ -339,6 +376,10 @@ class TestRanges:
             "Intensities: uint16 from 100 to 3100, 4.6% of 0 to 65535, in 2 image(s); scaled by "
             "--intensities=range:100,3100.\n"
         )
+
+    def test_beyond_the_type_are_no_share_of_it(self):
+        text = survey.describe_ranges({"float32": (-840.0, 1220.0)}, 4, RANGE)
+        assert text.startswith("Intensities: float32 from -840 to 1220, in 4 image(s);")
 
     def test_of_many_every_kth_is_looked_at(self, tmp_path):
         cv2.imwrite(str(tmp_path / "a.png"), picture())

@@ -495,7 +495,7 @@ class TestMetadata:
     def test_of_small_images_is_a_resolution_and_a_warning(self, predictor, sources, tmp_path):
         wanted = PredictionOutputs(("mask", "overlay"))
         done = predict_files(predictor, sources, tmp_path / "out", wanted)
-        assert "1 of the images have a georeference" in done.warnings[-1]
+        assert "1 image(s) have a georeference" in done.warnings[-1]
         for path in (tmp_path / "out" / name for name in written_in(tmp_path / "out")):
             with PIL.Image.open(path) as picture:
                 # 4 pixels a centimetre are 10.16 an inch.

@@ -197,6 +197,15 @@ class TestScoreSamples:
         assert result["best_threshold"] == {}
         assert "threshold" not in describe_scores(result, CLASSES)
 
+    def test_class_that_no_mask_has_is_named_and_has_no_baseline(self, window, tmp_path):
+        # No grey value is above 300.
+        result = score(window, reader(200), tmp_path)
+        text = describe_scores(result, CLASSES)
+        assert "No mask has a pixel of cell." in text
+        assert "cell: Dice" not in text
+        assert result["best_threshold"].keys() == {"membrane"}
+        assert "No mask" not in describe_scores(score(window, reader(0), tmp_path), CLASSES)
+
     def test_description_shows_baselines_beside_the_scores(self, window, tmp_path):
         text = describe_scores(score(window, reader(0), tmp_path), CLASSES)
         assert "best threshold reaches 1.0000 (grey <= 100)" in text

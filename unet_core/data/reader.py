@@ -16,7 +16,7 @@ import numpy as np
 from unet_core.data import images, instance_masks
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
-from unet_core.data.samples import Sample, Source
+from unet_core.data.samples import Sample, Source, naming
 from unet_core.errors import UserError
 
 
@@ -121,7 +121,7 @@ class Reader:
             )
             pixels = self._scaling(pixels, self.dtype)
         except UserError as error:
-            raise _naming(source, error) from error
+            raise UserError(naming(source, error)) from error
         return pixels if self.channels > 1 else pixels[..., 0]
 
     def mask(self, sample: Sample) -> np.ndarray:
@@ -144,7 +144,7 @@ class Reader:
                 return self.classes.ids(files[0]), None
             return self.classes.ids_of_binary(files), None
         except UserError as error:
-            raise _naming(sample.mask[0], error) from error
+            raise UserError(naming(sample.mask[0], error)) from error
 
     def _read(self, sample: Sample) -> Pair:
         image, (mask, found) = self.image(sample.image), self._truth(sample)
@@ -169,7 +169,3 @@ class Reader:
 def _size_of(pair: Pair) -> int:
     arrays = (pair.image, pair.mask, pair.instances)
     return sum(each.nbytes for each in arrays if each is not None)
-
-
-def _naming(source: Source, error: UserError) -> UserError:
-    return error if str(source.path) in str(error) else UserError(f"{source}: {error}")

@@ -37,3 +37,12 @@ class Sample:
     mask: tuple[Source, ...]
     group: str = ""
     split: str = ""
+
+
+def naming(source: Source, error: Exception) -> str:
+    """Returns what an error says about a picture, with its file and page named."""
+    text, path = str(error), str(source.path)
+    if path not in text:
+        return f"{source}: {text}"
+    is_told = not source.page or f"page {source.page + 1}" in text
+    return text if is_told else text.replace(path, str(source), 1)

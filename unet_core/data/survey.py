@@ -26,7 +26,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.instance_masks import ObjectsFound
 from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
-from unet_core.data.samples import Sample, Source
+from unet_core.data.samples import Sample, Source, naming
 from unet_core.errors import UserError
 from unet_core.files import printable, read_json, write_whole
 
@@ -81,7 +81,8 @@ class Pixels:
 
     Attributes:
         values: Pixels of each value in the masks; colours as `#rrggbb`. Where classes may overlap,
-            of each id; where masks number objects, of the first value of each class.
+            of each id; where masks are files for single classes or number objects, of the first
+            value of each class.
         counts: Pixels of each class [C] int64, for each sample.
         problems: Everything wrong, as complete sentences.
         missing: A sentence about classes that occur nowhere, which is wrong for training alone.
@@ -173,7 +174,7 @@ def read_headers(
                 images.check_header(source, header, channels, use_channels)
             return header
         except UserError as error:
-            problems.append(str(error))
+            problems.append(naming(source, error))
             return None
 
     for sample in progress(samples):
@@ -246,8 +247,9 @@ def read_pixels(
     problems: list[str] = []
     objects = ObjectsFound(read.classes)
     for sample in progress(list(samples)):
+        is_binary = len(sample.mask) > 1
         try:
-            if _holds_values(read.classes):
+            if _holds_values(read.classes) and not is_binary:
                 values.update(_values_of(sample, read, memory))
             pair = read(sample)
         except UserError as error:
@@ -256,8 +258,9 @@ def read_pixels(
         if read.classes.overlapping:
             ids, pixels = np.unique(pair.mask, return_counts=True)
             values.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
-        if pair.instances is not None:
+        elif is_binary or pair.instances is not None:
             values.update(read.classes.count_values(read.classes.values(pair.mask)))
+        if pair.instances is not None:
             objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
     missing = tuple(_missing_classes(counts, read.classes, values))
@@ -291,8 +294,11 @@ def describe_ranges(
     """Returns lines about the range of intensities, and how they will be scaled."""
     lines = []
     for dtype, (low, high) in ranges.items():
-        share = f"{(high - low) / WHITE[dtype]:.1%} of 0 to {WHITE[dtype]:g}"
-        lines.append(f"Intensities: {dtype} from {low:g} to {high:g}, {share}")
+        white = WHITE[dtype]
+        share = (
+            f", {(high - low) / white:.1%} of 0 to {white:g}" if 0 <= low <= high <= white else ""
+        )
+        lines.append(f"Intensities: {dtype} from {low:g} to {high:g}{share}")
     ending = f", in {looked_at} image(s); scaled by --intensities={scaling}.\n"
     return "\n".join(lines) + ending if lines else ""
 
@@ -365,12 +371,18 @@ def describe(
         lines.append(f"{len(groups)} group(s): {listed}" + ", ..." * (len(groups) > 12))
     total = sum(values.values())
     lines.append(f"{total} mask pixel(s)")
-    lines += _values_with_shares(values, classes)
+    in_files = _holds_values(classes) and not any(len(sample.mask) > 1 for sample in samples)
+    lines += _values_with_shares(values, classes, in_files)
     return "\n".join(lines)
 
 
-def _values_with_shares(values: Mapping[int | str, int], classes: ClassMap) -> list[str]:
-    """Returns a line for each value; of those that are not listed, for the first ones."""
+def _values_with_shares(
+    values: Mapping[int | str, int], classes: ClassMap, in_files: bool
+) -> list[str]:
+    """Returns a line for each value; of those that are not listed, for the first ones.
+
+    Values are shown if they are those `in_files`.
+    """
     total = sum(values.values())
     strays = [value for value in values if classes.name_of(value) is None]
     nearest = _nearest_names(strays, classes) if classes.nearest else {}
@@ -382,7 +394,7 @@ def _values_with_shares(values: Mapping[int | str, int], classes: ClassMap) -> l
             not_shown[name] += 1
             if not_shown.total() > _MOST_STRAYS:
                 continue
-        written = "" if not _holds_values(classes) else f"value {value!s:>7}  "
+        written = f"value {value!s:>7}  " if in_files else ""
         lines.append(f"  {written}{name:16s} {count:12d}  {count / total:7.2%}")
     if not_shown.total() > _MOST_STRAYS:
         listed = ", ".join(f"{count} {name}" for name, count in not_shown.items())
@@ -429,7 +441,10 @@ def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Coun
         found = memory.get(source)
         if found is None:
             mask = images.read_mask(source.path, source.page, colours=read.classes.is_colour)
-            found = read.classes.count_values(mask)
+            try:
+                found = read.classes.count_values(mask)
+            except UserError as error:
+                raise UserError(naming(source, error)) from error
             memory.put(source, found)
         total.update(found)
     if len(sample.mask) == 1 and not read.classes.nearest:

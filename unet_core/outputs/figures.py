@@ -67,6 +67,6 @@ def describe_lost(count: int) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of the images have a georeference, which PNG files cannot hold: copy it from the "
+        f"{count} image(s) have a georeference, which PNG files cannot hold: copy it from the "
         "image with a program for maps. TIFF files, which large images give, have it."
     ]

@@ -26,7 +26,7 @@ from unet_core.data import images
 from unet_core.data.instance_masks import object_class
 from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.predicted import Predicted
-from unet_core.data.samples import Source
+from unet_core.data.samples import Source, naming
 from unet_core.data.tiff_bands import Rows, open_rows
 from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
@@ -228,8 +228,7 @@ class _Run:
                     should_stop,
                 )
             except UserError as error:
-                named = str(source.path) in str(error)
-                self.failures.append(str(error) if named else f"{source}: {error}")
+                self.failures.append(naming(source, error))
                 continue
             except OSError as error:
                 if error.errno not in _NAME_REFUSED:

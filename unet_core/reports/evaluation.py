@@ -182,8 +182,8 @@ class Evaluation:
         }
         if self._baseline is not None:
             for number, name in enumerate(names):
-                dice, how = self._baseline.best(number)
-                result["best_threshold"][name] = {"dice": dice, "how": how}
+                if found := self._baseline.best(number):
+                    result["best_threshold"][name] = dict(zip(("dice", "how"), found, strict=True))
         if self._object is not None:
             f1 = self._objects.f1()
             result["objects"] = {f"{iou:.2f}": value for iou, value in f1.items()}
@@ -370,6 +370,9 @@ def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
         f"(always naming the most frequent class: {tables.number(found['majority_baseline'])}), "
         f"calibration error {tables.number(found['calibration_error'])}",
     ]
+    absent = [name for name in classes.names if np.isnan(found[f"recall/{name}"])]
+    if absent:
+        lines.append(f"No mask has a pixel of {', '.join(absent)}.")
     for name, baseline in result["best_threshold"].items():
         lines.append(
             f"{name}: Dice {tables.number(found[f'dice/{name}'])}; the best threshold reaches "

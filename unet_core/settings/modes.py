@@ -22,6 +22,9 @@ MODES = Registry(
     }
 )
 
+FORMER = {"convert_labelme": "convert"}
+"""What modes were called in earlier versions, and are called now."""
+
 EVERY = tuple(MODES)
 TRAIN = ("train", "find_rate", "overfit", "sweep")
 NETWORK = (*TRAIN, "evaluate", "predict", "export")

@@ -64,7 +64,8 @@ def opened(
             size = file.seek(0, os.SEEK_END)
             raise UserError(
                 f"{path}: cannot be decoded as a picture ({size} bytes, which do not start as a "
-                "PNG, JPEG, BMP, TIFF or NumPy file does); replace or remove it."
+                "PNG, JPEG, BMP, TIFF or NumPy file does). Save it as one of these, or move it "
+                "away."
             )
         file.seek(0)
         found = opener(os.fspath(path), file, page)

@@ -8,7 +8,7 @@ from unet_core.data.layouts.listing import (
     PART_OF,
     FolderNames,
     SampleListing,
-    left_out,
+    beside,
     pairs,
     part_folders,
     unread,
@@ -26,9 +26,7 @@ def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
             tuple(samples), tuple(problems), (*_beside(data_dir, names), *unread(data_dir, names))
         )
     samples = []
-    if data_dir.is_dir():
-        folders = (path for path in data_dir.iterdir() if path.is_dir())
-        notes += left_out(data_dir, folders, used=PART_OF)
+    notes += beside(data_dir, PART_OF)
     for folder, part in {"train": "", **there}.items():
         masks = [data_dir / folder / name for name in names.masks]
         # Test images without masks are there to be predicted.
@@ -39,10 +37,7 @@ def find(data_dir: pathlib.Path, names: FolderNames) -> SampleListing:
 
 
 def _beside(folder: pathlib.Path, names: FolderNames) -> list[str]:
-    """Returns a sentence about folders beside those of images and masks, if there are any."""
-    if not folder.is_dir():
-        return []
-    used = {pathlib.Path(name).parts[0] for name in (names.images, *names.masks) if name}
-    return left_out(
-        folder, (path for path in folder.iterdir() if path.is_dir()), used={*used, "test"}
-    )
+    """Returns a sentence about what lies beside the folders of images and masks, if anything."""
+    used = [pathlib.Path(name).parts[:1] for name in (names.images, *names.masks)]
+    # One of them may be the folder itself.
+    return beside(folder, {"test", *(first for (first,) in used)}) if all(used) else []

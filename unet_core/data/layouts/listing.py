@@ -192,7 +192,7 @@ def files_of(
     for path in found:
         if path.is_file():
             files.append(path)
-        elif path.is_symlink() and not path.is_dir():
+        elif path.is_symlink() and not path.exists():
             empty.append(path)
     if empty:
         problems.append(
@@ -207,7 +207,7 @@ def left_out(
     paths: Iterable[pathlib.Path],
     *,
     used: Collection[str] = (),
-    suffix: str = "",
+    suffix: str | None = "",
 ) -> list[str]:
     """Returns a sentence about those of `paths` that are not read as pictures, if there are any.
 
@@ -215,7 +215,7 @@ def left_out(
         place: What the sentence begins with.
         paths: What is there.
         used: Names among them that are used otherwise.
-        suffix: What the names of the pictures that are read end in.
+        suffix: What the names of the pictures that are read end in; None if none are read there.
     """
     kinds: collections.Counter[str] = collections.Counter()
     folders = []
@@ -224,10 +224,12 @@ def left_out(
             continue
         if path.name.startswith("."):
             kinds["hidden"] += 1
-        elif _is_picture(path.name):
-            kinds[f"without {suffix}"] += not stem_of(path).endswith(composed(suffix))
         elif path.is_dir():
             folders.append(path.name)
+        elif path.exists() and not path.is_file():
+            kinds["pipe(s), socket(s) or device(s)"] += 1
+        elif suffix is not None and _is_picture(path.name):
+            kinds[f"without {suffix}"] += not stem_of(path).endswith(composed(suffix))
         else:
             kinds[path.suffix.lower() or "without a suffix"] += 1
     ordered = sorted((-count, kind) for kind, count in kinds.items() if count)
@@ -246,6 +248,19 @@ def unread(folder: pathlib.Path, names: FolderNames) -> list[str]:
             suffix = names.mask_suffix if name != names.images else ""
             notes += left_out(folder / name, (folder / name).iterdir(), suffix=suffix)
     return notes
+
+
+def beside(folder: pathlib.Path, used: Collection[str]) -> list[str]:
+    """Returns a sentence about pictures and folders in `folder` that are not read, if any.
+
+    Args:
+        folder: Where only other folders are read.
+        used: The names of these.
+    """
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.is_dir() or _is_picture(path.name))
+    return left_out(folder, found, used=used, suffix=None)
 
 
 def _is_picture(name: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unet_core.data.layouts.listing import (
     PART_OF,
+    SUFFIXES,
     FolderNames,
     SampleListing,
     by_stem,
@@ -59,7 +60,7 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
         except (OSError, UnicodeError) as error:
             problems.append(f"{lists / part}.txt: cannot be read as text ({error}).")
             continue
-        for stem in filter(None, (composed(line.strip()) for line in lines)):
+        for stem in filter(None, (_stem(line, image_of) for line in lines)):
             if stem in part_of:
                 problems.append(
                     f"{lists / part}.txt: {stem!r} is in {part_of[stem]}.txt already; remove one."
@@ -73,6 +74,14 @@ def _samples(data_dir: pathlib.Path, problems: list[str]) -> list[Sample]:
                 sample = Sample(stem, Source(image_of[stem]), (), split=PART_OF[part])
                 samples += paged(sample, [mask_of[stem]], problems)
     return samples
+
+
+def _stem(line: str, image_of: Mapping[str, pathlib.Path]) -> str:
+    """Returns the name of a picture in a list, which may have its suffix there."""
+    name = composed(line.strip())
+    if name in image_of or not name.lower().endswith(SUFFIXES):
+        return name
+    return stem_of(pathlib.Path(name))
 
 
 def write_voc_lists(
