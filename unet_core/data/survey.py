@@ -26,6 +26,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.instance_masks import ObjectsFound
 from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
+from unet_core.data.resizing import AS_THEY_ARE, Resize
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 from unet_core.files import printable, read_json, write_whole
@@ -58,7 +59,7 @@ class Headers:
     """What the headers of a data set's files say.
 
     Attributes:
-        shapes: Height and width of each sound sample.
+        shapes: Height and width of each sound sample, resized.
         dtype: uint8 or float32: what its images become.
         kinds: How many images there are of each kind, in words.
         problems: Everything wrong, as complete sentences.
@@ -148,6 +149,7 @@ def read_headers(
     *,
     channels: int,
     use_channels: Sequence[int] = (),
+    resize: Resize = AS_THEY_ARE,
     progress: Callable = iter,
 ) -> Headers:
     """Reads the headers of all files of `samples`.
@@ -158,6 +160,7 @@ def read_headers(
         classes: What the values of the masks mean.
         channels: Channels that images will have.
         use_channels: Which channels of the files they are; empty is all.
+        resize: How they will be resized.
         progress: Wraps the list of samples to show progress, such as `tqdm.tqdm`.
     """
     shapes: dict[Sample, tuple[int, int]] = {}
@@ -182,10 +185,16 @@ def read_headers(
         if image is not None:
             dtypes.add(image.dtype)
             conversion = images.describe_conversion(image, channels, use_channels)
-            kinds[
+            kind = (
                 f"{image.width}x{image.height} {image.format} {image.dtype}, "
                 f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
-            ] += 1
+            )
+            try:
+                size = resize.size(image.height, image.width, sample.image)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            kinds[kind + f", resized to {size[1]}x{size[0]}" * resize.is_on] += 1
         read_masks = [mask for mask in masks if mask is not None]
         if image is None or len(read_masks) < len(masks):
             continue
@@ -195,7 +204,7 @@ def read_headers(
             wrong += filter(None, [palettes.problem(source, mask)])
         problems += wrong
         if not wrong:
-            shapes[sample] = (image.height, image.width)
+            shapes[sample] = size
     return Headers(shapes, scaling.dtype_for(dtypes), kinds, tuple(problems))
 
 
@@ -309,7 +318,7 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
-        if not _holds_values(read.classes):
+        if not _holds_values(read.classes) or read.resize.is_on:
             counts[sample] = read.classes.count(read.mask(sample))
             continue
         by_name: collections.Counter[str | None] = collections.Counter()

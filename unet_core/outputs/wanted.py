@@ -130,6 +130,8 @@ def made_by(predictor: Predictor, wanted: PredictionOutputs) -> dict[str, str]:
     found |= {"outputs": ",".join(sorted(wanted.outputs)), "mask_format": wanted.mask_format}
     found |= {"alpha": str(wanted.alpha), "pixel_size_um": str(wanted.pixel_size_um)}
     found |= {"instances": wanted.instances, "object_class": wanted.object_class}
+    if predictor.resize.is_on:
+        found["resize"] = str(predictor.resize)
     found["least_object_px"] = str(wanted.least_object_px)
     found["objects"] = ",".join(sorted(wanted.objects))
     return found

@@ -15,8 +15,8 @@ from unet_core.data.reader import Pair
 from unet_core.errors import UserError
 from unet_core.inference.ensemble import fold_folders
 from unet_core.inference.masks import MOST_PROBABLE, MaskRule, Threshold
+from unet_core.inference.natively import predict_sample
 from unet_core.inference.post_processing import KINDS, Step
-from unet_core.inference.predictor import check_finite
 from unet_core.inference.trained import open_trained
 from unet_core.reports import choice
 from unet_core.reports.choice import Result, Row, Tally
@@ -230,10 +230,7 @@ class _Comparison:
                 if self._stop():
                     # Nothing is written yet.
                     raise KeyboardInterrupt
-                pair = self._data.read(sample)
-                probabilities = window(pair.image)
-                check_finite(probabilities, str(sample.image))
-                yield fold, pair, probabilities
+                yield fold, *predict_sample(window, sample, self._data.read)
 
 
 def _command(config: RunConfig, run: RunDirectory, chosen: Row, classes: ClassMap) -> str:
