@@ -28,6 +28,7 @@ from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.resizing import AS_THEY_ARE, Resize
 from unet_core.data.samples import Sample, Source
+from unet_core.data.stamps import files_in, size_and_time
 from unet_core.errors import UserError
 from unet_core.files import printable, read_json, write_whole
 
@@ -126,14 +127,14 @@ class Memory:
     def get(self, source: Source) -> dict[int | str, int] | None:
         """Returns the value counts of a mask that has not changed since it was counted."""
         entry = self._known.get(printable(str(source)))
-        if not entry or entry[0] != _size_and_time(source.path):
+        if not entry or entry[0] != size_and_time(source.path):
             return None
         return {v if v.startswith("#") else int(v): count for v, count in entry[1].items()}
 
     def put(self, source: Source, values: Mapping[int | str, int]) -> None:
         """Remembers the value counts of a mask."""
         counts = {str(value): int(count) for value, count in values.items()}
-        self._known[printable(str(source))] = (_size_and_time(source.path), counts)
+        self._known[printable(str(source))] = (size_and_time(source.path), counts)
 
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
@@ -217,6 +218,12 @@ def _mask_problem(
         return (
             f"{sample.image}: is {image.width}x{image.height} pixels, its mask {mask.width}x"
             f"{mask.height}; both must have one size."
+        )
+    if image.directions != mask.directions and image.directions and mask.directions:
+        return (
+            f"{sample.image}: its axes run to {image.directions}, those of its mask to "
+            f"{mask.directions}, so that the one is mirrored or turned against the other. Save "
+            "both in one orientation."
         )
     return None
 
@@ -341,17 +348,18 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     paths = dict.fromkeys(
         source.path for sample in samples for source in (sample.image, *sample.mask)
     )
-    hashes_content = sum(path.stat().st_size for path in paths) <= _HASHED_BYTES
+    hashes_content = sum(size_and_time(path)[0] for path in paths) <= _HASHED_BYTES
     digest = hashlib.sha256()
     for sample in samples:
         pages = [source.page for source in (sample.image, *sample.mask)]
         digest.update(f"{sample.name} {pages} {printable(sample.group)} {sample.split}\n".encode())
     for path in paths:
         if hashes_content:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            for each in files_in(path):
+                with each.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
         else:
-            digest.update(f"{printable(path.name)} {_size_and_time(path)}\n".encode())
+            digest.update(f"{printable(path.name)} {size_and_time(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -510,8 +518,3 @@ def _missing_classes(
         f"No mask has a pixel of class {', '.join(missing)} (values found: {present}; class map: "
         f"{classes}). A network cannot learn a class that never occurs."
     ]
-
-
-def _size_and_time(path: pathlib.Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]

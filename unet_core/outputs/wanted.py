@@ -68,7 +68,7 @@ def stems(sources: Sequence[Source]) -> list[str]:
     def named(source: Source, stem: str) -> str:
         return safe_name(stem) + (f"_{source.page:03d}" if source.path in several_pages else "")
 
-    names = [named(source, source.path.stem) for source in sources]
+    names = [named(source, listing.stem_of(source.path)) for source in sources]
     for qualify in (
         lambda path: f"{path.stem}_{path.suffix[1:]}",
         lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:]}",
