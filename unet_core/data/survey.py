@@ -103,14 +103,16 @@ class Memory:
     Args:
         path: A JSON file, or None to remember nothing beyond this process.
         classes: Counts under another class map are other counts.
+        resize: Likewise of masks of another size.
 
     Raises:
         UserError: If there is a file of this name that holds something else; it stays as it is.
     """
 
-    def __init__(self, path: pathlib.Path | None, classes: ClassMap):
+    def __init__(self, path: pathlib.Path | None, classes: ClassMap, resize: Resize = AS_THEY_ARE):
         self._path = path
-        self._key = str(classes)
+        of_objects = "" if classes.border_px is None else f"; objects, border {classes.border_px}"
+        self._key = f"{classes}{of_objects}" + f"; resized, {resize}" * resize.is_on
         self._known: dict[str, tuple[list[int], dict[str, int]]] = {}
         if path and os.path.lexists(path):
             stored = read_json(
@@ -136,11 +138,34 @@ class Memory:
         counts = {str(value): int(count) for value, count in values.items()}
         self._known[printable(str(source))] = (size_and_time(source.path), counts)
 
+    def get_classes(self, sample: Sample, number: int) -> np.ndarray | None:
+        """Returns the pixels of each of `number` classes of a sample that has not changed.
+
+        Where masks hold no values of classes, or are resized, only all files of a sample tell.
+        """
+        key, stamp = _of_sample(sample)
+        entry = self._known.get(key)
+        if not entry or entry[0] != stamp:
+            return None
+        return np.array([entry[1].get(str(n), 0) for n in range(number)], np.int64)
+
+    def put_classes(self, sample: Sample, counts: np.ndarray) -> None:
+        """Remembers the pixels of each class of a sample."""
+        key, stamp = _of_sample(sample)
+        self._known[key] = (stamp, {str(n): int(count) for n, count in enumerate(counts)})
+
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
         if self._path:
             stored = _Known(format=_MEMORY_FORMAT, classes=self._key, masks=self._known)
             write_whole(self._path, msgspec.json.encode(stored))
+
+
+def _of_sample(sample: Sample) -> tuple[str, list[int]]:
+    """Returns under which name the classes of a sample are remembered, and its size and time."""
+    found = [size_and_time(source.path) for source in (sample.image, *sample.mask)]
+    stamp = [sum(size for size, _ in found), max(time for _, time in found), len(found)]
+    return f"classes of {printable(str(sample.mask[0]))}", stamp
 
 
 def read_headers(
@@ -276,6 +301,8 @@ def read_pixels(
             values.update(read.classes.count_values(read.classes.values(pair.mask)))
             objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
+        if _needs_whole(read):
+            memory.put_classes(sample, counts[sample])
     missing = tuple(_missing_classes(counts, read.classes, values))
     found = "" if read.classes.border_px is None else objects.describe()
     return Pixels(values, counts, tuple(problems), missing, found)
@@ -325,8 +352,12 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
-        if not _holds_values(read.classes) or read.resize.is_on:
-            counts[sample] = read.classes.count(read.mask(sample))
+        if _needs_whole(read):
+            known = memory.get_classes(sample, len(read.classes))
+            if known is None:
+                known = read.classes.count(read.mask(sample))
+                memory.put_classes(sample, known)
+            counts[sample] = known
             continue
         by_name: collections.Counter[str | None] = collections.Counter()
         for value, count in _values_of(sample, read, memory).items():
@@ -337,6 +368,18 @@ def count_classes(
         else:
             counts[sample] = np.array([by_name[name] for name in read.classes.names], np.int64)
     return counts
+
+
+def is_known(sample: Sample, read: Reader, memory: Memory) -> bool:
+    """Returns whether the classes of a sample can be counted without reading all its files."""
+    if _needs_whole(read):
+        return memory.get_classes(sample, len(read.classes)) is not None
+    return all(memory.get(mask) for mask in sample.mask)
+
+
+def _needs_whole(read: Reader) -> bool:
+    """Returns whether values of single files do not tell how many pixels each class has."""
+    return not _holds_values(read.classes) or read.resize.is_on
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:

@@ -123,7 +123,7 @@ class DataSet:
             cache_mb=settings.cache_mb,
         )
         problems = (*found.problems, *headers.problems)
-        memory = survey.Memory(memory_path, classes)
+        memory = survey.Memory(memory_path, classes, resize)
         return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
     def check(self, *, to_train: bool = True) -> None:
@@ -216,7 +216,7 @@ class DataSet:
 
     def known_counts(self, samples: Sequence[Sample]) -> np.ndarray | None:
         """Returns the pixels of each class [C] in `samples`; None if masks are yet to be read."""
-        if not all(self.memory.get(mask) for sample in samples for mask in sample.mask):
+        if not all(survey.is_known(sample, self.read, self.memory) for sample in samples):
             return None
         counts = survey.count_classes(samples, self.read, memory=self.memory)
         return np.sum([*counts.values()], axis=0) if counts else None

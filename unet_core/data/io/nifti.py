@@ -48,6 +48,8 @@ def open_nifti(where: str, file: BinaryIO, page: int) -> Page:
     shape, dtype = _shape(where, header), header.get_data_dtype()
     width, height = shape[:2]
     offset, count = int(header["vox_offset"]), math.prod(shape) * dtype.itemsize
+    if offset < _SIZES[0]:
+        raise ValueError(f"its volume begins at byte {offset}, in its header")
     if not is_packed and offset + count > file.seek(0, os.SEEK_END):
         raise UserError(f"{where}: is cut short, as not all of its volume is there; copy it again.")
     if is_packed:
@@ -96,7 +98,8 @@ def _header(where: str, stream: BinaryIO) -> Any:
     stream.seek(0)
     is_second = _SIZES[1] in (int.from_bytes(start, order) for order in _ORDERS)
     made = nibabel.Nifti2Header if is_second else nibabel.Nifti1Header
-    header = made.from_fileobj(stream)
+    # Its own check only writes to the log.
+    header = made.from_fileobj(stream, check=False)
     if bytes(header["magic"])[:2] != b"n+":
         raise UserError(
             f"{where}: is a NIfTI header whose volume is in a file of its own (.img), which is not "
