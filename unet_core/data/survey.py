@@ -28,7 +28,7 @@ from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
 from unet_core.data.resizing import AS_THEY_ARE, Resize
 from unet_core.data.samples import Sample, Source
-from unet_core.data.stamps import files_in, size_and_time
+from unet_core.data.stamps import digest_of, size_and_time
 from unet_core.errors import UserError
 from unet_core.files import printable, read_json, write_whole
 
@@ -398,9 +398,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         digest.update(f"{sample.name} {pages} {printable(sample.group)} {sample.split}\n".encode())
     for path in paths:
         if hashes_content:
-            for each in files_in(path):
-                with each.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(digest_of(path))
         else:
             digest.update(f"{printable(path.name)} {size_and_time(path)}\n".encode())
     return digest.hexdigest()[:16]
