@@ -73,9 +73,10 @@ class TestDicom:
         np.testing.assert_array_equal(images.read_image(path, 1), frames[1])
         with pytest.raises(UserError, match="there is no page 3"):
             images.read_image(path, 2)
-        colours = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
-        rgb = write_dicom(tmp_path / "rgb.dcm", colours)
-        np.testing.assert_array_equal(images.read_image(rgb), colours)
+        for dtype in (np.uint8, np.uint16):
+            colours = np.arange(36, dtype=dtype).reshape(3, 4, 3)
+            rgb = write_dicom(tmp_path / "rgb.dcm", colours)
+            np.testing.assert_array_equal(images.read_image(rgb), colours)
 
     def test_lookup_table_of_the_modality_is_applied(self, tmp_path):
         table = pydicom.Dataset()
@@ -86,9 +87,28 @@ class TestDicom:
         path = write_dicom(tmp_path / "a.dcm", stored, ModalityLUTSequence=[table])
         np.testing.assert_array_equal(images.read_image(path), [[7, 1000], [5, 65535]])
 
+    def test_palettes_are_colours_of_images_and_numbers_of_masks(self, tmp_path):
+        stored = np.array([[0, 1], [1, 0]], np.uint8)
+        tables = {}
+        for colour, levels in (("Red", (0, 1)), ("Green", (0, 128)), ("Blue", (7, 255))):
+            tables[f"{colour}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
+            # Of 16 bits the upper eight are the colour.
+            data = (np.array(levels, np.uint16) << 8).tobytes()
+            tables[f"{colour}PaletteColorLookupTableData"] = data
+        path = write_dicom(
+            tmp_path / "a.dcm", stored, PhotometricInterpretation="PALETTE COLOR", **tables
+        )
+        assert images.read_image(path)[0].tolist() == [[0, 0, 7], [1, 128, 255]]
+        np.testing.assert_array_equal(images.read_mask(path), stored)
+
+    def test_file_is_known_whatever_stands_before_its_mark(self, tmp_path):
+        path = write_dicom(tmp_path / "a", STORED)
+        path.write_bytes(b"II*\0" + path.read_bytes()[4:])
+        np.testing.assert_array_equal(images.read_image(path), STORED)
+
     def test_what_is_no_picture_is_refused_by_name(self, tmp_path, monkeypatch):
-        path = write_dicom(tmp_path / "a.dcm", STORED, PhotometricInterpretation="PALETTE COLOR")
-        with pytest.raises(UserError, match=r"a\.dcm: holds 1 sample\(s\) .*PALETTE COLOR"):
+        path = write_dicom(tmp_path / "a.dcm", STORED, PhotometricInterpretation="HSV")
+        with pytest.raises(UserError, match=r"a\.dcm: holds 1 sample\(s\) a pixel of the kind HSV"):
             images.read_header(path)
         path = write_dicom(tmp_path / "b.dcm", STORED, NumberOfFrames=10**6)
         with pytest.raises(UserError, match=r"b\.dcm: has 1000000 frames"):

@@ -49,9 +49,10 @@ _BYTES_OF_START = dicom.MARK_AT + len(dicom.MARK)
 
 def _opener_of(start: bytes) -> _Opener | None:
     """Returns what reads a file that starts so; None if nothing does."""
-    opener = next((o for mark, o in _OPENERS.items() if start.startswith(mark)), None)
-    if opener is None and start[dicom.MARK_AT :] == dicom.MARK:
+    # What stands before the mark of DICOM may be anything, and often is that of a TIFF.
+    if start[dicom.MARK_AT :] == dicom.MARK:
         return dicom.open_dicom
+    opener = next((o for mark, o in _OPENERS.items() if start.startswith(mark)), None)
     if opener is None and (nifti.is_nifti(start) or start.startswith(nifti.GZIP)):
         return nifti.open_nifti
     return opener

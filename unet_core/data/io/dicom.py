@@ -15,7 +15,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SLIDE, _SEGMENTS = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.66.4"
 # Transfer syntaxes that change values: JPEG of 8 and 12 bits, near-lossless JPEG-LS, JPEG 2000.
 _LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93, 203)}
-_GREY = ("MONOCHROME1", "MONOCHROME2")
+_GREY, _PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _BYTES_OF_HEAD = 2**12
 
@@ -41,7 +41,8 @@ def open_dicom(where: str, file: BinaryIO, page: int) -> Page:
     bits, stored = int(found.BitsAllocated), int(found.BitsStored)
     kind = "i" if found.PixelRepresentation else "u"
     raw = np.dtype(bool if bits == 1 else f"{kind}{bits // 8}")
-    modality = _Modality(found, page) if samples == 1 and bits > 1 else None
+    is_grey = found.PhotometricInterpretation in _GREY and bits > 1
+    modality = _Modality(found, page) if is_grey else None
     dtype = raw if modality is None or modality.is_none else modality.dtype
     inverted = None
     if found.PhotometricInterpretation == "MONOCHROME1" and bits > 1:
@@ -59,6 +60,7 @@ def open_dicom(where: str, file: BinaryIO, page: int) -> Page:
         _reader(file, found, page, raw, modality),
         1 if bits == 1 else 8 * dtype.itemsize,
         lossy=str(found.file_meta.TransferSyntaxUID) in _LOSSY,
+        palette=_palette(found) if found.PhotometricInterpretation == _PALETTE else None,
         white_is_zero=found.PhotometricInterpretation == "MONOCHROME1" and bits == 1,
         inverted_about=inverted,
         is_measured=True,
@@ -81,17 +83,17 @@ def _check_kind(where: str, found: Any) -> None:
         what = "a slide in tiles" if sop == _SLIDE else "a DICOM segmentation of several layers"
         raise UserError(f"{where}: is {what}, which is not read. Save it as TIFF or NIfTI.")
     samples, shown = found.SamplesPerPixel, found.PhotometricInterpretation
-    if (samples, shown) not in {*((1, s) for s in _GREY), *((3, s) for s in _COLOURS)}:
+    if shown not in {1: (*_GREY, _PALETTE), 3: _COLOURS}.get(samples, ()):
         raise UserError(
-            f"{where}: holds {samples} sample(s) a pixel of the kind {shown}; it must be grey or "
-            "RGB. Save it as one of these."
+            f"{where}: holds {samples} sample(s) a pixel of the kind {shown}; it must be grey, RGB "
+            "or a palette. Save it as one of these."
         )
     bits, stored = found.BitsAllocated, found.BitsStored
-    most = 8 if samples == 3 else 32
+    most = 32 if shown in _GREY else 16
     if bits not in (1, 8, 16, 32) or bits > most or not 1 <= stored <= bits:
         raise UserError(
             f"{where}: holds numbers of {stored} bits in {bits}; grey of 1, 8, 16 or 32 bits and "
-            "colours of 8 are read. Save it as one of these."
+            "colours of 8 or 16 are read. Save it as one of these."
         )
     frames = int(found.get("NumberOfFrames") or 1)
     if not 1 <= frames <= MOST_PAGES:
@@ -118,6 +120,15 @@ def _reader(
         return pixels if modality is None or modality.is_none else modality(pixels)
 
     return read_rows
+
+
+def _palette(header: Any) -> np.ndarray:
+    """Returns the colours [n, 3] uint8 of all numbers that pixels may have."""
+    from pydicom.pixels import apply_color_lut
+
+    numbers = np.arange(2 ** int(header.BitsStored)).astype(f"u{header.BitsAllocated // 8}")
+    colours = apply_color_lut(numbers[None], header)[0]
+    return (colours >> 8 if colours.dtype.itemsize > 1 else colours).astype(np.uint8)
 
 
 class _Modality:
