@@ -1,13 +1,16 @@
 """Damaged files are refused, or give what the library that knows them makes of them."""
 
+import gzip
 import io
 import resource
 import signal
 import warnings
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
+from helpers.medical import write_dicom
 from PIL import Image, ImageOps
 
 from unet_core.data import images
@@ -40,6 +43,12 @@ def of_numpy(array, write):
     return content.getvalue()
 
 
+def of_pydicom(array, **elements):
+    content = io.BytesIO()
+    write_dicom(content, array, **elements)
+    return content.getvalue()
+
+
 def sound_files():
     """One file of each kind, by the names of their formats."""
     exif = Image.Exif()
@@ -65,6 +74,11 @@ def sound_files():
         ("TIFF", of_tifffile(GREY > 99)),
         ("NumPy", of_numpy(DEEP_RGB, np.save)),
         ("zip", of_numpy(DEEP_RGB, np.savez_compressed)),
+        ("OME-TIFF", of_tifffile(STACK, ome=True, metadata={"axes": "CYX"})),
+        ("DICOM", of_pydicom(DEEP_RGB[..., 0], bits=12, RescaleSlope="2", RescaleIntercept="-9")),
+        ("DICOM", of_pydicom(STACK)),
+        ("NIfTI", nibabel.Nifti1Image(STACK.T, np.eye(4)).to_bytes()),
+        ("NIfTI", gzip.compress(nibabel.Nifti2Image(STACK.T, np.eye(4)).to_bytes())),
     ]  # fmt: skip
 
 
@@ -97,6 +111,8 @@ def reference(form, content, page):
         with warnings.catch_warnings(action="ignore"):
             if form == "TIFF":
                 return tifffile.imread(io.BytesIO(content), key=page)
+            if form in ("OME-TIFF", "DICOM", "NIfTI"):
+                return None
             if form == "NumPy":
                 return np.load(io.BytesIO(content), allow_pickle=False)
             return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))

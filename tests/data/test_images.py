@@ -203,9 +203,8 @@ class TestReadHeader:
 
     def test_other_formats_are_refused_whatever_they_are_called(self, tmp_path):
         Image.fromarray(PICTURE).save(tmp_path / "a.png", format="GIF")
-        with pytest.raises(
-            UserError, match=r"a\.png: .* a PNG, JPEG, BMP, TIFF or NumPy file does"
-        ):
+        match = r"a\.png: .* a PNG, JPEG, BMP, TIFF, NumPy, DICOM or NIfTI file does"
+        with pytest.raises(UserError, match=match):
             images.read_header(tmp_path / "a.png")
 
     def test_folder_is_refused(self, tmp_path):

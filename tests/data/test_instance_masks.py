@@ -141,3 +141,27 @@ class TestReader:
         np.testing.assert_array_equal(found.counts[sample], [64, 24, 8])
         counted = survey.count_classes([sample], read, memory=memory)
         np.testing.assert_array_equal(counted[sample], [64, 24, 8])
+
+    def test_counts_are_remembered_until_a_file_or_the_border_changes(self, tmp_path, monkeypatch):
+        # Two objects in files of their own, as the second of which must be looked at too.
+        masks = np.zeros((2, 8, 12), np.uint8)
+        masks[0, 2:6, 1:5], masks[1, 2:6, 5:9] = 255, 255
+        for name, pixels in zip(("image", "0", "1"), (masks[0], *masks), strict=True):
+            cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+        image, *files = (Source(tmp_path / f"{name}.png") for name in ("image", "0", "1"))
+        sample = Sample("a", image, tuple(files))
+        read = Reader(classes_of(BORDERED, 1), Scaling.parse("range"))
+        kept = tmp_path / "known_masks.json"
+        memory = survey.Memory(kept, read.classes)
+        assert not survey.is_known(sample, read, memory)
+        survey.read_pixels([sample], read, memory=memory)
+        memory.store()
+        monkeypatch.setattr(read, "mask", None)
+        again = survey.Memory(kept, read.classes)
+        assert survey.is_known(sample, read, again)
+        found = survey.count_classes([sample], read, memory=again)[sample]
+        np.testing.assert_array_equal(found, [64, 24, 8])
+        wider = survey.Memory(kept, classes_of(BORDERED, 2))
+        assert not survey.is_known(sample, read, wider)
+        cv2.imwrite(str(tmp_path / "1.png"), masks[1] // 2)
+        assert not survey.is_known(sample, read, again)

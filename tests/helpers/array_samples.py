@@ -6,6 +6,7 @@ import numpy as np
 
 from unet_core.data.classes import ClassMap
 from unet_core.data.reader import Pair
+from unet_core.data.resizing import AS_THEY_ARE
 from unet_core.data.samples import Sample, Source
 
 
@@ -19,6 +20,7 @@ class ArrayReader:
         self.dtype = image.dtype
         self.channels = 1 if image.ndim == 2 else image.shape[2]
         self.make_weights = make_weights
+        self.resize = AS_THEY_ARE
 
     def __call__(self, sample):
         return Pair(sample.name, *self.arrays[sample])

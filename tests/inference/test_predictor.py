@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 from helpers.brightness import make_brightness
 
 from unet_core.data import images, tiff_bands
@@ -158,3 +159,29 @@ class TestWrongArguments:
     def test_unknown_averaging_is_named(self):
         with pytest.raises(UserError, match=r"`tta` \('mirror'\) must be one of none, flips"):
             Predictor(make_brightness(), tta="mirror")
+
+
+class TestResize:
+    """Of a checkerboard of 0 and 200, halved, the network sees 100 everywhere."""
+
+    @pytest.fixture
+    def checks(self):
+        return (200 * (np.indices((12, 18)).sum(0) % 2)).astype(np.uint8)
+
+    def test_network_sees_means_and_probabilities_have_the_size_of_the_image(self, checks):
+        found = Predictor(make_brightness(resize="0.5"))(checks)
+        assert found.shape == (12, 18, 2)
+        np.testing.assert_allclose(found[..., 1], expected(np.full((12, 18), 100)), rtol=1e-5)
+
+    def test_size_of_pixels_is_given_or_that_of_the_file(self, checks, tmp_path):
+        trained = make_brightness(resize="1um", pixel_size_um=0.5)
+        half = expected(np.full((12, 18), 100))
+        np.testing.assert_allclose(Predictor(trained)(checks)[..., 1], half, rtol=1e-5)
+        own = Predictor(trained, pixel_size_um=1.0)
+        np.testing.assert_allclose(own(checks)[..., 1], expected(checks), rtol=1e-4)
+        of_files = Predictor(trained, pixel_size_um=0.0)
+        with pytest.raises(UserError, match="an array does not say"):
+            of_files(checks)
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, checks, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+        np.testing.assert_allclose(of_files(path)[..., 1], half, rtol=1e-5)

@@ -747,3 +747,33 @@ except UserError as error:
             assert found == 2, out
             assert "Permission denied" in out
             assert os.listdir(folder) == ["a.png"]
+
+
+class TestResize:
+    def test_files_have_the_size_of_the_image_and_large_ones_are_refused(
+        self, tmp_path, monkeypatch
+    ):
+        # Halved, the network sees the means of blocks: 150 in the left half, 0 in the right one.
+        image = np.zeros((20, 40), np.uint8)
+        image[:, :20] = 100 * (np.indices((20, 20)).sum(0) % 2) + 100
+        cv2.imwrite(str(tmp_path / "a.png"), image)
+        predictor = Predictor(make_brightness(resize="0.5"))
+        wanted = PredictionOutputs(
+            ("mask", "probabilities", "uncertainty", "overlay"),
+            instances="components",
+            object_class="cell",
+        )
+        sources = [Source(tmp_path / "a.png")]
+        assert predict_files(predictor, sources, tmp_path / "out", wanted).failures == ()
+        mask = read(tmp_path / "out" / "a_predict.png")
+        # Between the last dark and the first light centre of the network's pixels, at 19 and 21,
+        # probabilities are interpolated.
+        np.testing.assert_array_equal(mask[:, :19], 255)
+        np.testing.assert_array_equal(mask[:, 21:], 0)
+        assert read(tmp_path / "out" / "a_instances.png").shape == (20, 40)
+        assert read(tmp_path / "out" / "a_probability.png").shape == (20, 40)
+        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        failures = predict_files(predictor, sources, tmp_path / "large", wanted).failures
+        assert len(failures) == 1
+        assert "a.png: has 40x20 pixels" in failures[0]
+        assert "(`resize`)" in failures[0]

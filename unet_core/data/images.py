@@ -1,4 +1,4 @@
-"""Pixels from PNG, JPEG, BMP, TIFF and NumPy files, with errors that name the file.
+"""Pixels from PNG, JPEG, BMP, TIFF, NumPy, DICOM, NIfTI and OME-Zarr, with errors that name them.
 
 `read_image` keeps intensities, `read_mask` keeps class values. Both turn a picture as its EXIF data
 or TIFF orientation say, so that they lie as viewers show them. What a file says of itself holds in
@@ -6,6 +6,8 @@ every format alike:
 
 - Grey of 1, 2 or 4 bits is spread over 0 to 255.
 - Values are those that are stored also where the file says that 0 is white, as ImageJ has them.
+- DICOM and NIfTI files give the numbers that they rescale theirs to; images of which a DICOM file
+  says that 0 is white (MONOCHROME1) are inverted.
 - A palette is replaced by its colours in images; masks are indices, or colours if that is asked.
 - The transparent colour of a PNG is left aside.
 """
@@ -52,10 +54,12 @@ class Header:
         palette: The colours that its pixels are indices into, red, green and blue of each; empty if
             they are none.
         alpha: Whether the last channel is opacity.
-        pages: Pictures in the file; only TIFF and NumPy files have more than one.
-        format: "PNG", "JPEG", "TIFF", "BMP" or "NumPy".
+        pages: Pictures in the file.
+        format: See `Page`.
         turned: Whether it is stored otherwise than it is shown.
         white_is_zero: Whether the file asks that 0 be shown white; values are as stored.
+        directions: To which sides its axes run, see `Page`.
+        notes: What is done to its numbers beside.
     """
 
     width: int
@@ -68,6 +72,8 @@ class Header:
     format: str
     turned: bool = False
     white_is_zero: bool = False
+    directions: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_header(
@@ -289,7 +295,7 @@ def describe_conversion(header: Header, channels: int, use: Sequence[int] = ()) 
 
     That is what `read_image` and `to_channels` change; None if it stays as it is.
     """
-    steps = []
+    steps = list(header.notes)
     if header.turned:
         steps.append("turned as the file says")
     if header.white_is_zero:
@@ -313,7 +319,13 @@ def describe_conversion(header: Header, channels: int, use: Sequence[int] = ()) 
 
 def check_image(page: Page) -> None:
     """Raises UserError if the pixels of `page` can be those of a mask only."""
-    _check_dtype(page.where, page.dtype.name)
+    _check_dtype(page.where, _dtype_name(page))
+
+
+def _dtype_name(page: Page) -> str:
+    """Returns the kind of the numbers of an image; of quantities, float32 stands for others."""
+    name = "uint8" if page.bits in (1, 2, 4) else page.dtype.name
+    return "float32" if page.is_measured and name not in _TAKEN | _TO_FLOAT else name
 
 
 def _check_dtype(path: object, dtype: str) -> None:
@@ -329,7 +341,9 @@ def image_pixels(page: Page, stored: np.ndarray) -> np.ndarray:
     if page.palette is not None:
         return _colours(stored, page.palette)
     stored = _spread(stored, page.bits)
-    return stored.astype(np.float32) if stored.dtype.name in _TO_FLOAT else stored
+    if page.inverted_about is not None:
+        stored = (page.inverted_about - stored).astype(stored.dtype)
+    return stored if stored.dtype.name in _TAKEN else stored.astype(np.float32)
 
 
 def _colours(indices: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -352,14 +366,25 @@ def _header(page: Page) -> Header:
         width=width,
         height=height,
         channels=page.samples if page.palette is None else 3,
-        dtype="uint8" if page.bits in (1, 2, 4) else page.dtype.name,
+        dtype=_dtype_name(page),
         palette=b"" if page.palette is None else page.palette.tobytes(),
         alpha=page.alpha,
         pages=page.pages,
         format=page.format,
         turned=page.orientation != 1,
         white_is_zero=page.white_is_zero,
+        directions=page.directions,
+        notes=_notes(page),
     )
+
+
+def _notes(page: Page) -> tuple[str, ...]:
+    found = list(page.notes)
+    if page.inverted_about is not None:
+        found.append("inverted, as 0 is shown white")
+    if page.is_measured and _dtype_name(page) != page.dtype.name and page.bits >= 8:
+        found.append(f"{page.dtype.name} to float32")
+    return tuple(found)
 
 
 def write_png(

@@ -1,4 +1,4 @@
-"""The size of a pixel as a TIFF file says it: in OME-XML, ImageJ's description, or its resolution.
+"""The size of a pixel as a file says it; a TIFF in OME-XML, ImageJ's description or its resolution.
 
 pixel_size_um("cells.ome.tif")      # (0.325, 0.325), or None if the file does not say
 kept_metadata("cells.ome.tif", 0, rows.metadata)    # what predictions of it are to say
@@ -13,6 +13,8 @@ from typing import Any
 
 import tifffile
 
+from unet_core.data.io import opened, zarr_folders
+from unet_core.errors import UserError
 from unet_core.files import open_to_read
 
 _UM = {"µm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "nm": 1e-3}
@@ -30,7 +32,8 @@ which programs write for paper, are 353 to 21 micrometres."""
 def pixel_size_um(path: str | os.PathLike, page: int = 0) -> tuple[float, float] | None:
     """Returns width and height of a pixel in micrometres; None if the file does not say.
 
-    Only TIFF files do. OME-XML counts before ImageJ's description, and that before the resolution.
+    DICOM, NIfTI and OME-Zarr do, and TIFF files, where OME-XML counts before ImageJ's description,
+    and that before the resolution.
 
     Args:
         path: The file of a picture.
@@ -39,15 +42,25 @@ def pixel_size_um(path: str | os.PathLike, page: int = 0) -> tuple[float, float]
     Raises:
         OSError: If the file cannot be read.
     """
+    if zarr_folders.is_zarr(path):
+        return _of_page(path, page)
     with open_to_read(path) as file:
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return None
+            return _of_page(path, page)
         file.seek(0)
         try:
             with tifffile.TiffFile(file) as tiff:
                 return _positive(_size(tiff, page))
         except Exception:  # tifffile raises anything; the pixels of the file were fine.
             return None
+
+
+def _of_page(path: str | os.PathLike, page: int) -> tuple[float, float] | None:
+    try:
+        with opened(path, page) as found:
+            return found.pixel_size_um
+    except UserError:  # Where its pixels are read, it is told.
+        return None
 
 
 def kept_metadata(

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from unet_core.data.samples import Source
+from unet_core.data.stamps import size_and_time
 from unet_core.errors import UserError
 from unet_core.files import open_to_append, os_errors, printable, read_bytes
 
@@ -264,7 +265,7 @@ class Predicted:
 def _stamp(source: Source) -> str:
     """Returns what changes when a file does; empty if it cannot be seen."""
     try:
-        status = source.path.stat()
+        size, time_ns = size_and_time(source.path)
     except OSError:
         return ""
-    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+    return f"{size} bytes, {time_ns} ns"

@@ -16,6 +16,7 @@ import numpy as np
 from unet_core.data import images, instance_masks
 from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
+from unet_core.data.resizing import AS_THEY_ARE, Resize, nearest, resized
 from unet_core.data.samples import Sample, Source, naming
 from unet_core.errors import UserError
 
@@ -48,6 +49,7 @@ class Reader:
         channels: Channels of the images; grey and colours are converted.
         dtype: uint8 if all images allow it, else float32; see `Scaling.dtype_for`.
         use_channels: Which channels of the files to take, from 0; empty takes all.
+        resize: How images and masks are resized.
         cache_mb: Megabytes of decoded samples to keep. Once they are full nothing is replaced: an
             epoch passes every sample once, so what is read next is as good as any.
 
@@ -64,6 +66,7 @@ class Reader:
         channels: int = 1,
         dtype: np.dtype | type = np.uint8,
         use_channels: Sequence[int] = (),
+        resize: Resize = AS_THEY_ARE,
         cache_mb: int = 1024,
     ):
         self.classes = classes
@@ -71,6 +74,7 @@ class Reader:
         self.dtype = np.dtype(dtype)
         self.make_weights: Callable[..., np.ndarray] | None = None
         self.use_channels = tuple(use_channels)
+        self.resize = resize
         self._scaling = scaling
         self._free_bytes = cache_mb << 20
         self._kept: dict[Sample, Pair] = {}
@@ -85,9 +89,17 @@ class Reader:
         """
         pair = self._kept.get(sample)
         if pair is None:
-            pair = self._read(sample)
+            pair = self._read(sample, self.resize)
             self._keep(self._kept, sample, pair, _size_of(pair))
         return pair
+
+    def at_own_size(self, sample: Sample) -> Pair:
+        """Returns the decoded sample as it is stored, not resized and not kept.
+
+        Raises:
+            UserError: As calling it.
+        """
+        return self._read(sample, AS_THEY_ARE)
 
     def weights(self, sample: Sample) -> np.ndarray | None:
         """Returns the pixel weights [H, W] float32 of a sample, computed once for what is kept.
@@ -109,8 +121,8 @@ class Reader:
             self._keep(self._kept_weights, sample, weights, weights.nbytes)
         return weights
 
-    def image(self, source: Source) -> np.ndarray:
-        """Returns one image as `Pair.image`, not kept.
+    def _image(self, source: Source) -> np.ndarray:
+        """Returns one image as `Pair.image`, of its own size.
 
         Raises:
             UserError: If it cannot be read.
@@ -125,18 +137,32 @@ class Reader:
         return pixels if self.channels > 1 else pixels[..., 0]
 
     def mask(self, sample: Sample) -> np.ndarray:
-        """Returns the class ids of one sample, [H, W] uint8, not kept.
+        """Returns the class ids of one sample, [H, W] uint8, resized and not kept.
 
         Raises:
             UserError: If it cannot be read, or holds values that are not in the class map.
         """
-        return self._truth(sample)[0]
+        files = self._files(sample)
+        height, width = files[0].shape[:2]
+        return self._truth(sample, files, self.resize.size(height, width, sample.image))[0]
 
-    def _truth(self, sample: Sample) -> tuple[np.ndarray, instance_masks.Numbered | None]:
-        """Returns the class ids of one sample and, where masks number objects, these."""
+    def _files(self, sample: Sample) -> list[np.ndarray]:
         colours = self.classes.is_colour
-        files = [images.read_mask(each.path, each.page, colours=colours) for each in sample.mask]
+        return [images.read_mask(each.path, each.page, colours=colours) for each in sample.mask]
+
+    def _truth(
+        self, sample: Sample, files: Sequence[np.ndarray], size: tuple[int, int]
+    ) -> tuple[np.ndarray, instance_masks.Numbered | None]:
+        """Returns the class ids of one sample and, where masks number objects, these.
+
+        Args:
+            sample: It.
+            files: Its masks as stored.
+            size: The height and width to bring them to, before borders are made of them.
+        """
         try:
+            if len({each.shape[:2] for each in files}) == 1:
+                files = [nearest(each, size) for each in files]
             if self.classes.border_px is not None:
                 found = instance_masks.numbered(files, self.classes)
                 return found.ids(self.classes), found
@@ -146,13 +172,16 @@ class Reader:
         except UserError as error:
             raise UserError(naming(sample.mask[0], error)) from error
 
-    def _read(self, sample: Sample) -> Pair:
-        image, (mask, found) = self.image(sample.image), self._truth(sample)
-        if image.shape[:2] != mask.shape:
+    def _read(self, sample: Sample, resize: Resize) -> Pair:
+        image, files = self._image(sample.image), self._files(sample)
+        height, width = image.shape[:2]
+        if (height, width) != files[0].shape[:2]:
             raise UserError(
-                f"{sample.image}: is {image.shape[1]}x{image.shape[0]} pixels, its mask "
-                f"{mask.shape[1]}x{mask.shape[0]}; both must have one size."
+                f"{sample.image}: is {width}x{height} pixels, its mask {files[0].shape[1]}x"
+                f"{files[0].shape[0]}; both must have one size."
             )
+        size = resize.size(height, width, sample.image)
+        image, (mask, found) = resized(image, size), self._truth(sample, files, size)
         if found is None:
             return Pair(sample.name, image, mask)
         largest = int(found.numbers.max(initial=0))

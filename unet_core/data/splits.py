@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from unet_core.data import images
 from unet_core.data.samples import Sample
+from unet_core.data.stamps import digest_of, size_and_time
 from unet_core.errors import UserError
 
 METHODS = ("contiguous", "random", "stratified", "group", "fixed")
@@ -122,13 +122,13 @@ def leaks(
 
         candidates = [*training, *held_out] if held_out else []
     else:
-        content_of = functools.cache(_digest_of_file)
+        content_of = functools.cache(digest_of)
 
         def digest(sample: Sample) -> bytes:
             return content_of(sample.image.path) + str(sample.image.page).encode()
 
         training_sizes, held_out_sizes = (
-            {sample: sample.image.path.stat().st_size for sample in part}
+            {sample: size_and_time(sample.image.path)[0] for sample in part}
             for part in (training, held_out)
         )
         common = set(training_sizes.values()) & set(held_out_sizes.values())
@@ -142,11 +142,6 @@ def leaks(
         for sample in held_out
         if digests.get(sample) in known
     ]
-
-
-def _digest_of_file(path: pathlib.Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _fixed(

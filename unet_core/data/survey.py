@@ -26,7 +26,9 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.instance_masks import ObjectsFound
 from unet_core.data.intensities import WHITE, Scaling, find_ranges
 from unet_core.data.reader import Reader
+from unet_core.data.resizing import AS_THEY_ARE, Resize
 from unet_core.data.samples import Sample, Source, naming
+from unet_core.data.stamps import digest_of, size_and_time
 from unet_core.errors import UserError
 from unet_core.files import printable, read_json, write_whole
 
@@ -58,7 +60,7 @@ class Headers:
     """What the headers of a data set's files say.
 
     Attributes:
-        shapes: Height and width of each sound sample.
+        shapes: Height and width of each sound sample, resized.
         dtype: uint8 or float32: what its images become.
         kinds: How many images there are of each kind, in words.
         problems: Everything wrong, as complete sentences.
@@ -102,14 +104,16 @@ class Memory:
     Args:
         path: A JSON file, or None to remember nothing beyond this process.
         classes: Counts under another class map are other counts.
+        resize: Likewise of masks of another size.
 
     Raises:
         UserError: If there is a file of this name that holds something else; it stays as it is.
     """
 
-    def __init__(self, path: pathlib.Path | None, classes: ClassMap):
+    def __init__(self, path: pathlib.Path | None, classes: ClassMap, resize: Resize = AS_THEY_ARE):
         self._path = path
-        self._key = str(classes)
+        of_objects = "" if classes.border_px is None else f"; objects, border {classes.border_px}"
+        self._key = f"{classes}{of_objects}" + f"; resized, {resize}" * resize.is_on
         self._known: dict[str, tuple[list[int], dict[str, int]]] = {}
         if path and os.path.lexists(path):
             stored = read_json(
@@ -126,20 +130,43 @@ class Memory:
     def get(self, source: Source) -> dict[int | str, int] | None:
         """Returns the value counts of a mask that has not changed since it was counted."""
         entry = self._known.get(printable(str(source)))
-        if not entry or entry[0] != _size_and_time(source.path):
+        if not entry or entry[0] != size_and_time(source.path):
             return None
         return {v if v.startswith("#") else int(v): count for v, count in entry[1].items()}
 
     def put(self, source: Source, values: Mapping[int | str, int]) -> None:
         """Remembers the value counts of a mask."""
         counts = {str(value): int(count) for value, count in values.items()}
-        self._known[printable(str(source))] = (_size_and_time(source.path), counts)
+        self._known[printable(str(source))] = (size_and_time(source.path), counts)
+
+    def get_classes(self, sample: Sample, number: int) -> np.ndarray | None:
+        """Returns the pixels of each of `number` classes of a sample that has not changed.
+
+        Where masks hold no values of classes, or are resized, only all files of a sample tell.
+        """
+        key, stamp = _of_sample(sample)
+        entry = self._known.get(key)
+        if not entry or entry[0] != stamp:
+            return None
+        return np.array([entry[1].get(str(n), 0) for n in range(number)], np.int64)
+
+    def put_classes(self, sample: Sample, counts: np.ndarray) -> None:
+        """Remembers the pixels of each class of a sample."""
+        key, stamp = _of_sample(sample)
+        self._known[key] = (stamp, {str(n): int(count) for n, count in enumerate(counts)})
 
     def store(self) -> None:
         """Writes what is remembered, if there is a file for it."""
         if self._path:
             stored = _Known(format=_MEMORY_FORMAT, classes=self._key, masks=self._known)
             write_whole(self._path, msgspec.json.encode(stored))
+
+
+def _of_sample(sample: Sample) -> tuple[str, list[int]]:
+    """Returns under which name the classes of a sample are remembered, and its size and time."""
+    found = [size_and_time(source.path) for source in (sample.image, *sample.mask)]
+    stamp = [sum(size for size, _ in found), max(time for _, time in found), len(found)]
+    return f"classes of {printable(str(sample.mask[0]))}", stamp
 
 
 def read_headers(
@@ -149,6 +176,7 @@ def read_headers(
     *,
     channels: int,
     use_channels: Sequence[int] = (),
+    resize: Resize = AS_THEY_ARE,
     progress: Callable = iter,
 ) -> Headers:
     """Reads the headers of all files of `samples`.
@@ -159,6 +187,7 @@ def read_headers(
         classes: What the values of the masks mean.
         channels: Channels that images will have.
         use_channels: Which channels of the files they are; empty is all.
+        resize: How they will be resized.
         progress: Wraps the list of samples to show progress, such as `tqdm.tqdm`.
     """
     shapes: dict[Sample, tuple[int, int]] = {}
@@ -183,10 +212,16 @@ def read_headers(
         if image is not None:
             dtypes.add(image.dtype)
             conversion = images.describe_conversion(image, channels, use_channels)
-            kinds[
+            kind = (
                 f"{image.width}x{image.height} {image.format} {image.dtype}, "
                 f"{image.channels} channel(s)" + (f": {conversion}" if conversion else "")
-            ] += 1
+            )
+            try:
+                size = resize.size(image.height, image.width, sample.image)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            kinds[kind + f", resized to {size[1]}x{size[0]}" * resize.is_on] += 1
         read_masks = [mask for mask in masks if mask is not None]
         if image is None or len(read_masks) < len(masks):
             continue
@@ -196,7 +231,7 @@ def read_headers(
             wrong += filter(None, [palettes.problem(source, mask)])
         problems += wrong
         if not wrong:
-            shapes[sample] = (image.height, image.width)
+            shapes[sample] = size
     return Headers(shapes, scaling.dtype_for(dtypes), kinds, tuple(problems))
 
 
@@ -209,6 +244,12 @@ def _mask_problem(
         return (
             f"{sample.image}: is {image.width}x{image.height} pixels, its mask {mask.width}x"
             f"{mask.height}; both must have one size."
+        )
+    if image.directions != mask.directions and image.directions and mask.directions:
+        return (
+            f"{sample.image}: its axes run to {image.directions}, those of its mask to "
+            f"{mask.directions}, so that the one is mirrored or turned against the other. Save "
+            "both in one orientation."
         )
     return None
 
@@ -263,6 +304,8 @@ def read_pixels(
         if pair.instances is not None:
             objects.add(pair.instances, pair.mask, pair.claimed_twice)
         counts[sample] = read.classes.count(pair.mask)
+        if _needs_whole(read):
+            memory.put_classes(sample, counts[sample])
     missing = tuple(_missing_classes(counts, read.classes, values))
     found = "" if read.classes.border_px is None else objects.describe()
     return Pixels(values, counts, tuple(problems), missing, found)
@@ -315,8 +358,12 @@ def count_classes(
     """
     counts = {}
     for sample in progress(list(samples)):
-        if not _holds_values(read.classes):
-            counts[sample] = read.classes.count(read.mask(sample))
+        if _needs_whole(read):
+            known = memory.get_classes(sample, len(read.classes))
+            if known is None:
+                known = read.classes.count(read.mask(sample))
+                memory.put_classes(sample, known)
+            counts[sample] = known
             continue
         by_name: collections.Counter[str | None] = collections.Counter()
         for value, count in _values_of(sample, read, memory).items():
@@ -329,6 +376,18 @@ def count_classes(
     return counts
 
 
+def is_known(sample: Sample, read: Reader, memory: Memory) -> bool:
+    """Returns whether the classes of a sample can be counted without reading all its files."""
+    if _needs_whole(read):
+        return memory.get_classes(sample, len(read.classes)) is not None
+    return all(memory.get(mask) for mask in sample.mask)
+
+
+def _needs_whole(read: Reader) -> bool:
+    """Returns whether values of single files do not tell how many pixels each class has."""
+    return not _holds_values(read.classes) or read.resize.is_on
+
+
 def fingerprint(samples: Iterable[Sample]) -> str:
     """Returns a fingerprint of the data set: of names, and of what the files hold.
 
@@ -338,17 +397,16 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     paths = dict.fromkeys(
         source.path for sample in samples for source in (sample.image, *sample.mask)
     )
-    hashes_content = sum(path.stat().st_size for path in paths) <= _HASHED_BYTES
+    hashes_content = sum(size_and_time(path)[0] for path in paths) <= _HASHED_BYTES
     digest = hashlib.sha256()
     for sample in samples:
         pages = [source.page for source in (sample.image, *sample.mask)]
         digest.update(f"{sample.name} {pages} {printable(sample.group)} {sample.split}\n".encode())
     for path in paths:
         if hashes_content:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(digest_of(path))
         else:
-            digest.update(f"{printable(path.name)} {_size_and_time(path)}\n".encode())
+            digest.update(f"{printable(path.name)} {size_and_time(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -516,8 +574,3 @@ def _missing_classes(
         f"No mask has a pixel of class {', '.join(missing)} (values found: {present}; class map: "
         f"{classes}). A network cannot learn a class that never occurs."
     ]
-
-
-def _size_and_time(path: pathlib.Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]

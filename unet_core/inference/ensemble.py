@@ -27,7 +27,7 @@ from unet_core.training.checkpoint_files import steps_in
 
 _FOLD = re.compile(r"fold-(0|[1-9][0-9]{0,5})")
 # What all networks of an ensemble must have alike.
-_ALIKE = ("classes", "channels", "intensities")
+_ALIKE = ("classes", "channels", "use_channels", "intensities", "resize")
 
 
 class Ensemble:
@@ -118,7 +118,7 @@ def open_networks(
 
     Raises:
         UserError: As `open_trained`; if a fold is not there or not trained, or folds differ in
-            their classes, channels or scaling of intensities.
+            their classes, channels, scaling of intensities or sizes.
     """
     folders = fold_folders(path)
     if not folders:

@@ -7,7 +7,9 @@ predictor(batch), predictor("slice.png"), predictor(["a.tif", "b.tif"])
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import overload
 
@@ -16,12 +18,14 @@ import numpy as np
 from unet_core.data.classes import ClassMap
 from unet_core.data.images import read_channels, to_channels
 from unet_core.data.intensities import WHITE, Scaling
+from unet_core.data.resizing import AS_THEY_ARE, Resize, resized
+from unet_core.data.samples import Source
 from unet_core.data.tiff_bands import Rows
 from unet_core.errors import UserError
 from unet_core.inference.ensemble import Ensemble, open_networks
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import Trained
+from unet_core.inference.trained import Trained, make_resize
 
 Window = SlidingWindow | Ensemble
 """Scaled pixels -> probabilities, by one network or several."""
@@ -31,7 +35,7 @@ Images = np.ndarray | str | os.PathLike
 class Predictor:
     """Predicts images of any size, depth and number of channels.
 
-    They are converted and scaled as in training.
+    They are converted, scaled and resized as in training; what comes out is of their own size.
 
     Args:
         source: Folder of a run, of an export or of folds, whose probabilities are averaged; or what
@@ -42,12 +46,15 @@ class Predictor:
             ones.
         window_px: Pixels a side of the windows, see `SlidingWindow`.
         precision: "float32", "bfloat16" or "float16"; None is as it was trained.
+        pixel_size_um: Width and height of a pixel in micrometres, where the run's `resize` is to a
+            size of pixels. None is as in the run: as given there, or as each file says.
         network: "module:function" that made the network, if it is one of your own.
 
     Attributes:
         classes: The classes of the last axis of the probabilities.
         channels: Channels of the network's images; others are converted.
-        window: Scaled pixels -> probabilities.
+        window: Scaled pixels, of the size that the network is to see -> probabilities.
+        resize: What that size is.
 
     Raises:
         UserError: If there is no network at `source`, it is damaged, or `tta` or `precision` is
@@ -62,6 +69,7 @@ class Predictor:
         tta: str = "none",
         window_px: int = 0,
         precision: str | None = None,
+        pixel_size_um: float | None = None,
         network: str = "",
     ):
         if isinstance(source, str | os.PathLike):
@@ -79,7 +87,11 @@ class Predictor:
         ]
         window = windows[0] if len(windows) == 1 else Ensemble(windows)
         data = first.config.data
-        self._set(window, first.classes, Scaling.parse(data.intensities), data.use_channels)
+        resize = make_resize(data)
+        if pixel_size_um is not None:
+            resize = dataclasses.replace(resize, pixel_size_um=pixel_size_um)
+        scaling = Scaling.parse(data.intensities)
+        self._set(window, first.classes, scaling, data.use_channels, resize)
 
     @classmethod
     def of_window(
@@ -89,6 +101,7 @@ class Predictor:
         classes: ClassMap,
         scaling: Scaling,
         use_channels: Sequence[int] = (),
+        resize: Resize = AS_THEY_ARE,
     ) -> Predictor:
         """Returns a predictor by a sliding window that is there already, with the weights it has.
 
@@ -97,16 +110,22 @@ class Predictor:
             classes: The classes of the last axis of the probabilities.
             scaling: How the images of files were scaled in training.
             use_channels: Which channels of files were taken in training; empty is all.
+            resize: How images were resized in training.
         """
         predictor = cls.__new__(cls)
-        predictor._set(window, classes, scaling, use_channels)
+        predictor._set(window, classes, scaling, use_channels, resize)
         return predictor
 
     def _set(
-        self, window: Window, classes: ClassMap, scaling: Scaling, use_channels: Sequence[int]
+        self,
+        window: Window,
+        classes: ClassMap,
+        scaling: Scaling,
+        use_channels: Sequence[int],
+        resize: Resize,
     ) -> None:
         self.window, self.classes, self._scaling = window, classes, scaling
-        self._use_channels = use_channels
+        self._use_channels, self.resize = use_channels, resize
         self.channels = window.network.channels
 
     @overload
@@ -126,11 +145,12 @@ class Predictor:
 
         Raises:
             UserError: If an image has another shape or dtype, cannot be read, or cannot be scaled:
-                it holds NaN, or floats out of range. If the network's output is not finite.
+                it holds NaN, or floats out of range. If the size of its pixels is needed and not
+                known. If the network's output is not finite.
         """
         if isinstance(images, str | os.PathLike):
             pixels = read_channels(images, 0, self.channels, use=self._use_channels)
-            return self._of_scaled(self._scaling(pixels))
+            return self._of_scaled(self._scaling(pixels), Source(pathlib.Path(images)))
         if isinstance(images, list | tuple):
             return [self(each) for each in images]
         if np.ndim(images) == 4:
@@ -160,10 +180,11 @@ class Predictor:
         pixels = to_channels(image, self.channels, use=() if chosen else self._use_channels)
         return self._of_scaled(self._scaling(pixels))
 
-    def _of_scaled(self, pixels: np.ndarray) -> np.ndarray:
-        probabilities = self.window(pixels)
+    def _of_scaled(self, pixels: np.ndarray, source: Source | None = None) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        probabilities = self.window(resized(pixels, self.resize.size(height, width, source)))
         check_finite(probabilities)
-        return probabilities
+        return resized(probabilities, (height, width))
 
     def reader(self, rows: Rows) -> Callable[[int, int], np.ndarray]:
         """Returns a function (first, last) -> those rows as the network expects them.

@@ -17,6 +17,7 @@ import msgspec
 from unet_core import training
 from unet_core.data.classes import CLASSES_MISSING, ClassMap
 from unet_core.data.instance_masks import of_objects
+from unet_core.data.resizing import Resize
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
@@ -24,7 +25,7 @@ from unet_core.models.ensemble import make_ensemble
 from unet_core.models.own import make_own_network
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
-from unet_core.settings.data import DataSettings
+from unet_core.settings.data import DataSettings, parse_resize
 from unet_core.settings.network import check_same_network
 from unet_core.settings.prediction import parse_weights
 
@@ -76,6 +77,12 @@ def make_classes(settings: DataSettings) -> ClassMap:
         clear=settings.clear_class,
     )
     return of_objects(classes, settings.border_px) if settings.masks == "instances" else classes
+
+
+def make_resize(settings: DataSettings) -> Resize:
+    """Returns how the images of a run are resized for its network."""
+    factor, um = parse_resize(settings.resize)
+    return Resize(factor, um, settings.pixel_size_um)
 
 
 def build_network(config: RunConfig) -> keras.Model:

@@ -16,8 +16,8 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -32,7 +32,6 @@ from unet_core.data.tiff_writer import TiffWriter
 from unet_core.drawing import pictures, tables
 from unet_core.errors import UserError, reason_of
 from unet_core.files import os_errors
-from unet_core.inference import uncertainty
 from unet_core.inference.ensemble import Ensemble
 from unet_core.inference.instances import number_objects
 from unet_core.inference.masks import (
@@ -41,8 +40,9 @@ from unet_core.inference.masks import (
     write_mask,
 )
 from unet_core.inference.post_processing import check_installed
-from unet_core.inference.predictor import Predictor, check_finite
+from unet_core.inference.predictor import Predictor
 from unet_core.outputs import numbered
+from unet_core.outputs.bands import Bands
 from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
 from unet_core.outputs.reduced import Reduced
@@ -300,7 +300,8 @@ def _predict_one(
     """
     with open_rows(source.path, source.page) as rows:
         metadata = kept_metadata(source.path, source.page, rows.metadata)
-        image = _Image(predictor, rows, stem, wanted, metadata)
+        size = predictor.resize.size(rows.height, rows.width, source)
+        image = _Image(predictor, rows, stem, wanted, metadata, size)
         if _is_whole(rows.height, rows.width):
             labels = image.write_whole()
             if labels is not None:
@@ -308,14 +309,6 @@ def _predict_one(
             update(rows.height * rows.width)
             return image.figures
         return image.figures if image.write_in_bands(update, should_stop) else None
-
-
-class _Band(NamedTuple):
-    """The prediction of some rows: the first, probabilities [h, W, C], 16-bit files by suffix."""
-
-    first: int
-    probabilities: np.ndarray
-    levels: dict[str, np.ndarray]
 
 
 class _Image:
@@ -328,9 +321,11 @@ class _Image:
         stem: pathlib.Path,
         wanted: PredictionOutputs,
         metadata: Mapping[int, tuple],
+        size: tuple[int, int],
     ):
         self.figures = Figures(predictor.classes)
-        self._predictor = predictor
+        self._bands = Bands(predictor, wanted.outputs)
+        self._size = size
         self._classes = predictor.classes
         self._rows = rows
         self._stem = stem
@@ -341,18 +336,16 @@ class _Image:
 
     def write_whole(self) -> np.ndarray | None:
         """Writes PNG files; returns the numbers of the objects [H, W], if they are wanted."""
-        height, width, wanted = self._rows.height, self._rows.width, self._wanted
-        image = self._read(0, height)
-        bands = list(self._bands(lambda first, last: image[first:last], height, width))
-        probabilities = np.concatenate([band.probabilities for band in bands])
-        ids = self._make_mask(probabilities)
-        self.figures.add(probabilities, ids)
+        wanted = self._wanted
+        image = self._read(0, self._rows.height)
+        band = self._bands.of_whole(image, self._size)
+        ids = self._make_mask(band.probabilities)
+        self.figures.add(band.probabilities, ids)
         if "mask" in wanted.outputs:
             write_mask(self._stem, ids, self._classes, wanted.mask_format, self._metadata)
         self.figures.lost_georeference = not GEOREFERENCE.isdisjoint(self._metadata)
         self._write_pictures(image, ids, self._metadata)
-        for suffix in bands[0].levels:
-            levels = np.concatenate([band.levels[suffix] for band in bands])
+        for suffix, levels in band.levels.items():
             images.write_png(self._path(suffix), levels, self._metadata)
         return None if wanted.instances == "none" else self._write_instances(image, ids)
 
@@ -362,13 +355,7 @@ class _Image:
         """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
         height, width = self._rows.height, self._rows.width
         outputs = self._wanted.outputs
-        steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
-        for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
-            raise UserError(
-                f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
-                f"to {MOST_PIXELS_WHOLE} pixels, {images.MOST_PNG_SIDE} a side. Cut it into parts, "
-                f"or leave `{setting}` out."
-            )
+        self._check_bands()
         reduced = Reduced(height, width)
         numbers = self._wanted.instances != "none"
         draws = bool({"overlay", "outlines"} & set(outputs)) or numbers
@@ -376,7 +363,7 @@ class _Image:
         whole = np.empty((height, width), np.uint8) if numbers else None
         with contextlib.ExitStack() as stack:
             tiffs = self._open_tiffs(stack)
-            for band in self._bands(self._read, height, width):
+            for band in self._bands.of(self._read, height, width):
                 if should_stop():
                     for tiff in tiffs.values():
                         tiff.abandon()
@@ -400,6 +387,22 @@ class _Image:
             if whole is not None:
                 self._write_instances(image, whole)
         return True
+
+    def _check_bands(self) -> None:
+        """Raises UserError if something is wanted that needs the whole picture at once."""
+        height, width = self._rows.height, self._rows.width
+        most = f"{MOST_PIXELS_WHOLE} pixels, {images.MOST_PNG_SIDE} a side"
+        if self._size != (height, width):
+            raise UserError(
+                f"has {width}x{height} pixels; pictures of up to {most}, are resized (`resize`). "
+                "Cut it into parts."
+            )
+        steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
+        for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
+            raise UserError(
+                f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
+                f"to {most}. Cut it into parts, or leave `{setting}` out."
+            )
 
     def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
         """Opens a file for the mask and for each class's probabilities, by suffix."""
@@ -443,30 +446,6 @@ class _Image:
             picture = pictures.with_legend(picture, self._classes)
             images.write_png(self._path(suffix), picture, metadata)
 
-    def _bands(
-        self, read: Callable[[int, int], np.ndarray], height: int, width: int
-    ) -> Iterator[_Band]:
-        """Gives the prediction band by band, of the rows that `read` gives."""
-        window, outputs = self._predictor.window, self._wanted.outputs
-        if "disagreement" in outputs:
-            assert isinstance(window, Ensemble)  # `predict_files` has made sure.
-            for first, of_networks in window.bands_of_networks(read, height, width):
-                found = {"disagreement": _levels(uncertainty.disagreement(of_networks))}
-                yield self._band(first, of_networks.mean(0), found)
-        else:
-            for first, probabilities in window.bands(read, height, width):
-                yield self._band(first, probabilities, {})
-
-    def _band(self, first: int, probabilities: np.ndarray, levels: dict[str, np.ndarray]) -> _Band:
-        check_finite(probabilities)
-        if "uncertainty" in self._wanted.outputs:
-            entropy = uncertainty.entropy(probabilities, self._classes.overlapping)
-            levels["uncertainty"] = _levels(entropy)
-        if "probabilities" in self._wanted.outputs:
-            for suffix, number in class_of_level(self._classes).items():
-                levels[suffix] = _levels(probabilities[..., number])
-        return _Band(first, probabilities, levels)
-
     def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Numbers the objects of a mask and writes them; `image` may be a reduced one."""
         wanted = self._wanted
@@ -475,11 +454,6 @@ class _Image:
         more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": not _is_whole(*ids.shape)}
         numbered.write_numbered(self._stem, labels, image, self._metadata, **more)
         return labels
-
-
-def _levels(shares: np.ndarray) -> np.ndarray:
-    """Returns numbers from 0 to 1 as 16-bit levels, 65535 being 1."""
-    return np.rint(shares * 65535).astype(np.uint16)
 
 
 def _shape(source: Source) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def stems(sources: Sequence[Source]) -> list[str]:
     def named(source: Source, stem: str) -> str:
         return safe_name(stem) + (f"_{source.page:03d}" if source.path in several_pages else "")
 
-    names = [named(source, source.path.stem) for source in sources]
+    names = [named(source, listing.stem_of(source.path)) for source in sources]
     for qualify in (
         lambda path: f"{path.stem}_{path.suffix[1:]}",
         lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:]}",
@@ -136,6 +136,8 @@ def made_by(predictor: Predictor, wanted: PredictionOutputs) -> dict[str, str]:
     found |= {"outputs": ",".join(sorted(wanted.outputs)), "mask_format": wanted.mask_format}
     found |= {"alpha": str(wanted.alpha), "pixel_size_um": str(wanted.pixel_size_um)}
     found |= {"instances": wanted.instances, "object_class": wanted.object_class}
+    if predictor.resize.is_on:
+        found["resize"] = str(predictor.resize)
     found["least_object_px"] = str(wanted.least_object_px)
     found["objects"] = ",".join(sorted(wanted.objects))
     return found

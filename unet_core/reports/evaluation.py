@@ -2,8 +2,7 @@
 
 evaluation = Evaluation(classes, object_class="cell")
 for sample in samples:
-    pair = read(sample)
-    evaluation.add(pair, window(pair.image))
+    evaluation.add(*predict_sample(window, sample, read))
 result = evaluation.result(chosen)                 # for scores.json
 """
 
@@ -28,7 +27,7 @@ from unet_core.drawing import pictures, plots, tables
 from unet_core.files import os_errors
 from unet_core.inference.instances import components, number_objects
 from unet_core.inference.masks import MaskRule, usual_rule, write_mask
-from unet_core.inference.predictor import check_finite
+from unet_core.inference.natively import predict_sample
 from unet_core.reports.scores_file import BINS
 
 _WORST = 6
@@ -220,9 +219,7 @@ def choose_thresholds(
     for sample in progress(samples):
         if should_stop():
             return {}
-        pair = read(sample)
-        probabilities = window(pair.image)
-        check_finite(probabilities, str(sample.image))
+        pair, probabilities = predict_sample(window, sample, read)
         probability = probabilities[..., number]
         v_rand, v_info = scores.segment_curve(probability, pair.mask == number)
         curves[sample.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
@@ -255,7 +252,7 @@ def score_samples(
     `per_image.csv`, `worst.png` (the images with the lowest mean Dice) and `precision_recall.png`.
 
     Args:
-        window: [H, W] or [H, W, C] scaled pixels -> probabilities [H, W, C].
+        window: [H, W] or [H, W, C] scaled and resized pixels -> probabilities [H, W, C].
         samples: What to score.
         read: Decodes them and knows the classes.
         output_dir: The folder to write to.
@@ -332,9 +329,7 @@ def _score_one(
     mask_format: str,
 ) -> _Row:
     """Predicts a sample, adds it to `evaluation` and writes its mask and its errors."""
-    pair = read(sample)
-    probabilities = window(pair.image)
-    check_finite(probabilities, str(sample.image))
+    pair, probabilities = predict_sample(window, sample, read)
     dice = evaluation.add(pair, probabilities)["dice/mean"]
     ids, classes = evaluation.make_mask(probabilities), read.classes
     write_mask(picture_dir / sample.name, ids, classes, mask_format)

@@ -15,8 +15,8 @@ from unet_core.data.reader import Pair
 from unet_core.errors import UserError
 from unet_core.inference.ensemble import fold_folders
 from unet_core.inference.masks import MaskRule, usual_rule
+from unet_core.inference.natively import predict_sample
 from unet_core.inference.post_processing import KINDS, Step
-from unet_core.inference.predictor import check_finite
 from unet_core.inference.trained import open_trained
 from unet_core.reports import choice
 from unet_core.reports.choice import Result, Row, Tally, Together
@@ -151,12 +151,10 @@ class _Comparison:
         alone, together = self._tally(), self._tally()
         for sample in progress_bar("Test images, all networks")(samples):
             self._check_stop()
-            pair = self._data.read(sample)
-            each = [window(pair.image) for window in windows]
-            for fold, probabilities in enumerate(each):
-                check_finite(probabilities, str(sample.image))
+            each = [predict_sample(window, sample, self._data.read) for window in windows]
+            for fold, (pair, probabilities) in enumerate(each):
                 alone.add(fold, rule(probabilities), pair)
-            together.add(0, rule(np.mean(each, 0)), pair)
+            together.add(0, rule(np.mean([found for _, found in each], 0)), pair)
         monitor = self._config.training.monitor
         scored = alone.result(monitor).by_fold
         return Together(len(samples), scored, together.result(monitor).score)
@@ -309,10 +307,7 @@ class _Comparison:
             title = f"Fold {fold}, {weights} weights"
             for sample in progress_bar(title)(held_out_of(self._data, trained)):
                 self._check_stop()
-                pair = self._data.read(sample)
-                probabilities = window(pair.image)
-                check_finite(probabilities, str(sample.image))
-                yield fold, pair, probabilities
+                yield fold, *predict_sample(window, sample, self._data.read)
 
 
 def _use(config: RunConfig, chosen: Row, classes: ClassMap, steps: Sequence[int]) -> dict[str, Any]:

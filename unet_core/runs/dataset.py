@@ -25,7 +25,7 @@ from unet_core.data.samples import Sample
 from unet_core.data.stream import SamplingConfig, draw_pairs
 from unet_core.drawing import preview
 from unet_core.errors import UserError
-from unet_core.inference.trained import make_classes
+from unet_core.inference.trained import make_classes, make_resize
 from unet_core.runs import hooks
 from unet_core.settings import RunConfig
 from unet_core.settings.augmentation import AugmentationSettings
@@ -85,7 +85,7 @@ class DataSet:
         """
         if settings.data_dir is None:
             raise UserError("`data_dir` is missing; it names the folder of images and masks.")
-        classes = make_classes(settings)
+        classes, resize = make_classes(settings), make_resize(settings)
         scaling = Scaling.parse(settings.intensities)
         found = find_samples(
             settings.data_dir,
@@ -103,6 +103,7 @@ class DataSet:
             classes,
             channels=settings.channels,
             use_channels=settings.use_channels,
+            resize=resize,
             progress=progress("Reading headers"),
         )
         if of_new_run:
@@ -118,10 +119,11 @@ class DataSet:
             channels=settings.channels,
             dtype=headers.dtype,
             use_channels=settings.use_channels,
+            resize=resize,
             cache_mb=settings.cache_mb,
         )
         problems = (*found.problems, *headers.problems)
-        memory = survey.Memory(memory_path, classes)
+        memory = survey.Memory(memory_path, classes, resize)
         return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
 
     def check(self, *, to_train: bool = True) -> None:
@@ -214,13 +216,13 @@ class DataSet:
 
     def known_counts(self, samples: Sequence[Sample]) -> np.ndarray | None:
         """Returns the pixels of each class [C] in `samples`; None if masks are yet to be read."""
-        if not all(self.memory.get(mask) for sample in samples for mask in sample.mask):
+        if not all(survey.is_known(sample, self.read, self.memory) for sample in samples):
             return None
         counts = survey.count_classes(samples, self.read, memory=self.memory)
         return np.sum([*counts.values()], axis=0) if counts else None
 
     def shapes(self, samples: Sequence[Sample]) -> dict[Sample, tuple[int, int]]:
-        """Returns height and width of each of `samples`."""
+        """Returns height and width of each of `samples`, resized."""
         return {sample: self.headers.shapes[sample] for sample in samples}
 
     def describe_small(self, training_samples: Sequence[Sample]) -> str:
@@ -230,10 +232,11 @@ class DataSet:
         if not small:
             return ""
         height, width = min(small, key=min)
+        once = "once resized " if self.read.resize.is_on else ""
         return (
-            f"{len(small)} of the {len(training_samples)} images to train on are smaller than "
-            f"--crop_size ({crop_size}), the smallest {width}x{height} pixels: they are continued "
-            "at their edges, which the loss leaves out. "
+            f"{len(small)} of the {len(training_samples)} images to train on are {once}smaller "
+            f"than --crop_size ({crop_size}), the smallest {width}x{height} pixels: they are "
+            "continued at their edges, which the loss leaves out. "
             f"--crop_size={min(height, width)} fits into all.\n"
         )
 

@@ -42,6 +42,11 @@ def export(config: RunConfig, stop: StopRequest) -> None:
         threshold=rule.threshold,
         networks=len(trained),
     )
+    if first.config.data.resize:
+        print(
+            f"Images are resized (`resize` {first.config.data.resize}) by this package alone: give "
+            "the SavedModel and the ONNX file pictures of that scale."
+        )
     formats = ", ".join(config.prediction.formats)
     steps = ", ".join(str(each.step) for each in trained)
     what = f"step {steps}" if len(trained) == 1 else f"{len(trained)} networks (steps {steps})"

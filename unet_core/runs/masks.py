@@ -22,8 +22,9 @@ from unet_core.errors import UserError
 from unet_core.files import read_json, write_json
 from unet_core.inference.ensemble import Ensemble, fold_folders
 from unet_core.inference.masks import MaskRule, Threshold, Thresholds
+from unet_core.inference.natively import predict_sample
 from unet_core.inference.post_processing import KINDS, Step, check_installed
-from unet_core.inference.predictor import Predictor, Window, check_finite
+from unet_core.inference.predictor import Predictor, Window
 from unet_core.inference.trained import EXPORT_SETTINGS, Trained
 from unet_core.reports.thresholds import BestThreshold, ThresholdCounts, score_by, score_of_class
 from unet_core.run_directory import RunDirectory
@@ -317,9 +318,7 @@ def count_thresholds(
         if stop():
             # Nothing is written yet, and nothing can be without the threshold.
             raise KeyboardInterrupt
-        pair = read(sample)
-        probabilities = window(pair.image)
-        check_finite(probabilities, str(sample.image))
+        pair, probabilities = predict_sample(window, sample, read)
         for each in counts:
             each.add(probabilities, pair.mask)
 

@@ -56,6 +56,7 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         output_dir,
         stop,
         claim=None if config.prediction.output_dir else run.claim,
+        pixel_size_um=config.data.pixel_size_um,
     )
     if failures or problems:
         found = f"{len(failures)} of {len(sources)} image(s) could not be predicted"
@@ -80,6 +81,7 @@ def predict_images(
     *,
     overwrite: bool | None = None,
     claim: Callable[..., None] | None = None,
+    pixel_size_um: float = 0.0,
 ) -> Sequence[str]:
     """Writes predictions and returns a sentence for each image that could not be predicted.
 
@@ -92,6 +94,7 @@ def predict_images(
         stop: Asked before every image.
         overwrite: Whether files that are there may be replaced; None is as the settings say.
         claim: As for `predict_files`.
+        pixel_size_um: Width and height of a pixel, for files about objects; 0 is as each file says.
     """
     done = predict_files(
         predictor,
@@ -105,7 +108,7 @@ def predict_images(
             object_class=settings.object_class,
             least_object_px=settings.least_object_px,
             objects=settings.objects,
-            pixel_size_um=settings.pixel_size_um,
+            pixel_size_um=pixel_size_um,
             make_mask=make_mask,
         ),
         overwrite=settings.overwrite if overwrite is None else overwrite,

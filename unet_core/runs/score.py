@@ -18,7 +18,7 @@ from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.post_processing import KINDS
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import Trained, make_classes
+from unet_core.inference.trained import Trained, make_classes, make_resize
 from unet_core.reports.evaluation import describe_scores, score_samples
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import alarms
@@ -35,6 +35,7 @@ def make_predictor(config: RunConfig, trained: Trained | Sequence[Trained]) -> P
         tta=config.prediction.tta,
         window_px=config.prediction.window_px,
         precision=None if config.network.precision == "auto" else config.network.precision,
+        pixel_size_um=config.data.pixel_size_um,
     )
 
 
@@ -46,6 +47,7 @@ def predictor_of(config: RunConfig, network: InferenceNetwork) -> Predictor:
         classes=make_classes(config.data),
         scaling=Scaling.parse(config.data.intensities),
         use_channels=config.data.use_channels,
+        resize=make_resize(config.data),
     )
 
 

@@ -304,6 +304,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
                 overwrite=config.prediction.overwrite or not elsewhere,
                 # In the run's folder only what the run has written is replaced.
                 claim=None if elsewhere else run.claim,
+                pixel_size_um=config.data.pixel_size_um,
             )
             for failure in [*problems, *failures]:
                 print(f"WARNING: {failure}", file=sys.stderr)

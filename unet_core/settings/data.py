@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from unet_core.data.layouts import LAYOUTS
 from unet_core.errors import UserError
@@ -129,6 +130,23 @@ class DataSettings:
         modes=SAMPLES,
         binds=True,
     )
+    resize: str = setting(
+        "",
+        "Resize images and masks for the network: by a factor such as 0.5, or to a size of pixels "
+        "such as 0.65um, for which each file says the size of its own, or --pixel_size_um. Masks, "
+        "objects and scores are of the size of the files.",
+        modes=SAMPLES,
+        binds=True,
+    )
+    pixel_size_um: float = setting(
+        0.0,
+        "Width and height of a pixel in micrometres, for --objects and --resize. 0 is as each file "
+        "says.",
+        modes=(*SCORE, "predict", "check_data"),
+        binds=True,
+        least=0,
+        most=1e6,
+    )
     split: str = setting(
         "contiguous",
         "How samples are held out for validation: in blocks (for slices and video), at random, so "
@@ -211,6 +229,7 @@ class DataSettings:
 
     def __post_init__(self):
         check_fields(self)
+        parse_resize(self.resize)
         if self.use_channels and len(self.use_channels) != self.channels:
             raise UserError(
                 f"`use_channels` ({','.join(map(str, self.use_channels))}) names "
@@ -232,3 +251,28 @@ class DataSettings:
             raise UserError(f"`fold` ({self.fold}) must be all, or a number from 0.")
         if self.fold == "all" and self.folds < 2:
             raise UserError(f"`fold` (all) needs `folds`, at least 2 (received {self.folds}).")
+
+
+def parse_resize(text: str) -> tuple[float, float]:
+    """Returns the factor of `resize`, and the size of pixels in micrometres, one of them 0.
+
+    Without a text the factor is 1.
+
+    Raises:
+        UserError: If it is none.
+    """
+    number = text.removesuffix("um")
+    try:
+        value = float(number or "nan") if text else 1.0
+    except ValueError:
+        value = math.nan
+    if number != text:
+        least, most, found = 1e-4, 1e6, (0.0, value)
+    else:
+        least, most, found = 0.01, 16.0, (value, 0.0)
+    if not least <= value <= most:
+        raise UserError(
+            f"`resize` ({text!r}) must be a factor from 0.01 to 16, such as 0.5, or a size of "
+            "pixels in micrometres, such as 0.65um."
+        )
+    return found

@@ -174,13 +174,6 @@ class PredictionSettings:
         modes=_WRITES,
         choices=OBJECT_FILES,
     )
-    pixel_size_um: float = setting(
-        0.0,
-        "Width and height of a pixel in micrometres, for --objects. 0 is as each TIFF file says.",
-        modes=_WRITES,
-        least=0,
-        most=1e6,
-    )
     boundary_px: float = setting(
         2.0,
         "How far a boundary may be off to count as right in boundary F1, in pixels.",

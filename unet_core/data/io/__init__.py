@@ -3,6 +3,8 @@
 with opened(path, page) as found:          # a `Page`: what the file says, nothing decoded yet
     pixels = found.read()
 
+A folder whose name ends in .zarr counts as one file.
+
 A module gives a function (name for messages, open file, page) -> `Page`, and may raise anything;
 `opened` makes one UserError of it that names the file. To add one: a file here, and its line below.
 """
@@ -15,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from unet_core.data.io import numpy_files, pillow, tiff
+from unet_core.data.io import dicom, nifti, numpy_files, pillow, tiff, zarr_folders
 from unet_core.data.io.page import Page
 from unet_core.errors import UserError, reason_of
 from unet_core.files import open_to_read
@@ -42,6 +44,19 @@ _OPENERS: dict[bytes, _Opener] = {
 }
 """What reads a file, by its first bytes."""
 
+_BYTES_OF_START = dicom.MARK_AT + len(dicom.MARK)
+
+
+def _opener_of(start: bytes) -> _Opener | None:
+    """Returns what reads a file that starts so; None if nothing does."""
+    # What stands before the mark of DICOM may be anything, and often is that of a TIFF.
+    if start[dicom.MARK_AT :] == dicom.MARK:
+        return dicom.open_dicom
+    opener = next((o for mark, o in _OPENERS.items() if start.startswith(mark)), None)
+    if opener is None and (nifti.is_nifti(start) or start.startswith(nifti.GZIP)):
+        return nifti.open_nifti
+    return opener
+
 
 @contextlib.contextmanager
 def opened(
@@ -56,22 +71,28 @@ def opened(
         page: The page, from 0.
         content: What to read instead of the file, which is only named in errors.
     """
+    if content is None and zarr_folders.is_zarr(path):
+        with decoding(path):
+            yield _checked(zarr_folders.open_zarr(os.fspath(path), page), path, page)
+        return
     # Inside too, as errors of decoders are no errors of the file system.
     with decoding(path), _open(path, content) as file, decoding(path):
-        start = file.read(8)
-        opener = next((o for mark, o in _OPENERS.items() if start.startswith(mark)), None)
+        opener = _opener_of(file.read(_BYTES_OF_START))
         if opener is None:
             size = file.seek(0, os.SEEK_END)
             raise UserError(
                 f"{path}: cannot be decoded as a picture ({size} bytes, which do not start as a "
-                "PNG, JPEG, BMP, TIFF or NumPy file does). Save it as one of these, or move it "
-                "away."
+                "PNG, JPEG, BMP, TIFF, NumPy, DICOM or NIfTI file does). Save it as one of these, "
+                "or move it away."
             )
         file.seek(0)
-        found = opener(os.fspath(path), file, page)
-        if not 0 <= page < found.pages:
-            raise tiff.no_such_page(os.fspath(path), page)
-        yield found
+        yield _checked(opener(os.fspath(path), file, page), path, page)
+
+
+def _checked(found: Page, path: str | os.PathLike, page: int) -> Page:
+    if not 0 <= page < found.pages:
+        raise tiff.no_such_page(os.fspath(path), page)
+    return found
 
 
 def _open(path: str | os.PathLike, content: bytes | None) -> contextlib.AbstractContextManager:

@@ -9,6 +9,9 @@ import numpy as np
 
 from unet_core.data.io import limits
 
+MOST_PAGES = 2**16
+"""Of a file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Page:
@@ -16,7 +19,7 @@ class Page:
 
     Attributes:
         where: The file, for messages.
-        format: "PNG", "JPEG", "BMP", "TIFF" or "NumPy".
+        format: "PNG", "JPEG", "BMP", "TIFF", "NumPy", "DICOM", "NIfTI" or "OME-Zarr".
         pages: Pictures in the file.
         height: Rows as stored.
         width: Columns as stored.
@@ -32,6 +35,12 @@ class Page:
         in_bands: Whether some rows can be read without decoding all.
         metadata: What a picture of the same size may take over: TIFF tags by code, as
             `tifffile.imwrite` takes them (code, type, count, value).
+        inverted_about: What a number and its negative in an image add up to, where the file is one
+            of those whose images are to be inverted; None is not.
+        is_measured: Whether numbers are quantities, of which images take what float32 holds.
+        pixel_size_um: Width and height of a pixel in micrometres; None if the module does not know.
+        directions: To which sides its axes run, such as "RAS"; an image and its mask have the same.
+        notes: What is said of the numbers, such as that they are rescaled.
     """
 
     where: str
@@ -50,6 +59,11 @@ class Page:
     lossy: bool = False
     in_bands: bool = False
     metadata: Mapping[int, tuple] = dataclasses.field(default_factory=dict)
+    inverted_about: float | None = None
+    is_measured: bool = False
+    pixel_size_um: tuple[float, float] | None = None
+    directions: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def upright(self) -> tuple[int, int]:

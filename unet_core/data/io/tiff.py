@@ -1,7 +1,8 @@
 """Pages of TIFF files, by tifffile and imagecodecs.
 
-A page is a picture: reduced copies and masks of transparency among the directories are none, and
-the planes of an ImageJ file with one directory are pages.
+A page is a picture: reduced copies and masks of transparency among the directories are none, the
+planes of an ImageJ file with one directory are pages, and the channels of an OME-TIFF, which have a
+directory each, are those of one page.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import dataclasses
 import functools
 import io
 import logging
+import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -21,12 +23,11 @@ import tifffile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from unet_core.data.io import limits
-from unet_core.data.io.page import Page
+from unet_core.data.io.page import MOST_PAGES, Page
 from unet_core.errors import UserError
 from unet_core.files import os_errors
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MOST_PAGES = 2**16
 _GREY, _RGB, _MASK = (0, 1), 2, 4
 _PALETTE, _YCBCR = 3, 6
 _JPEG = (6, 7, 33007, 34892)
@@ -50,13 +51,15 @@ class _Pages:
         directories: The number of each page's directory in the file, and its place in bytes; None
             where it is damaged.
         planes: Places of the pixels of each plane in bytes, if all have the one directory.
+        channels: So many directories, one after another, are the channels of a page.
     """
 
     directories: tuple[tuple[int, int | None], ...]
     planes: tuple[int, ...] = ()
+    channels: int = 1
 
     def __len__(self) -> int:
-        return len(self.planes) or len(self.directories)
+        return len(self.planes) or len(self.directories) // self.channels
 
 
 def open_tiff(where: str, file: BinaryIO, page: int) -> Page:
@@ -65,19 +68,23 @@ def open_tiff(where: str, file: BinaryIO, page: int) -> Page:
     Raises:
         UserError: If there is no such page, or it is of a kind that is not read.
     """
-    with _refusing_logged():
-        tiff = tifffile.TiffFile(file)
-        pages = _pages_of(where, file, tiff)
+    with _refusing_logged() as logged:
+        tiff = tifffile.TiffFile(file, _multifile=False)
+        pages = _pages_of(where, file, tiff, logged)
         if not 0 <= page < len(pages):
             raise no_such_page(where, page)
-        number, place = pages.directories[0 if pages.planes else page]
-        if place is None:
-            found = tiff.pages.get(number)
-        else:
-            tiff.filehandle.seek(place)
-            found = tifffile.TiffPage(tiff, index=number)
-        _check_kind(where, found)
-        return _page(where, file, found, len(pages), pages.planes[page] if pages.planes else None)
+        first = 0 if pages.planes else page * pages.channels
+        plane = pages.planes[page] if pages.planes else None
+        found = []
+        for number, place in pages.directories[first : first + pages.channels]:
+            if place is None:
+                directory = tiff.pages.get(number)
+            else:
+                tiff.filehandle.seek(place)
+                directory = tifffile.TiffPage(tiff, index=number)
+            _check_kind(where, directory)
+            found.append(_page(where, file, directory, len(pages), plane))
+        return found[0] if len(found) == 1 else _together(where, found)
 
 
 def no_such_page(where: str, page: int) -> UserError:
@@ -88,9 +95,34 @@ def no_such_page(where: str, page: int) -> UserError:
     )
 
 
+def _together(where: str, channels: Sequence[Page]) -> Page:
+    """Returns a page of the samples of several.
+
+    Raises:
+        UserError: If they cannot be channels of one.
+    """
+    first = channels[0]
+    same = {(c.height, c.width, c.dtype, c.orientation, c.white_is_zero) for c in channels}
+    if len(same) > 1 or any(c.palette is not None or c.bits == 1 for c in channels):
+        raise UserError(
+            f"{where}: has channels of several sizes or kinds by its OME-XML, or of colours; they "
+            "must be alike. Save each in a file of its own."
+        )
+
+    def read_rows(first_row: int, last_row: int) -> np.ndarray:
+        return np.dstack([each.read_rows(first_row, last_row) for each in channels])
+
+    samples = sum(each.samples for each in channels)
+    more: dict = {"samples": samples, "read_rows": read_rows, "alpha": False}
+    return dataclasses.replace(first, **more, lossy=any(each.lossy for each in channels))
+
+
 @contextlib.contextmanager
-def _refusing_logged() -> Iterator[None]:
-    """Makes what tifffile logs as an error, and goes on, an error; silences what it warns of."""
+def _refusing_logged() -> Iterator[list[str]]:
+    """Makes what tifffile logs as an error, and goes on, an error; silences what it warns of.
+
+    Gives the list of these, from which one may be taken that does not matter.
+    """
     logger, thread = logging.getLogger("tifffile"), threading.get_ident()
     messages: list[str] = []
 
@@ -103,24 +135,24 @@ def _refusing_logged() -> Iterator[None]:
 
     logger.addFilter(keep)
     try:
-        yield
+        yield messages
     finally:
         logger.removeFilter(keep)
     if messages:
         raise ValueError(messages[0].partition("> ")[2] or messages[0])
 
 
-def _pages_of(where: str, file: BinaryIO, tiff: tifffile.TiffFile) -> _Pages:
+def _pages_of(where: str, file: BinaryIO, tiff: tifffile.TiffFile, logged: list[str]) -> _Pages:
     """Returns the pages of a file, found once while it does not change."""
     try:
         status = os.fstat(file.fileno())
     except OSError:  # It is in memory.
-        return _find_pages(where, tiff)
+        return _find_pages(where, tiff, logged)
     key = (where, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     with _lock:
         found = _known.pop(key, None)
     if found is None:
-        found = _find_pages(where, tiff)
+        found = _find_pages(where, tiff, logged)
     with _lock:
         _known[key] = found
         while len(_known) > _MOST_KNOWN:
@@ -133,7 +165,7 @@ _MOST_KNOWN = 256
 _lock = threading.Lock()
 
 
-def _find_pages(where: str, tiff: tifffile.TiffFile) -> _Pages:
+def _find_pages(where: str, tiff: tifffile.TiffFile, logged: list[str]) -> _Pages:
     """Looks through all directories of a file.
 
     Raises:
@@ -159,7 +191,61 @@ def _find_pages(where: str, tiff: tifffile.TiffFile) -> _Pages:
     first = tiff.pages.first
     if len(tiff.pages) == 1:
         return _Pages(((0, first.offset),), _planes(where, tiff))
+    if tiff.is_ome:
+        before = len(logged)
+        channels = _of_ome(where, tiff, {place for _, place in found})
+        # Without sound OME-XML each directory is a page.
+        del logged[before:]
+        if channels is not None:
+            return channels
     return _Pages(tuple(found) or ((0, first.offset),))
+
+
+def _of_ome(where: str, tiff: tifffile.TiffFile, places: Collection[int | None]) -> _Pages | None:
+    """Returns the pages of an OME-TIFF whose images have several channels.
+
+    Args:
+        where: The file, for messages.
+        tiff: It.
+        places: Of all directories that are pictures.
+
+    Returns:
+        None if its images have one channel each, or its OME-XML is of other directories.
+
+    Raises:
+        UserError: If images differ in their number of channels, or some of them are in other files.
+    """
+    try:
+        series = list(tiff.series)
+        found = [(each.axes, each.shape, list(each.pages)) for each in series]
+    except Exception:  # tifffile raises anything; the directories are sound.
+        return None
+    counts = {shape[axes.index("C")] if "C" in axes else 1 for axes, shape, _ in found}
+    if counts == {1} or not counts:
+        return None
+    if len(counts) > 1:
+        raise UserError(
+            f"{where}: holds images of {' and '.join(map(str, sorted(counts)))} channels by its "
+            "OME-XML. Save each image in a file of its own."
+        )
+    directories: list[tuple[int, int | None]] = []
+    for axes, shape, pages in found:
+        if any(page is None for page in pages):
+            raise UserError(
+                f"{where}: says by its OME-XML that some of its channels or planes are in other "
+                "files, or they are missing. Save all in one file."
+            )
+        # Of samples in one directory there is one place along these axes.
+        before = {axis: n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"}
+        if math.prod(before.values()) != len(pages):
+            return None
+        order = np.moveaxis(
+            np.arange(len(pages)).reshape(tuple(before.values())), list(before).index("C"), -1
+        )
+        directories += [(pages[n].index, pages[n].offset) for n in order.ravel()]
+    if {place for _, place in directories} != set(places):
+        return None
+    return _Pages(tuple(directories), channels=counts.pop())
 
 
 def _planes(where: str, tiff: tifffile.TiffFile) -> tuple[int, ...]:

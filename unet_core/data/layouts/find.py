@@ -15,6 +15,7 @@ from unet_core.data.layouts.listing import (
     FolderNames,
     SampleListing,
     files_of,
+    is_one_file,
     left_out,
     page_count,
     pictures,
@@ -82,7 +83,7 @@ def find_images(
     """
     problems = [] if problems is None else problems
     found_there: list[pathlib.Path] = []
-    if os.path.isfile(path):
+    if is_one_file(path):
         paths = [pathlib.Path(path)]
     elif glob.has_magic(str(path)) and not os.path.isdir(path):
         found_there = _matches(pathlib.Path(path), notes)

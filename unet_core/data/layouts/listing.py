@@ -12,15 +12,20 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
 from unet_core.data import images
+from unet_core.data.io import zarr_folders
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 from unet_core.files import safe_name
 
-SUFFIXES_OF_PAGES = (".tif", ".tiff", ".npy", ".npz")
+SUFFIXES_OF_PAGES = (
+    *(".tif", ".tiff", ".npy", ".npz", ".dcm", ".nii", ".nii.gz"),
+    zarr_folders.SUFFIX,
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *SUFFIXES_OF_PAGES)
 PART_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """What folders, lists and cells are called, and which part of the data that is."""
 _MOST_NAMED = 5
+_DOUBLE_SUFFIXES = {(".tif", ".tiff", zarr_folders.SUFFIX): ".ome", (".gz",): ".nii"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +159,7 @@ def paged(sample: Sample, masks: Sequence[pathlib.Path], problems: list[str]) ->
 
 def page_count(path: pathlib.Path) -> int:
     """Returns the pictures in a file; 1 if it cannot be read, of which its reader tells."""
-    if path.suffix.lower() not in SUFFIXES_OF_PAGES:
+    if not path.name.lower().endswith(SUFFIXES_OF_PAGES):
         return 1
     try:
         return images.read_header(path, of_any_size=True).pages
@@ -190,7 +195,7 @@ def files_of(
     )
     files, empty = [], []
     for path in found:
-        if path.is_file():
+        if is_one_file(path):
             files.append(path)
         elif path.is_symlink() and not path.exists():
             empty.append(path)
@@ -200,6 +205,11 @@ def files_of(
             "what they lead to (`git annex get`, `dvc pull`), or remove them."
         )
     return files
+
+
+def is_one_file(path: str | os.PathLike) -> bool:
+    """Returns whether there is a file, or a folder that counts as one."""
+    return os.path.isfile(path) or zarr_folders.is_zarr(path)
 
 
 def left_out(
@@ -299,11 +309,13 @@ def by_stem(
 def stem_of(path: pathlib.Path) -> str:
     """Returns what the name of a picture shares with that of its mask, composed.
 
-    That is `a` of `a.ome.tif` too.
+    That is `a` of `a.ome.tif`, `a.ome.zarr` and `a.nii.gz` too.
     """
     stem = composed(path.stem)
-    is_ome = path.suffix.lower() in (".tif", ".tiff") and stem.lower().endswith(".ome")
-    return stem[: -len(".ome")] if is_ome else stem
+    for endings, before in _DOUBLE_SUFFIXES.items():
+        if path.suffix.lower() in endings and stem.lower().endswith(before):
+            return stem[: -len(before)]
+    return stem
 
 
 def composed(name: str) -> str:

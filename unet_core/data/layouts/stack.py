@@ -5,7 +5,13 @@ from __future__ import annotations
 import pathlib
 
 from unet_core.data import images
-from unet_core.data.layouts.listing import SUFFIXES_OF_PAGES, FolderNames, SampleListing
+from unet_core.data.layouts.listing import (
+    SUFFIXES_OF_PAGES,
+    FolderNames,
+    SampleListing,
+    is_one_file,
+    stem_of,
+)
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError
 
@@ -45,7 +51,7 @@ def _samples(data_dir: pathlib.Path, names: FolderNames, problems: list[str]) ->
             f"{page:0{digits}d}",
             Source(image, page),
             tuple(Source(mask, page) for mask in masks),
-            group=image.stem,
+            group=stem_of(image),
         )
         for page in range(pages[0])
     ]
@@ -58,12 +64,16 @@ def _stack(place: pathlib.Path, setting: str) -> pathlib.Path:
         UserError: If there is none.
     """
     there = sorted(place.parent.iterdir()) if place.parent.is_dir() else []
-    stacks = [p for p in there if p.suffix.lower() in SUFFIXES_OF_PAGES and p.is_file()]
-    found = [path for path in stacks if place.name in (path.stem, path.name)]
+    stacks = [p for p in there if p.name.lower().endswith(SUFFIXES_OF_PAGES) and is_one_file(p)]
+    found = [path for path in stacks if place.name in (path.stem, stem_of(path), path.name)]
     if not found:
         names = ", ".join(path.name for path in stacks[:_MOST_NAMED]) or "none"
         raise UserError(
             f"{place}: there is no stack of this name ({', '.join(SUFFIXES_OF_PAGES)}); there are: "
             f"{names}. Name one of them in `{setting}`."
         )
-    return min(found, key=lambda path: SUFFIXES_OF_PAGES.index(path.suffix.lower()))
+    return min(found, key=lambda path: SUFFIXES_OF_PAGES.index(_suffix_of(path)))
+
+
+def _suffix_of(path: pathlib.Path) -> str:
+    return next(suffix for suffix in SUFFIXES_OF_PAGES if path.name.lower().endswith(suffix))

@@ -14,7 +14,15 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping
 
-from unet_core.data.layouts.listing import PART_OF, FolderNames, SampleListing, composed, paged
+from unet_core.data.layouts.listing import (
+    PART_OF,
+    FolderNames,
+    SampleListing,
+    composed,
+    is_one_file,
+    paged,
+    stem_of,
+)
 from unet_core.data.samples import Sample, Source
 from unet_core.errors import UserError, reason_of
 from unet_core.files import read_bytes
@@ -96,7 +104,7 @@ def _sample(
         raise UserError(f"split {split[:80]!r} is none of {', '.join(PART_OF)}.")
     number = int(written[1])
     image, *masks = (Source(file, number) for file in files)
-    name = files[0].stem + (f"_{number:03d}" if number else "")
+    name = stem_of(files[0]) + (f"_{number:03d}" if number else "")
     return Sample(name, image, tuple(masks), row.get("group", ""), PART_OF.get(split, ""))
 
 
@@ -118,7 +126,7 @@ def _file(folder: pathlib.Path, cell: str, outside: bool, names_of: _Names) -> p
         if not os.path.lexists(file):
             found = names_of(file.parent).get(composed(file.name), file)
         resolved = found.resolve()
-        is_file = found.is_file()
+        is_file = found.is_file() or is_one_file(found)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{shown} cannot be followed ({reason_of(error)}).") from error
     if not outside and folder.resolve() not in resolved.parents:
