@@ -3,7 +3,7 @@
 prepare   see `unet_core.runs.plan`
 build     the network, the loop, the checkpoints
 run       the loop, with evaluations, the log and checkpoints
-finish    scores and predictions
+finish    scores and predictions, see `unet_core.runs.finish`
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 
@@ -22,17 +21,14 @@ import tensorflow as tf
 
 from unet_core import metrics, optimizers, training
 from unet_core.data import pipeline, stream
-from unet_core.data.layouts.find import find_images
 from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
 from unet_core.inference.trained import build_network
 from unet_core.models.build import full_size
 from unet_core.reports.about import RunNote
-from unet_core.reports.final_events import write_final
 from unet_core.reports.training_logger import TrainingLogger
 from unet_core.runs import (
-    dataset,
     fine_tuning,
     folds,
     hooks,
@@ -41,17 +37,15 @@ from unet_core.runs import (
     step_profile,
 )
 from unet_core.runs.about import begin_note, command_of
-from unet_core.runs.finished_run import check_used, output_folder
-from unet_core.runs.masks import rule_of_training
+from unet_core.runs.finish import finish
+from unet_core.runs.finished_run import check_used
 from unet_core.runs.plan import Plan, prepare
-from unet_core.runs.predict import predict_images
 from unet_core.runs.process import StopRequest
-from unet_core.runs.report import report_files, write_if_possible
-from unet_core.runs.score import claim_pictures, predictor_of, score
+from unet_core.runs.report import report_files
+from unet_core.runs.score import claim_pictures
 from unet_core.runs.tracking import Tracking
 from unet_core.runs.watch import Watch
 from unet_core.settings import RunConfig, binding_settings
-from unet_core.settings.prediction import parse_weights
 from unet_core.training import Report
 from unet_core.training.controls import Control, Decision
 
@@ -248,85 +242,6 @@ def run_loop(
             if _handle(report, plan, session, logger, interrupted):
                 break
     return interrupted
-
-
-def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
-    """Scores held-out images and predicts test images, unless that was done at this step."""
-    config, run, loop = plan.config, plan.run, session.loop
-    if run.is_finished(loop.step):
-        print(
-            f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps and "
-            "--schedule_steps."
-        )
-        return
-    step = loop.step
-    with contextlib.ExitStack() as stack:
-        best, averaged = parse_weights(config.prediction.weights)
-        if best and plan.held_out:
-            step = training.load_weights(
-                run.checkpoints, session.model, best=True, averaged=averaged
-            )
-        elif averaged:
-            stack.enter_context(loop.averaged_weights())
-        session.network.refresh()
-        predictor = predictor_of(config, session.network)
-        make_mask = rule_of_training(
-            config, run, predictor, step, plan.training_samples, plan.data.read, stop
-        )
-        if plan.held_out:
-            score(
-                run,
-                config.prediction,
-                predictor,
-                plan.held_out,
-                plan.data.read,
-                run.path,
-                step=step,
-                training_samples=plan.training_samples,
-                make_mask=make_mask,
-                stop=stop,
-                ends_training=True,
-            )
-        test = dataset.test_folder(config.data)
-        if test and not stop():
-            notes: list[str] = []
-            problems: list[str] = []
-            sources = find_images(test, notes=notes, problems=problems)
-            dataset.print_notes(notes)
-            elsewhere = config.prediction.output_dir
-            failures = predict_images(
-                config.prediction,
-                predictor,
-                make_mask,
-                sources,
-                output_folder(config, run.predictions),
-                stop,
-                overwrite=config.prediction.overwrite or not elsewhere,
-                # In the run's folder only what the run has written is replaced.
-                claim=None if elsewhere else run.claim,
-                pixel_size_um=config.data.pixel_size_um,
-            )
-            for failure in [*problems, *failures]:
-                print(f"WARNING: {failure}", file=sys.stderr)
-    if stop():
-        print("Stopped; training is done. Start the same command again for what is missing.")
-    else:
-        _mark_finished(plan, session)
-
-
-def _mark_finished(plan: Plan, session: Session) -> None:
-    """Writes what is made of the scores, notes that all is done, and says where it is."""
-    run = plan.run
-    if plan.held_out:
-        write_final(run)
-    run.mark_finished(session.loop.step)
-    session.noted(ended="finished")
-    write_if_possible(run)
-    print(
-        f"Everything is in {run.path}; watch the curves with: tensorboard --logdir={run.events}"
-        "\nPredict new images with: python train_loop.py --mode=predict "
-        f"--run_dir={run.path} --input=FOLDER --output_dir=MASKS"
-    )
 
 
 def make_loop(
