@@ -353,6 +353,13 @@ class TestListProblems:
             "  2. z.png: cannot be decoded.",
         ]
 
+    def test_causes_have_their_first_problem_and_the_files_of_others(self):
+        found = survey.by_cause(["a 1: is 3 px.", "b.png: is gone.", "a 2: is 4 px."])
+        assert found == [
+            ("a 1: is 3 px.", "So also with 1 more: a 2", 2),
+            ("b.png: is gone.", "", 1),
+        ]
+
     def test_has_at_most_20_lines(self):
         words = [f"{a}{b}" for a in "abcdefgh" for b in "abcd"]
         problems = [f"{name}.png: has {word}" for word in words for name in "xyz"]

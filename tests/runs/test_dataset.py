@@ -5,6 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from unet_core.data.augment import Recipe
 from unet_core.errors import UserError
@@ -116,6 +117,18 @@ class TestIntensities:
         pixels = [data.read(sample).image[0, 0] for sample in data.samples]
         np.testing.assert_allclose(pixels, [0, 85, 170, 255], rtol=1e-6)
         assert "uint16 from 1000 to 4000, 4.6% of 0 to 65535, in 4" in capsys.readouterr().out
+
+    def test_floats_beyond_the_range_of_the_type_are_refused_before_a_set_is_decoded(self, folder):
+        for path in (folder / "train" / "image").iterdir():
+            path.unlink()
+            tifffile.imwrite(path.with_suffix(".tif"), np.full((20, 24), -7, np.int16))
+        of_new_run = {"of_new_run": True, "cache_mb": 0}
+        words = (
+            r"Its images hold floats from -7 to -7; `intensities` .range. takes floats from 0 to 1"
+        )
+        with pytest.raises(UserError, match=words):
+            opened(folder, **of_new_run).check()
+        opened(folder, intensities="zscore", **of_new_run).check()
 
     def test_run_of_before_keeps_the_range_of_the_type(self, of_12_bits):
         data = opened(of_12_bits)

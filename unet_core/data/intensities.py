@@ -123,6 +123,19 @@ class Scaling:
         is_small = 0 <= low < high <= white and high - low < _SMALL_PART * white
         return Scaling("range", (low, high)) if is_small and dtype != "uint8" else self
 
+    def problem(self, ranges: Mapping[str, tuple[float, float]]) -> str | None:
+        """Returns what is wrong with images of such ranges, as `find_ranges` returns them.
+
+        It begins with what they hold: floats that cannot be scaled by their type.
+        """
+        low, high = ranges.get("float32", (0.0, 1.0))
+        if self != Scaling("range") or (low >= 0 and high <= 1):
+            return None
+        return (
+            f"floats from {low:g} to {high:g}; `intensities` (range) takes floats from 0 to 1. Use "
+            "percentile:1,99, or range:LOW,HIGH or fixed:MEAN,STD in the units of the files."
+        )
+
     def dtype_for(self, file_dtypes: Iterable[str]) -> np.dtype:
         """Returns the one dtype in which all images of a data set are kept.
 
@@ -220,13 +233,9 @@ class Scaling:
                 f"The image holds {bad} pixel value(s) that are NaN or infinite; a network cannot "
                 "learn from them. Replace them, for example by the background."
             )
-        low, high = image.min(), image.max()
-        if self == Scaling("range") and not (low >= 0 and high <= 1):
-            raise UserError(
-                f"The image holds floats from {low:g} to {high:g}; `intensities` (range) takes "
-                "floats from 0 to 1. Use percentile:1,99, or range:LOW,HIGH or fixed:MEAN,STD in "
-                "the units of the files."
-            )
+        problem = self.problem({"float32": (image.min(), image.max())})
+        if problem:
+            raise UserError(f"The image holds {problem}")
         return image
 
 

@@ -471,21 +471,34 @@ def list_problems(data_dir: str | pathlib.Path, problems: Sequence[str]) -> str:
     Problems with one cause, which differ in file and numbers alone, share a line: it gives the
     first, how many more there are, and some of their files.
     """
-    by_cause: dict[str, list[str]] = {}
-    for problem in problems:
-        _, _, text = problem.partition(": ")
-        by_cause.setdefault(re.sub(r"[0-9]+", "0", text or problem), []).append(problem)
+    causes = by_cause(problems)
     lines = [f"{data_dir}: {len(problems)} problem(s) with the data:"]
-    for number, (first, *others) in enumerate(list(by_cause.values())[:_MOST_CAUSES], 1):
+    for number, (first, others, _) in enumerate(causes[:_MOST_CAUSES], 1):
         lines.append(f"  {number}. {first}")
         if others:
-            files = [each.partition(": ")[0] for each in others[:3]]
-            more = ", ..." if len(others) > len(files) else ""
-            lines.append(f"     So also with {len(others)} more: {', '.join(files)}{more}")
-    hidden = sum(map(len, list(by_cause.values())[_MOST_CAUSES:]))
+            lines.append(f"     {others}")
+    hidden = sum(count for *_, count in causes[_MOST_CAUSES:])
     if hidden:
-        lines.append(f"  and {hidden} more, of {len(by_cause) - _MOST_CAUSES} other causes")
+        lines.append(f"  and {hidden} more, of {len(causes) - _MOST_CAUSES} other causes")
     return "\n".join(lines)
+
+
+def by_cause(problems: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Returns for each cause its first problem, a sentence about others, and how many there are.
+
+    Problems with one cause differ in file and numbers alone.
+    """
+    causes: dict[str, list[str]] = {}
+    for problem in problems:
+        _, _, text = problem.partition(": ")
+        causes.setdefault(re.sub(r"[0-9]+", "0", text or problem), []).append(problem)
+    found = []
+    for first, *others in causes.values():
+        files = [each.partition(": ")[0] for each in others[:3]]
+        more = ", ..." if len(others) > len(files) else ""
+        told = f"So also with {len(others)} more: {', '.join(files)}{more}" if others else ""
+        found.append((first, told, 1 + len(others)))
+    return found
 
 
 def _values_of(sample: Sample, read: Reader, memory: Memory) -> collections.Counter[int | str]:

@@ -57,8 +57,9 @@ class Figures:
         found = [name for name, is_it in zip(self._names, everywhere, strict=True) if is_it]
         what = " + ".join(found) or "no class"
         return [
-            f"{source}: the prediction is constant, {what} everywhere. The network has not learned "
-            "this kind of image: train longer, or check that images and masks belong together."
+            f"{source}: the prediction is constant, {what} everywhere. If more is to be seen, the "
+            "network has not learned this kind of image: train longer, or check that images and "
+            "masks belong together."
         ]
 
 

@@ -49,6 +49,7 @@ class DataSet:
         problems: Everything wrong so far, as complete sentences.
         memory: What masks are known to hold.
         progress: Title -> wrapper of a list that takes long to work through.
+        ranges: Least and greatest values of the images by dtype, if they were looked at.
     """
 
     settings: DataSettings
@@ -59,6 +60,7 @@ class DataSet:
     problems: tuple[str, ...]
     memory: survey.Memory
     progress: Progress
+    ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(
@@ -106,6 +108,7 @@ class DataSet:
             resize=resize,
             progress=progress("Reading headers"),
         )
+        ranges: dict[str, tuple[float, float]] = {}
         if of_new_run:
             ranges, looked_at = survey.read_ranges(
                 headers.shapes, settings.use_channels, progress=progress("Looking at intensities")
@@ -124,7 +127,7 @@ class DataSet:
         )
         problems = (*found.problems, *headers.problems)
         memory = survey.Memory(memory_path, classes, resize)
-        return cls(settings, seed, read, found.samples, headers, problems, memory, progress)
+        return cls(settings, seed, read, found.samples, headers, problems, memory, progress, ranges)
 
     def check(self, *, to_train: bool = True) -> None:
         """Checks headers and, if all samples fit into memory decoded, pixels too.
@@ -141,6 +144,8 @@ class DataSet:
         if self.headers.decoded_bytes(self.read.channels) <= self.settings.cache_mb << 20:
             pixels = self.pixels()
             problems += pixels.problems + (pixels.missing if to_train else ())
+        elif found := Scaling.parse(self.settings.intensities).problem(self.ranges):
+            problems += (f"Its images hold {found}",)
         if problems:
             raise UserError(survey.list_problems(str(self.settings.data_dir), problems))
 

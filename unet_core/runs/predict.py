@@ -7,6 +7,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+from unet_core.data import survey
 from unet_core.data.layouts.find import find_images
 from unet_core.data.predicted import Predicted
 from unet_core.data.samples import Source
@@ -61,7 +62,11 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
     if failures or problems:
         found = f"{len(failures)} of {len(sources)} image(s) could not be predicted"
         found = found if failures else f"{source}: not all that is named there is there"
-        raise UserError(f"{found}; the others are done.\n  " + "\n  ".join([*problems, *failures]))
+        found += "; the others are done." if len(failures) < len(sources) else "."
+        lines = [found]
+        for first, others, _ in survey.by_cause([*problems, *failures]):
+            lines += [f"  {first}", *([f"    {others}"] if others else [])]
+        raise UserError("\n".join(lines))
 
 
 def _steps(trained: Sequence[Trained]) -> str:
@@ -128,8 +133,8 @@ def predict_images(
         f"{done.megapixels:.1f} megapixels in {done.seconds:.1f} s, reading and writing included: "
         f"{done.megapixels / done.seconds:.2f} megapixels/s\n"
     )
-    for warning in done.warnings:
-        print(f"WARNING: {warning}", file=sys.stderr)
+    for first, others, _ in survey.by_cause(done.warnings):
+        print(f"WARNING: {first} {others}".rstrip(), file=sys.stderr)
     return done.failures
 
 
