@@ -64,7 +64,7 @@ class Chosen(msgspec.Struct, forbid_unknown_fields=True):
             for name, value in taken.items()
         }
         flags = " ".join(f"--{name}={text}" for name, text in told.items() if text)
-        print(f"As `mode` choose has found best (choice.json): {flags}".replace("`mode`", "--mode"))
+        print(f"As --mode=choose has found best (choice.json): {flags}")
         return config.replace(**taken)
 
 
