@@ -234,9 +234,9 @@ def left_out(
             continue
         if path.name.startswith("."):
             kinds["hidden"] += 1
-        elif path.is_dir():
+        elif path.is_dir() and not is_one_file(path):
             folders.append(path.name)
-        elif path.exists() and not path.is_file():
+        elif path.exists() and not path.is_dir() and not path.is_file():
             kinds["pipe(s), socket(s) or device(s)"] += 1
         elif suffix is not None and _is_picture(path.name):
             kinds[f"without {suffix}"] += not stem_of(path).endswith(composed(suffix))
