@@ -115,7 +115,7 @@ def prepare(config: RunConfig, stop: StopRequest) -> Plan:
     epoch = len(training_samples) / config.training.global_batch_size
     print(
         f"{len(training_samples)} images to train on, {len(held_out)} held out; classes {classes}. "
-        f"An epoch is {epoch:g} steps."
+        f"An epoch is {epoch:g} step{'s' if epoch != 1 else ''}."
     )
     print(f"Precision {config.network.precision}: {reason}. {devices.describe_devices(strategy)}.")
     if not workers.is_chief:
