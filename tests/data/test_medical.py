@@ -110,6 +110,9 @@ class TestDicom:
         path = write_dicom(tmp_path / "a.dcm", STORED, PhotometricInterpretation="HSV")
         with pytest.raises(UserError, match=r"a\.dcm: holds 1 sample\(s\) a pixel of the kind HSV"):
             images.read_header(path)
+        path = write_dicom(tmp_path / "a.dcm", STORED, bits=12, HighBit=15)
+        with pytest.raises(UserError, match="12 bits in 16, not the lower ones"):
+            images.read_header(path)
         path = write_dicom(tmp_path / "b.dcm", STORED, NumberOfFrames=10**6)
         with pytest.raises(UserError, match=r"b\.dcm: has 1000000 frames"):
             images.read_header(path)

@@ -66,6 +66,26 @@ class TestTiff:
         with pytest.raises(UserError, match=r"a\.ome\.tif: holds images of 2 and 3 channels"):
             images.read_header(path)
 
+    def test_channel_in_another_file_is_refused_and_that_file_not_opened(self, tmp_path):
+        parts = [
+            f'<TiffData FirstC="{n}" IFD="{n % 2}"><UUID FileName="{name}.ome.tif">urn:uuid:{name}'
+            "</UUID></TiffData>"
+            for n, name in enumerate("aab")
+        ]
+        xml = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" '
+            'SizeX="30" SizeY="20" SizeC="3" SizeZ="1" SizeT="1">'
+            f"{''.join(parts)}</Pixels></Image></OME>"
+        )
+        path = tmp_path / "a.ome.tif"
+        how = {"description": xml, "metadata": None, "photometric": "minisblack"}
+        (tmp_path / "b.ome.tif").mkdir()
+        for directories in (1, 2):
+            tifffile.imwrite(path, PLANES[0, :directories], **how)
+            with pytest.raises(UserError, match=r"a\.ome\.tif: says by its OME-XML that some"):
+                images.read_header(path)
+
     def test_broken_xml_leaves_a_page_for_each_directory(self, tmp_path):
         path = tmp_path / "a.ome.tif"
         tifffile.imwrite(path, PLANES, metadata={"axes": "ZCYX"}, photometric="minisblack")
@@ -125,7 +145,7 @@ class TestZarr:
         assert (listing.problems, listing.notes) == ((), ())
         assert [sample.name for sample in listing.samples] == ["a_000", "a_001"]
         assert len(find_images(tmp_path / "image")) == 2
-        assert len(find_images(tmp_path / "image" / "a.ome.zarr")) == 2
+        assert len(find_images(f"{tmp_path}/image/a.ome.zarr/")) == 2
         # A chunk that changes changes what is known of the folder.
         before = survey.fingerprint(listing.samples), size_and_time(labels)
         chunk = next(p for p in (labels / "0").rglob("*") if p.is_file() and p.name != "zarr.json")

@@ -51,7 +51,7 @@ class TestResize:
         assert len(found.problems) == 1
         assert f"{sample.image}: the file does not say the size" in found.problems[0]
         assert "`pixel_size_um`" in found.problems[0]
-        with pytest.raises(UserError, match="an array does not say"):
+        with pytest.raises(UserError, match="an array or a frame does not say"):
             Resize(um=1.0).size(4, 6)
 
     def test_absurd_factor_is_refused(self):

@@ -180,7 +180,7 @@ class TestResize:
         own = Predictor(trained, pixel_size_um=1.0)
         np.testing.assert_allclose(own(checks)[..., 1], expected(checks), rtol=1e-4)
         of_files = Predictor(trained, pixel_size_um=0.0)
-        with pytest.raises(UserError, match="an array does not say"):
+        with pytest.raises(UserError, match="an array or a frame does not say"):
             of_files(checks)
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, checks, resolution=(2e4, 2e4), resolutionunit="CENTIMETER")

@@ -82,7 +82,7 @@ class Resize:
             return (self.pixel_size_um / self.um,) * 2
         found = None if source is None else pixel_size_um(source.path, source.page)
         if found is None:
-            what = "an array" if source is None else f"{source}: the file"
+            what = "an array or a frame" if source is None else f"{source}: the file"
             raise UserError(
                 f"{what} does not say the size of its pixels, which `resize` ({self}) needs. Give "
                 "it as `pixel_size_um`, or a factor as `resize`."

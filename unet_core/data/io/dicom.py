@@ -57,7 +57,7 @@ def open_dicom(where: str, file: BinaryIO, page: int) -> Page:
         int(found.Columns),
         samples,
         dtype,
-        _reader(file, found, page, raw, modality),
+        _reader(file, page, raw, modality),
         1 if bits == 1 else 8 * dtype.itemsize,
         lossy=str(found.file_meta.TransferSyntaxUID) in _LOSSY,
         palette=_palette(found) if found.PhotometricInterpretation == _PALETTE else None,
@@ -90,10 +90,13 @@ def _check_kind(where: str, found: Any) -> None:
         )
     bits, stored = found.BitsAllocated, found.BitsStored
     most = 32 if shown in _GREY else 16
-    if bits not in (1, 8, 16, 32) or bits > most or not 1 <= stored <= bits:
+    # pydicom takes what lies in other bits away, if they are those above.
+    lies_low = found.get("HighBit", stored - 1) == stored - 1
+    place = "" if lies_low else ", not the lower ones"
+    if bits not in (1, 8, 16, 32) or bits > most or not 1 <= stored <= bits or not lies_low:
         raise UserError(
-            f"{where}: holds numbers of {stored} bits in {bits}; grey of 1, 8, 16 or 32 bits and "
-            "colours of 8 or 16 are read. Save it as one of these."
+            f"{where}: holds numbers of {stored} bits in {bits}{place}; grey of 1, 8, 16 or 32 "
+            "bits and colours of 8 or 16 are read. Save it as one of these."
         )
     frames = int(found.get("NumberOfFrames") or 1)
     if not 1 <= frames <= MOST_PAGES:
@@ -103,11 +106,8 @@ def _check_kind(where: str, found: Any) -> None:
 
 
 def _reader(
-    file: BinaryIO, header: Any, page: int, raw: np.dtype, modality: _Modality | None
+    file: BinaryIO, page: int, raw: np.dtype, modality: _Modality | None
 ) -> Callable[[int, int], np.ndarray]:
-    bits, stored = int(header.BitsAllocated), int(header.BitsStored)
-    above = bits - 1 - int(header.get("HighBit", stored - 1))
-
     def read_rows(first: int, last: int) -> np.ndarray:
         from pydicom.pixels import pixel_array
 
@@ -115,8 +115,6 @@ def _reader(
         if raw.kind == "b":
             return pixels != 0
         pixels = pixels.astype(raw, copy=False)
-        if bits > stored:  # Other things may lie in bits that are not used.
-            pixels = (pixels << above) >> (bits - stored)
         return pixels if modality is None or modality.is_none else modality(pixels)
 
     return read_rows

@@ -12,17 +12,16 @@ import dataclasses
 import functools
 import io
 import logging
-import math
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 import tifffile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from unet_core.data.io import limits
+from unet_core.data.io import limits, ome_tiff
 from unet_core.data.io.page import MOST_PAGES, Page
 from unet_core.errors import UserError
 from unet_core.files import os_errors
@@ -69,6 +68,7 @@ def open_tiff(where: str, file: BinaryIO, page: int) -> Page:
         UserError: If there is no such page, or it is of a kind that is not read.
     """
     with _refusing_logged() as logged:
+        # What other files OME-XML names is not opened (tifffile 2026.3).
         tiff = tifffile.TiffFile(file, _multifile=False)
         pages = _pages_of(where, file, tiff, logged)
         if not 0 <= page < len(pages):
@@ -84,7 +84,7 @@ def open_tiff(where: str, file: BinaryIO, page: int) -> Page:
                 directory = tifffile.TiffPage(tiff, index=number)
             _check_kind(where, directory)
             found.append(_page(where, file, directory, len(pages), plane))
-        return found[0] if len(found) == 1 else _together(where, found)
+        return found[0] if len(found) == 1 else ome_tiff.together(where, found)
 
 
 def no_such_page(where: str, page: int) -> UserError:
@@ -93,28 +93,6 @@ def no_such_page(where: str, page: int) -> UserError:
         f"{where}: there is no page {page + 1}, counted from 1; the file has fewer. Name one that "
         "it has."
     )
-
-
-def _together(where: str, channels: Sequence[Page]) -> Page:
-    """Returns a page of the samples of several.
-
-    Raises:
-        UserError: If they cannot be channels of one.
-    """
-    first = channels[0]
-    same = {(c.height, c.width, c.dtype, c.orientation, c.white_is_zero) for c in channels}
-    if len(same) > 1 or any(c.palette is not None or c.bits == 1 for c in channels):
-        raise UserError(
-            f"{where}: has channels of several sizes or kinds by its OME-XML, or of colours; they "
-            "must be alike. Save each in a file of its own."
-        )
-
-    def read_rows(first_row: int, last_row: int) -> np.ndarray:
-        return np.dstack([each.read_rows(first_row, last_row) for each in channels])
-
-    samples = sum(each.samples for each in channels)
-    more: dict = {"samples": samples, "read_rows": read_rows, "alpha": False}
-    return dataclasses.replace(first, **more, lossy=any(each.lossy for each in channels))
 
 
 @contextlib.contextmanager
@@ -188,64 +166,17 @@ def _find_pages(where: str, tiff: tifffile.TiffFile, logged: list[str]) -> _Page
             continue
         if not (page.is_reduced or page.is_mask or page.photometric == _MASK):
             found.append((number, page.offset))
-    first = tiff.pages.first
-    if len(tiff.pages) == 1:
-        return _Pages(((0, first.offset),), _planes(where, tiff))
     if tiff.is_ome:
         before = len(logged)
-        channels = _of_ome(where, tiff, {place for _, place in found})
+        channels = ome_tiff.find_channels(where, tiff, {place for _, place in found})
         # Without sound OME-XML each directory is a page.
         del logged[before:]
         if channels is not None:
-            return channels
+            return _Pages(tuple(channels[0]), channels=channels[1])
+    first = tiff.pages.first
+    if len(tiff.pages) == 1:
+        return _Pages(((0, first.offset),), _planes(where, tiff))
     return _Pages(tuple(found) or ((0, first.offset),))
-
-
-def _of_ome(where: str, tiff: tifffile.TiffFile, places: Collection[int | None]) -> _Pages | None:
-    """Returns the pages of an OME-TIFF whose images have several channels.
-
-    Args:
-        where: The file, for messages.
-        tiff: It.
-        places: Of all directories that are pictures.
-
-    Returns:
-        None if its images have one channel each, or its OME-XML is of other directories.
-
-    Raises:
-        UserError: If images differ in their number of channels, or some of them are in other files.
-    """
-    try:
-        series = list(tiff.series)
-        found = [(each.axes, each.shape, list(each.pages)) for each in series]
-    except Exception:  # tifffile raises anything; the directories are sound.
-        return None
-    counts = {shape[axes.index("C")] if "C" in axes else 1 for axes, shape, _ in found}
-    if counts == {1} or not counts:
-        return None
-    if len(counts) > 1:
-        raise UserError(
-            f"{where}: holds images of {' and '.join(map(str, sorted(counts)))} channels by its "
-            "OME-XML. Save each image in a file of its own."
-        )
-    directories: list[tuple[int, int | None]] = []
-    for axes, shape, pages in found:
-        if any(page is None for page in pages):
-            raise UserError(
-                f"{where}: says by its OME-XML that some of its channels or planes are in other "
-                "files, or they are missing. Save all in one file."
-            )
-        # Of samples in one directory there is one place along these axes.
-        before = {axis: n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"}
-        if math.prod(before.values()) != len(pages):
-            return None
-        order = np.moveaxis(
-            np.arange(len(pages)).reshape(tuple(before.values())), list(before).index("C"), -1
-        )
-        directories += [(pages[n].index, pages[n].offset) for n in order.ravel()]
-    if {place for _, place in directories} != set(places):
-        return None
-    return _Pages(tuple(directories), channels=counts.pop())
 
 
 def _planes(where: str, tiff: tifffile.TiffFile) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ _AXES_OF_BEFORE = "tczyx"
 
 def is_zarr(path: str | os.PathLike) -> bool:
     """Returns whether there is a folder that counts as one file."""
-    return os.fspath(path).lower().endswith(SUFFIX) and os.path.isdir(path)
+    return pathlib.Path(path).suffix.lower() == SUFFIX and os.path.isdir(path)
 
 
 def open_zarr(where: str, page: int) -> Page:
