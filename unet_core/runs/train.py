@@ -252,7 +252,7 @@ def run_loop(
 
 def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
     """Scores held-out images and predicts test images, unless that was done at this step."""
-    config, run, loop = plan.config, plan.run, session.loop
+    config, run, loop, model = plan.config, plan.run, session.loop, session.model
     if run.is_finished(loop.step):
         print(
             f"{run.path}: finished at step {loop.step}. To train longer, raise --train_steps and "
@@ -263,9 +263,7 @@ def finish(plan: Plan, session: Session, stop: StopRequest) -> None:
     with contextlib.ExitStack() as stack:
         best, averaged = parse_weights(config.prediction.weights)
         if best and plan.held_out:
-            step = training.load_weights(
-                run.checkpoints, session.model, best=True, averaged=averaged
-            )
+            step = training.load_weights(run.checkpoints, model, best=True, averaged=averaged)
         elif averaged:
             stack.enter_context(loop.averaged_weights())
         session.network.refresh()
