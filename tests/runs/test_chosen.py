@@ -1,9 +1,12 @@
 import json
+import re
 
 import pytest
 
 from unet_core.errors import UserError
+from unet_core.reports.choice import Together
 from unet_core.run_directory import RunDirectory
+from unet_core.runs import choose
 from unet_core.runs.chosen import is_of, read_chosen
 from unet_core.settings import RunConfig
 
@@ -80,3 +83,15 @@ class TestIsOf:
         assert is_of(chosen, [3, 6])
         assert not is_of(chosen, [3, 9])
         assert "steps 3, 6, and these are of 3, 9" in capsys.readouterr().err
+
+
+class TestToldTogether:
+    def test_without_images_that_no_fold_was_trained_on_there_is_no_number(self):
+        text = choose._told_together(None, "dice/cell")
+        assert text.startswith("All networks together cannot be scored on these images")
+        assert not re.search(r"[0-9]", text)
+
+    def test_networks_alone_stand_beside_their_mean(self):
+        text = choose._told_together(Together(2, (0.5, 0.7), 0.8), "dice/cell")
+        assert "one network alone 0.6000 on average (0.5000 to 0.7000)" in text
+        assert "the mean of all 2 networks 0.8000" in text

@@ -50,11 +50,7 @@ class Chosen(msgspec.Struct, forbid_unknown_fields=True):
     keep_largest: tuple[str, ...] = ()
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Returns `config` with what was chosen in place of what was not given, and says so.
-
-        Raises:
-            UserError: If it cannot be.
-        """
+        """Returns `config` with what was chosen in place of what was not given, and says so."""
         taken = {name: getattr(self, name) for name in SETTINGS if name not in config.given}
         if config.task.mode == "export" and self.tta != "none":
             # An export averages over no copies, and thresholds are of probabilities as they are.
