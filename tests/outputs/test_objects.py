@@ -156,7 +156,10 @@ class TestGeojson:
                 polygon = shapely.geometry.shape(feature["geometry"])
                 assert polygon.is_valid
                 assert polygon.area == (labels == number).sum()
-                rings = feature["geometry"]["coordinates"]
+                parts = feature["geometry"]["coordinates"]
+                if polygon.geom_type == "Polygon":
+                    parts = [parts]
+                rings = [ring for part in parts for ring in part]
                 assert all(ring[0] == ring[-1] for ring in rings)
                 np.testing.assert_array_equal(filled(rings, labels.shape), labels == number)
 
@@ -197,17 +200,17 @@ class TestCoco:
         labels = components((cv2.GaussianBlur(noise, (0, 0), sigma) if sigma else noise) > 0.45)
         pixels = np.zeros((*labels.shape, 1), np.uint8)
         picture = Picture(Source(pathlib.Path("x.png")), measure(labels, pixels, "cell"))
-        assert any(len(part.holes) > 1 for (part,) in picture.objects.outlines)
+        assert any(len(part.holes) > 1 for parts in picture.objects.outlines for part in parts)
         found = coco.COCO()
         found.dataset = json.loads(OBJECT_FILES["coco"].make([picture]))
         found.createIndex()
         for each in found.dataset["annotations"]:
             mask = labels == each["object"]
             np.testing.assert_array_equal(found.annToMask(each).astype(bool), mask)
-            (ring,) = (np.reshape(ring, (-1, 2)) for ring in each["segmentation"])
+            rings = [np.reshape(ring, (-1, 2)) for ring in each["segmentation"]]
             # `filled` takes sides along the axes alone; a side without length is none.
-            np.testing.assert_array_equal(filled([ring], labels.shape), mask)
-            assert (ring != np.roll(ring, 1, 0)).any(1).all()
+            np.testing.assert_array_equal(filled(rings, labels.shape), mask)
+            assert all((ring != np.roll(ring, 1, 0)).any(1).all() for ring in rings)
 
 
 class TestFiles:
