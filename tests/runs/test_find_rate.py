@@ -28,10 +28,12 @@ class TestSmoothed:
 
 
 class TestSuggestion:
-    def test_is_where_the_loss_falls_fastest(self):
-        # From 4 to 1 around 1e-2; the least, at the end, is noise.
-        rates = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-        assert suggestion(rates, [4.2, 4, 2.5, 1, 0.9]) == pytest.approx(1e-2)
+    def test_is_a_tenth_of_the_rate_where_the_loss_stops_falling(self):
+        # It falls fastest at 1e-3 (from 4 to 1) and on to 0.9 at 1e-1, and is not lower at the next
+        # three. 0.5 at the end is noise, and so is the little fall at the beginning.
+        rates = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0]
+        losses = [4.2, 4, 2.5, 1, 0.9, 3, 3, 3, 0.5]
+        assert suggestion(rates, losses) == pytest.approx(1e-2)
 
     @pytest.mark.parametrize("losses", [[1, 2, 3, 4], [1, 1, 1], [1]])
     def test_is_none_if_the_loss_never_falls(self, losses):

@@ -1,4 +1,4 @@
-"""`--mode=find_rate`: the learning rate at which a network learns fastest, by a short trial.
+"""`--mode=find_rate`: a learning rate at which a network learns fast, by a short trial.
 
 The rate rises from 1e-6 to 1 by one factor a step, and the loss of each step is noted, until it is
 4 times its least. The run's folder keeps what it has; the network and the optimizer of the trial
@@ -61,7 +61,8 @@ def find_rate(config: RunConfig, stop: StopRequest) -> None:
         )
     else:
         print(
-            f"Suggested: --learning_rate={rate:.2g}, around which the smoothed loss fell fastest."
+            f"Suggested: --learning_rate={rate:.2g}, a tenth of the rate at which the smoothed "
+            "loss stopped falling."
         )
     print(f"The losses by rate are in {plan.run.path / _FILES[0]} and {_FILES[1]}.")
 
@@ -76,16 +77,23 @@ def smoothed(losses: Sequence[float]) -> list[float]:
 
 
 def suggestion(rates: Sequence[float], smooth: Sequence[float]) -> float | None:
-    """Returns the rate around which the smoothed loss falls fastest; None if it never falls.
+    """Returns a tenth of the rate at which the smoothed loss stops falling; None if it never falls.
 
-    That is over a tenth of the steps. The least loss itself comes late and at a rate that is too
-    high, where it is mostly noise.
+    It stops where, after its fastest fall, it is not lower within another tenth of the steps. What
+    is lower later is noise of rates that are far too high. A tenth of the rate of the least loss is
+    the rule of fastai (Howard & Gugger 2020, doi 10.3390/info11020108).
     """
     half = max(1, len(smooth) // 20)
     falls = [smooth[n - half] - smooth[n + half] for n in range(half, len(smooth) - half)]
     if not falls or max(falls) <= 0:
         return None
-    return rates[half + int(np.argmax(falls))]
+    least = half + int(np.argmax(falls))
+    for step in range(least + 1, len(smooth)):
+        if smooth[step] < smooth[least]:
+            least = step
+        elif step - least > 2 * half:
+            break
+    return rates[least] / 10
 
 
 def _try_rates(plan: Plan, steps: int, stop: StopRequest) -> tuple[list[float], list[float]]:
