@@ -27,14 +27,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = "from unet_core import door; door.console()"
 AS_GLIBC_HAS_IT = f"from unet_core.runs import process; process.keep_freed_memory = int; {PROGRAM}"
 VARIANTS = {"freed memory is kept": PROGRAM, "as glibc has it": AS_GLIBC_HAS_IT}
-# The first 20 steps trace and fill the heap.
-STEPS, COUNTED_FROM = 40, 21
 
 
-def step_ms(program: str, folder: pathlib.Path, more: list[str]) -> float:
-    """Trains in `folder`; returns the median milliseconds of the counted steps."""
-    flags = [f"--train_steps={STEPS}", "--warmup_steps=4", f"--eval_every_steps={STEPS}"]
-    flags += [f"--run_dir={folder / 'run'}", f"--checkpoint_every_steps={STEPS}", "--mode=train"]
+def step_ms(program: str, folder: pathlib.Path, steps: int, more: list[str]) -> float:
+    """Trains in `folder`; returns the median milliseconds of a step of the second half.
+
+    The first half traces and fills the heap.
+    """
+    flags = [f"--train_steps={steps}", "--warmup_steps=0", f"--eval_every_steps={steps}"]
+    flags += [f"--run_dir={folder / 'run'}", f"--checkpoint_every_steps={steps}", "--mode=train"]
     command = [
         sys.executable,
         "-c",
@@ -48,19 +49,20 @@ def step_ms(program: str, folder: pathlib.Path, more: list[str]) -> float:
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     reports = [json.loads(line) for line in lines]
     return statistics.median(
-        report["speed/step_ms"] for report in reports if report["step"] >= COUNTED_FROM
+        report["speed/step_ms"] for report in reports if report["step"] > steps / 2
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40, help="training steps per process")
     args, more = parser.parse_known_args(argv)
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for number in range(args.rounds):
         for name, program in VARIANTS.items():
             with tempfile.TemporaryDirectory() as folder:
-                found[name].append(step_ms(program, pathlib.Path(folder), more))
+                found[name].append(step_ms(program, pathlib.Path(folder), args.steps, more))
             print(f"round {number}, {name}: {found[name][-1]:.0f} ms", flush=True)
     plain = found["as glibc has it"]
     rows = [

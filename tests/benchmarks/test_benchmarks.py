@@ -80,7 +80,7 @@ def small_run(tmp_path):
 @pytest.mark.slow
 class TestFreedMemory:
     def test_both_ways_are_measured(self, small_run):
-        done = run("freed_memory.py", "--rounds=1", *small_run)
+        done = run("freed_memory.py", "--rounds=1", "--steps=4", *small_run)
         assert done.returncode == 0, done.stderr
         rows = rows_of(done.stdout)
         assert list(rows) == ["freed memory is kept", "as glibc has it"]
