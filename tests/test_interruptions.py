@@ -178,7 +178,7 @@ class TestStopSignal:
         for number in range(3):
             run_dir = tmp_path / f"run{number}"
             args = ["--train_steps=100000"] if way.startswith("SIG") else ["--train_steps=4"]
-            process = start(run_dir, *args, *(["--crop_size=99"] * (way == "mistake")))
+            process = start(run_dir, *args, *(["--folds=99"] * (way == "mistake")))
             if way.startswith("SIG"):
                 process.wait_for(run_dir / "checkpoints" / "step-00000003")
                 time.sleep(random.random())
