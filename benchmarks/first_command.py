@@ -1,12 +1,11 @@
 """Where the time of a command goes: loading, data, first step, training, scoring, predicting.
 
     python benchmarks/first_command.py
-    python benchmarks/first_command.py --flagfile=own_data.flags --run_dir=runs/timed
+    python benchmarks/first_command.py --flagfile=own_data.flags --data_dir=/data/mine
 
-Runs `train_loop.py` with the given flags, by default those of the README's first command in a
+Runs `train_loop.py` with the given flags, by default those of the README's first command, in a
 folder that is removed afterwards, shows its output with the second at which each line came, and
-sums the seconds by part. A part ends where the line that ends it is printed. With --steps=20 it is
-the time to the first steps that counts.
+sums the seconds by part. A part ends where the line that ends it is printed.
 """
 
 from __future__ import annotations
@@ -32,9 +31,10 @@ PARTS = {
     "draw or read the data": r"\d+ images to train on",
     "build the network": r"A training step needs",
     "trace and run the first steps": r"Step \d+: at|Training: ",
-    "train, evaluations included": r"Training: 100%|Scoring",
-    "score and draw the held-out slices": r"Predicting",
-    "predict the test slices": r"The run on one page",
+    "train, evaluations but the last included": r"Training: 100%",
+    "evaluate, score and draw the held-out slices": r"Scores on",
+    "predict the test slices": r"Predictions in",
+    "write the report": r"The run on one page",
     "the rest": r"(?!)",
 }
 
@@ -82,7 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     args, more = parser.parse_known_args(argv)
     flagfile = pathlib.Path(args.flagfile)
     flagfile = ROOT / flagfile if (ROOT / flagfile).exists() else flagfile.resolve()
-    command = [sys.executable, str(ROOT / "train_loop.py"), f"--flagfile={flagfile}", *more]
+    command = [sys.executable, str(ROOT / "train_loop.py"), f"--flagfile={flagfile}"]
+    command += more or ["--train_steps=400"]
     lines = run(command)
     total = lines[-1][0]
     rows = [[name, f"{s:.1f}", f"{s / total:.0%}"] for name, s in by_part(lines).items()]

@@ -65,13 +65,6 @@ class Bands:
         def read(first: int, last: int) -> np.ndarray:
             return small[first:last]
 
-        if size == own:
-            bands = list(self.of(read, *size))
-            levels = {
-                suffix: np.concatenate([band.levels[suffix] for band in bands])
-                for suffix in bands[0].levels
-            }
-            return Band(0, np.concatenate([band.probabilities for band in bands]), levels)
         found = list(self._predicted(read, *size))
         probabilities = np.concatenate([of_band for _, of_band, _ in found])
         shares = {
