@@ -394,8 +394,8 @@ class _Image:
         most = f"{MOST_PIXELS_WHOLE} pixels, {images.MOST_PNG_SIDE} a side"
         if self._size != (height, width):
             raise UserError(
-                f"has {width}x{height} pixels; pictures of up to {most}, are resized (`resize`). "
-                "Cut it into parts."
+                f"has {width}x{height} pixels; only pictures of up to {most}, can be resized "
+                "(`resize`). Cut it into parts, or predict it with a run without `resize`."
             )
         steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
         for setting in [*(["objects"] if self._wanted.objects else []), *steps]:

@@ -44,7 +44,7 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     )
     if first.config.data.resize:
         print(
-            f"Images are resized (`resize` {first.config.data.resize}) by this package alone: give "
+            f"Images are resized (--resize={first.config.data.resize}) by this package alone: give "
             "the SavedModel and the ONNX file pictures of that scale."
         )
     formats = ", ".join(config.prediction.formats)
