@@ -43,6 +43,7 @@ class Evaluation:
             masks number objects, these. True objects are then those of the masks.
         instances: How predicted objects are numbered, see `instances.number_objects`.
         least_object_px: Predicted objects of fewer pixels are none.
+        segment_scores: Whether V_Rand and V_Info are wanted.
         boundary_px: Tolerance of the boundary F1.
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
@@ -50,8 +51,8 @@ class Evaluation:
             at every threshold, V_Rand and V_Info are those of the probabilities. None is the usual.
 
     Attributes:
-        scores_segments: Whether V_Rand and V_Info are scored: of two classes that exclude one
-            another, one of them objects, if scikit-image is installed.
+        scores_segments: Whether V_Rand and V_Info are scored: if wanted, of two classes that
+            exclude one another, one of them objects, where scikit-image is installed.
         make_mask: As given.
 
     Raises:
@@ -65,6 +66,7 @@ class Evaluation:
         object_class: str = "",
         instances: str = "none",
         least_object_px: int = 0,
+        segment_scores: bool = True,
         boundary_px: float = 2.0,
         baseline: bool = False,
         make_mask: MaskRule | None = None,
@@ -78,7 +80,12 @@ class Evaluation:
         self._how: dict[str, Any] = {"how": instances, "least_px": least_object_px}
         # V_Rand and V_Info are scores of two classes, one of them objects between membranes.
         self._has_segments = self._object is not None and self._of_two and classes.border_px is None
-        self.scores_segments = self._has_segments and scores.can_score_segments()
+        self._lacks_scikit_image = (
+            self._has_segments and segment_scores and not scores.can_score_segments()
+        )
+        self.scores_segments = (
+            self._has_segments and segment_scores and not self._lacks_scikit_image
+        )
         self._boundary_px = boundary_px
         self.make_mask = make_mask or usual_rule(classes)
         shape = (number, 2, 2) if classes.overlapping else (number, number)
@@ -192,7 +199,7 @@ class Evaluation:
             result["segments"] = {"chosen": chosen or {}, "per_image": self._curves}
             chosen_for = dict.fromkeys(self._curves, chosen or {})
             total |= scores.stack_scores(self._curves, chosen_for)
-        elif self._has_segments:
+        elif self._lacks_scikit_image:
             result["left_out"] = scores.SEGMENTS_NEED
         return result
 
@@ -238,6 +245,7 @@ def score_samples(
     object_class: str = "",
     instances: str = "none",
     least_object_px: int = 0,
+    segment_scores: bool = True,
     boundary_px: float = 2.0,
     training_samples: Sequence[Sample] = (),
     mask_format: str = "values",
@@ -259,6 +267,7 @@ def score_samples(
         object_class: See `Evaluation`.
         instances: See `Evaluation`.
         least_object_px: See `Evaluation`.
+        segment_scores: See `Evaluation`.
         boundary_px: See `Evaluation`.
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
             6, every n-th.
@@ -279,6 +288,7 @@ def score_samples(
         object_class=object_class,
         instances=instances,
         least_object_px=least_object_px,
+        segment_scores=segment_scores,
         boundary_px=boundary_px,
         # One threshold makes classes that exclude one another.
         baseline=read.channels == 1 and read.dtype == np.uint8 and not read.classes.overlapping,

@@ -90,6 +90,7 @@ def score(
         object_class=settings.object_class,
         instances=settings.instances,
         least_object_px=settings.least_object_px,
+        segment_scores=settings.segment_scores,
         boundary_px=settings.boundary_px,
         training_samples=training_samples,
         mask_format=settings.mask_format,

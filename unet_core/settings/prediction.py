@@ -174,6 +174,12 @@ class PredictionSettings:
         modes=_WRITES,
         choices=OBJECT_FILES,
     )
+    segment_scores: bool = setting(
+        True,
+        "Score segments by V_Rand and V_Info too (of two classes, with --object_class), at eleven "
+        "thresholds: most of the time that scoring takes.",
+        modes=("train", "evaluate", "choose"),
+    )
     boundary_px: float = setting(
         2.0,
         "How far a boundary may be off to count as right in boundary F1, in pixels.",
