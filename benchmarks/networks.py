@@ -75,6 +75,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "stem_batch2_deep": {**_AVERAGED, "deep_supervision": True},
     "stem_batch2_silu": {**_AVERAGED, "activation": "silu"},
     "stem_batch2_width48": {**_AVERAGED, "base_filters": 48},
+    "stem_batch2_width64": {**_AVERAGED, "base_filters": 64},
     "stem_batch2_crop384": {**_AVERAGED, "crop_size": 384},
     "stem_batch2_border": {**_AVERAGED, "border_weight": 5},
     "stem_batch2_attention": {**_AVERAGED, "decoder": "attention"},
