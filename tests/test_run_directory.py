@@ -60,7 +60,7 @@ class TestConstructor:
         with directory.locked():
             directory.store(CONFIG, "abc")
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
-            *("lock", "config.json", "written.json")
+            *("lock", "config.json", "written.json", "written.lock")
         }
         assert directory.checkpoints == tmp_path / "run" / "checkpoints"
 

@@ -331,21 +331,30 @@ class Written:
             OSError: If the list cannot be written.
         """
         names = [local_path(path).relative_to(self._folder).as_posix() for path in paths]
+        lock = self._folder / "written.lock"
+        # Where nobody has claimed anything, nothing is written before a file is refused.
+        if not os.path.lexists(lock):
+            self._new(names)
         if self._path.exists() and self.files().keys() >= set(names):
             return
         # Shares of one prediction put their files on the list at the same time.
-        path = self._folder / "written.lock"
-        with _lock(open_to_lock(path), path, blocking=True):
-            listed = self.files()
-            new = [name for name in dict.fromkeys(names) if name not in listed]
-            foreign = [name for name in new if os.path.lexists(self._folder / name)]
-            if foreign:
-                more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-                raise UserError(
-                    f"{self._folder / foreign[0]}{more}: there already, and not written by this "
-                    "run, which would replace it. Move it elsewhere, or choose another `run_dir`."
-                )
-            write_json(self._path, {"format": _WRITTEN_FORMAT, "files": [*listed, *new]})
+        with _lock(open_to_lock(lock), lock, blocking=True):
+            new = self._new(names)
+            content = {"format": _WRITTEN_FORMAT, "files": [*self.files(), *new]}
+            write_json(self._path, content)
+
+    def _new(self, names: Iterable[str]) -> list[str]:
+        """Returns those of the names that are not on the list; UserError if one is there."""
+        listed = self.files()
+        new = [name for name in dict.fromkeys(names) if name not in listed]
+        foreign = [name for name in new if os.path.lexists(self._folder / name)]
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise UserError(
+                f"{self._folder / foreign[0]}{more}: there already, and not written by this run, "
+                "which would replace it. Move it elsewhere, or choose another `run_dir`."
+            )
+        return new
 
     def files(self) -> dict[str, None]:
         """Returns the list: paths from the folder with "/", in the order they were claimed.

@@ -272,14 +272,14 @@ class Predicted:
         return left
 
     def begin(self) -> None:
-        """Notes the run of a share, and what other lists say of its pictures that are finished.
+        """Notes what other lists say of pictures that are finished, and the run of a share.
 
-        Its list then tells of all its pictures, also if there is nothing left to do.
+        The list then tells of all its pictures, and that of a share of it if nothing is left to do.
 
         Raises:
             OSError: If the list cannot be written.
         """
-        if self.shard is None:
+        if self.shard is None and not self._done_elsewhere:
             return
         lines = []
         for name in self._done_elsewhere:

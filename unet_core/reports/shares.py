@@ -26,7 +26,6 @@ from unet_core.inference.trained import make_classes
 from unet_core.reports.evaluation import Scored, write_overview
 from unet_core.reports.scores_file import Numbers
 from unet_core.reports.totals import Totals
-from unet_core.run_directory import checked_config
 from unet_core.settings import RunConfig
 from unet_core.shards import Shard, check_complete, check_same, files_of, interleaved
 
@@ -168,10 +167,10 @@ def merge_scores(folder: pathlib.Path) -> MergedScores | None:
     }
     check_same(folder, told)
     first = shares[min(shares)]
-    path = paths[min(paths)]
-    settings: dict[str, Any] = first.settings
-    data = checked_config(path, settings, what=_WHAT, way=_WAY).data
-    classes = make_classes(data)
+    try:
+        classes = make_classes(RunConfig.from_stored(first.settings).data)
+    except UserError as error:
+        raise _unreadable(paths[min(paths)], f"$.settings: {error}") from error
     total = _added_up({paths[shard]: share for shard, share in shares.items()}, classes)
     result = total.result(first.chosen)
     write_overview(folder, result, classes)
