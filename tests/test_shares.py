@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import forked
+from absl.testing import flagsaver
 from helpers.program import TINY, check_refused, write_slices
+
+from unet_core import door as door_of_program
 
 SHARES = 3
 PREDICT = ["--mode=predict", "--outputs=mask,probabilities", "--instances=components"]
@@ -43,16 +45,27 @@ def without_parts(files):
 
 
 @pytest.fixture(scope="module")
+def program():
+    """Runs the program in this process, before what a test itself is for."""
+
+    def run(*args):
+        with flagsaver.flagsaver():
+            assert door_of_program.main(door_of_program._parse_flags(["train_loop", *args])) == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unet_core.reports.page.missing_packages", lambda: ["matplotlib"])
+        yield run
+
+
+@pytest.fixture(scope="module")
 def slices(tmp_path_factory):
     return write_slices(tmp_path_factory.mktemp("slices"))
 
 
 @pytest.fixture(scope="module")
-def run_dir(slices, tmp_path_factory):
+def run_dir(program, slices, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = [f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--train_steps=2"]
-    code, out = forked.program(*flags).finish()
-    assert code == 0, out
+    program(f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--train_steps=2")
     return folder
 
 
@@ -77,21 +90,13 @@ def scoring(run_dir, data, out, *more):
     return [*EVALUATE, f"--run_dir={run_dir}", f"--data_dir={data}", f"--output_dir={out}", *more]
 
 
-def in_processes(*commands):
-    """Runs commands at the same time; all must succeed."""
-    for each in [forked.program(*flags) for flags in commands]:
-        code, text = each.finish()
-        assert code == 0, text
-
-
 @pytest.fixture(scope="module")
-def predicted(run_dir, pictures, tmp_path_factory):
+def predicted(program, run_dir, pictures, tmp_path_factory):
     """The pictures predicted whole, and to another folder in three shares."""
     folder = tmp_path_factory.mktemp("predicted")
-    in_processes(
-        predicting(run_dir, pictures, folder / "whole"),
-        *(predicting(run_dir, pictures, folder / "out", f"--shard={n}/3") for n in (1, 2, 3)),
-    )
+    program(*predicting(run_dir, pictures, folder / "whole"))
+    for number in (3, 1, 2):
+        program(*predicting(run_dir, pictures, folder / "out", f"--shard={number}/3"))
     return folder
 
 
@@ -108,13 +113,12 @@ def others(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scored(run_dir, others, tmp_path_factory):
+def scored(program, run_dir, others, tmp_path_factory):
     """These scored whole, and to another folder in three shares."""
     folder = tmp_path_factory.mktemp("scored")
-    in_processes(
-        scoring(run_dir, others, folder / "whole"),
-        *(scoring(run_dir, others, folder / "out", f"--shard={n}/3") for n in (1, 2, 3)),
-    )
+    program(*scoring(run_dir, others, folder / "whole"))
+    for number in (3, 1, 2):
+        program(*scoring(run_dir, others, folder / "out", f"--shard={number}/3"))
     return folder
 
 
@@ -245,13 +249,14 @@ class TestPredict:
         check_refused(merge(), "objects_coco.json: there already")
         assert (out / "objects_coco.json").read_text() == "mine"
 
-    def test_folder_of_the_run_is_written_by_several_at_once_and_merged(
+    def test_folder_of_the_run_is_written_by_all_and_merged(
         self, door, run_dir, pictures, tmp_path
     ):
         run = shutil.copytree(run_dir, tmp_path / "run")
         shutil.rmtree(run / "predictions")
         flags = [*PREDICT, f"--run_dir={run}", f"--input={pictures}"]
-        in_processes(*([*flags, f"--shard={number}/3"] for number in (1, 2, 3)))
+        for number in (1, 2, 3):
+            succeeds(door(*flags, f"--shard={number}/3"))
         succeeds(door("--mode=merge", f"--run_dir={run}"))
         owned = set(json.loads((run / "written.json").read_text())["files"])
         there = {path.relative_to(run).as_posix() for path in (run / "predictions").iterdir()}
