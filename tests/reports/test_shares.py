@@ -8,7 +8,7 @@ from helpers.array_samples import ArrayReader, named
 
 from unet_core.conventions import IGNORED
 from unet_core.files import without_nan
-from unet_core.reports.evaluation import add_up, score_samples
+from unet_core.reports.evaluation import add_up, score_samples, write_overview
 from unet_core.reports.shares import Head, merge_scores, write_share
 from unet_core.settings import RunConfig
 from unet_core.shards import Shard
@@ -21,7 +21,7 @@ CLASSES = {
 
 
 def window(image):
-    """Probabilities of as many classes as the image is high, or half of that."""
+    """Random probabilities, of a number of classes that the height of the image tells."""
     number = {16: 2, 18: 3, 20: 2}[len(image)]
     noise = np.random.default_rng(int(image.sum())).uniform(size=(*image.shape[:2], number))
     return (noise / (noise.sum(-1, keepdims=True) if len(image) < 20 else 1)).astype(np.float32)
@@ -56,6 +56,7 @@ def test_are_those_of_one_process_to_the_last_digit(classes, count, tmp_path):
     assert merged.classes == read.classes
     as_json = [json.dumps(without_nan(each)) for each in (merged.result, whole)]
     assert as_json[0] == as_json[1]
+    write_overview(tmp_path, merged.result, merged.classes)
     for name in ("per_image.csv", "worst.png", "precision_recall.png"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

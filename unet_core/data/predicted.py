@@ -192,9 +192,15 @@ class Predicted:
         self._shares = {each: _List(path) for each, path in files_of(folder, NAME).items()}
         if shard:
             self._shares[shard] = self._own
-        whole = [_List(folder / NAME)] if shard else [self._own]
-        others = [each for each in (*whole, *self._shares.values()) if each is not self._own]
-        self._lists = [self._own, *others]
+        whole = _List(folder / NAME) if shard else self._own
+        # Of all lists: what was begun last of each name, what runs were made by, and all files.
+        self._newest: dict[str, _Picture] = {}
+        self._made_by: dict[str, Mapping[str, str]] = {}
+        self._files: set[str] = set()
+        others = [each for each in (whole, *self._shares.values()) if each is not self._own]
+        # Of two that were begun at the same time, one being a copy, its own.
+        for each in (*others, self._own):
+            self._add(each)
         self._run = ""
         self._begins: _Line | None = None
         self._inputs = ""
@@ -202,8 +208,7 @@ class Predicted:
 
     def owns(self, path: pathlib.Path) -> bool:
         """Returns whether a file in the folder was written by a prediction."""
-        is_listed = any(path.name in each.files for each in self._lists)
-        return is_listed or is_list(path.name)
+        return path.name in self._files or is_list(path.name)
 
     def check_free(self, paths: Iterable[pathlib.Path]) -> None:
         """Checks that no file in the folder is of somebody else.
@@ -304,7 +309,9 @@ class Predicted:
             OSError: If the list cannot be written.
         """
         files = [path.name for path in paths]
-        line = _Line(run=self._run, begun=name, files=files, at=time.time_ns())
+        # Later than what was begun before, also by a machine whose clock is ahead.
+        at = max(time.time_ns(), self._last(name).at + 1)
+        line = _Line(run=self._run, begun=name, files=files, at=at)
         if source is not None:
             line.source, line.stamp = printable(str(source)), _stamp(source)
         self._append(line)
@@ -335,7 +342,7 @@ class Predicted:
         is_same: bool,
     ) -> None:
         """Raises UserError if a finished picture may not be taken as it is, nor replaced."""
-        before = self._made_by(found)
+        before = self._made_by.get(found.run, {})
         differing = []
         for key, here in made_by.items():
             there = before.get(key)
@@ -380,7 +387,7 @@ class Predicted:
                 f"{self.path.parent / gone[0]}: was predicted, and is gone. Start the command of "
                 "its share again, which predicts it anew."
             )
-        if self._made_by(found) != made_by:
+        if self._made_by.get(found.run, {}) != made_by:
             raise UserError(
                 f"{self.path.parent / found.files[0]}: was predicted anew by other weights or "
                 "settings than its share. Start the shares again with `overwrite`, or choose "
@@ -408,18 +415,26 @@ class Predicted:
 
     def _last(self, name: str) -> _Picture:
         """Returns what was last begun of a name, in whichever list."""
-        found = [each.pictures[name] for each in self._lists if name in each.pictures]
-        return max(found, key=lambda picture: picture.at, default=_NONE)
+        return self._newest.get(name, _NONE)
+
+    def _add(self, found: _List) -> None:
+        """Adds what a list says to what all say."""
+        for name, picture in found.pictures.items():
+            self._see(name, picture)
+        for run, line in found.runs.items():
+            self._made_by[run] = line.made_by or {}
+        self._files |= found.files
+
+    def _see(self, name: str, picture: _Picture) -> None:
+        if picture.at >= self._newest.get(name, _NONE).at:
+            self._newest[name] = picture
+        self._files.update(picture.files)
 
     def _lines_of(self, name: str, found: _Picture) -> list[_Line]:
         """Returns the lines by which the run says that it has a finished picture."""
         begun = _Line(run=self._run, begun=name, files=list(found.files), at=found.at)
         begun.source, begun.stamp = found.source, found.stamp
         return [begun, _Line(run=self._run, finished=name)]
-
-    def _made_by(self, found: _Picture) -> Mapping[str, str]:
-        lines = (each.runs[found.run] for each in self._lists if found.run in each.runs)
-        return next((line.made_by or {} for line in lines), {})
 
     def _append(self, *lines: _Line) -> None:
         lines = lines if self._begins is None else (self._begins, *lines)
@@ -431,6 +446,10 @@ class Predicted:
         self._begins, self._own.is_cut = None, False
         for each in lines:
             self._own.take(each)
+            if each.begun is not None:
+                self._see(each.begun, self._own.pictures[each.begun])
+            if each.made_by is not None:
+                self._made_by[each.run] = each.made_by
 
 
 def is_list(name: str) -> bool:

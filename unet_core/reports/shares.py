@@ -23,7 +23,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.errors import UserError
 from unet_core.files import os_errors, read_json, write_json
 from unet_core.inference.trained import make_classes
-from unet_core.reports.evaluation import Scored, write_overview
+from unet_core.reports.evaluation import Scored
 from unet_core.reports.scores_file import Numbers
 from unet_core.reports.totals import Totals
 from unet_core.settings import RunConfig
@@ -149,12 +149,9 @@ def write_share(folder: pathlib.Path, shard: Shard, scored: Scored, head: Head) 
 def merge_scores(folder: pathlib.Path) -> MergedScores | None:
     """Puts together what the shares have left in a folder; None if there are none.
 
-    It writes the sheet of the worst images, the curves and the table of all images, as
-    `score_samples` does.
-
     Raises:
         UserError: If a share is missing, cannot be read, or was made by other weights or settings
-            or of other images; if a picture of an image is gone, or a file cannot be written.
+            or of other images.
     """
     paths = files_of(folder, NAME)
     if not paths:
@@ -173,7 +170,6 @@ def merge_scores(folder: pathlib.Path) -> MergedScores | None:
         raise _unreadable(paths[min(paths)], f"$.settings: {error}") from error
     total = _added_up({paths[shard]: share for shard, share in shares.items()}, classes)
     result = total.result(first.chosen)
-    write_overview(folder, result, classes)
     return MergedScores(len(shares), classes, first.how, result)
 
 
@@ -185,6 +181,9 @@ def _read(path: pathlib.Path, shard: Shard) -> _Share:
     share = read_json(path, _Share, what=_WHAT, way=_WAY, formats=formats, most_bytes=_MOST_BYTES)
     if share.shard != str(shard):
         raise _unreadable(path, f"$.shard: expected {shard}, as it is called, here {share.shard}")
+    if not set(share.chosen.values()) <= set(scores.SEGMENT_THRESHOLDS):
+        listed = ", ".join(map(str, scores.SEGMENT_THRESHOLDS))
+        raise _unreadable(path, f"$.chosen: must hold thresholds out of {listed}")
     return share
 
 

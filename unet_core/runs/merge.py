@@ -6,7 +6,7 @@ import pathlib
 
 from unet_core.errors import UserError
 from unet_core.outputs.merge import MergedPredictions, merge_predictions
-from unet_core.reports.evaluation import describe_scores
+from unet_core.reports.evaluation import describe_scores, write_overview
 from unet_core.reports.shares import merge_scores
 from unet_core.run_directory import RunDirectory, write_scores
 from unet_core.runs.finished_run import check_used, required
@@ -37,6 +37,7 @@ def merge(config: RunConfig, stop: StopRequest) -> None:  # noqa: ARG001
             "for each `shard` with this `output_dir` first."
         )
     if scored is not None:
+        write_overview(folder, scored.result, scored.classes)
         write_scores(folder, {**scored.how, **scored.result})
         print(f"\n{describe_scores(scored.result, scored.classes)}\n")
         print(f"Scores of {scored.shares} shares together: {folder / 'scores.json'}")
