@@ -64,7 +64,7 @@ class Shard:
 
 
 def is_named(name: str, file_name: str) -> bool:
-    """Returns whether a file has the name that `Shard.named` gives to some share."""
+    """Returns whether `file_name` is what `Shard.named` makes of `name` for some share."""
     return _shard_of(name, file_name) is not None
 
 

@@ -454,7 +454,7 @@ class Predicted:
 
 def is_list(name: str) -> bool:
     """Returns whether a file has the name of a list, of a folder or of a share."""
-    return name == NAME or is_named(name, NAME)
+    return name == NAME or is_named(NAME, name)
 
 
 def digest_of(pictures: Mapping[str, Source]) -> str:
