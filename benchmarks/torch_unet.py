@@ -7,6 +7,10 @@ PyTorch and TensorFlow do not get on in one. It trains with AdamW on binary cros
 batch that lies in memory, in channels-last memory, in bfloat16 and float16 by autocast, on the GPU
 if there is one. It says "ready" after the first steps, and then, for each line that it reads,
 trains `--steps` steps and writes the seconds that they took.
+
+Its malloc is as glibc has it, which is how people run it. To give it what the command of this
+package sets for itself (`keep_freed_memory`), start the benchmark with
+GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296.
 """
 
 from __future__ import annotations
@@ -14,16 +18,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import pathlib
 import sys
 import time
 from collections.abc import Callable
 
 import torch
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
-from unet_core.runs import process
 
 
 class UNet(torch.nn.Module):
@@ -118,8 +117,6 @@ def make_step(args: argparse.Namespace, device: str):
 
 def make_rounds(args: argparse.Namespace) -> Callable[[], float]:
     """Returns a function that trains `args.steps` steps and returns the seconds that they took."""
-    # As the other side does.
-    process.keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
