@@ -8,8 +8,9 @@ batches of 8 images of 572x572 pixels. Every row trains in a process of its own,
 settings are its own; data lie in memory. "float32" uses TF32 where the card has it, "float32
 exact" does not; "as written" forbids TensorFlow to choose the layout of the channels (it takes
 channels first where that is faster); "pipeline" trains from augmented slices and shows the share of
-the time that it waited for them; "fit" is `model.fit`. Inference is one image at a time and a
-batch, from an array to an array.
+the time that it waited for them; "fit" is `model.fit`, "torch" the same network by PyTorch
+(`torch_unet.py`: autocast, channels last), left out where that is not installed. Inference is one
+image at a time and a batch, from an array to an array.
 
 Writes gpu.json, gpu-training.txt and gpu-inference.txt to the folder of `--output`. NVIDIA publish
 63 images/s in TF32 and 141 in mixed precision for training on an A100.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -45,7 +47,7 @@ class Row:
         xla: Whether it is compiled with XLA.
         tf32: Whether float32 may be rounded to TF32.
         choose_layout: Whether TensorFlow may choose the layout of the channels.
-        by: "loop", "fit", or "pipeline", the loop on augmented slices.
+        by: "loop", "fit", "torch", or "pipeline", the loop on augmented slices.
     """
 
     precision: str
@@ -61,12 +63,15 @@ ROWS = {
     "float32 as written": Row("float32", choose_layout=False),
     "float32 xla": Row("float32", xla=True),
     "float32 fit": Row("float32", by="fit"),
+    "float32 torch": Row("float32", by="torch"),
     "float16": Row("float16"),
     "float16 as written": Row("float16", choose_layout=False),
     "float16 xla": Row("float16", xla=True),
     "float16 fit": Row("float16", by="fit"),
+    "float16 torch": Row("float16", by="torch"),
     "bfloat16": Row("bfloat16"),
     "bfloat16 xla": Row("bfloat16", xla=True),
+    "bfloat16 torch": Row("bfloat16", by="torch"),
     "float16 pipeline": Row("float16", by="pipeline"),
 }
 INFERENCE = ("float32", "float16", "bfloat16")
@@ -185,6 +190,8 @@ def memory_mb(kind: str) -> float | None:
 
 def train(row: Row, size: Size) -> dict[str, Any]:
     """Returns the figures of one row, measured in this process."""
+    if row.by == "torch":
+        return train_by_torch(row, size)
     import tensorflow as tf
 
     tf.config.experimental.enable_tensor_float_32_execution(row.tf32)
@@ -200,21 +207,53 @@ def train(row: Row, size: Size) -> dict[str, Any]:
         start = time.perf_counter()
         report = run()
         seconds.append(time.perf_counter() - start)
-    step = statistics.median(seconds) / size.steps
-    found = {
-        "images_per_second": size.batch / step,
-        "ms_per_step": 1000 * step,
-        "fastest_over_slowest": min(seconds) / max(seconds),
-        "seconds_to_the_first_report": first,
-        "peak_memory_mb": memory_mb("peak"),
-        "memory_growth_mb": None,
-        "data_wait_share": None,
-    }
+    found = figures(size, first, seconds, memory_mb("peak"))
     if after_first is not None:
         found["memory_growth_mb"] = memory_mb("current") - after_first
     if row.by != "fit":
         found["data_wait_share"] = report.data_wait_share
     return found
+
+
+def train_by_torch(row: Row, size: Size) -> dict[str, Any]:
+    """Returns the figures of one row of PyTorch, measured in this process."""
+    import torch
+    import torch_unet
+
+    settings = argparse.Namespace(
+        precision=row.precision,
+        norm=False,
+        valid=True,
+        steps=size.steps,
+        batch=size.batch,
+        size=size.pixels,
+        depth=size.depth,
+        base_filters=size.base_filters,
+    )
+    start = time.perf_counter()
+    run = torch_unet.make_rounds(settings)
+    run()
+    first = time.perf_counter() - start
+    seconds = [run() for _ in range(size.rounds)]
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None
+    return figures(size, first, seconds, peak)
+
+
+def figures(
+    size: Size, first: float, seconds: list[float], peak_mb: float | None
+) -> dict[str, Any]:
+    """Returns the figures of a row, those that not every row has as None."""
+    step = statistics.median(seconds) / size.steps
+    return {
+        "images_per_second": size.batch / step,
+        "ms_per_step": 1000 * step,
+        "fastest_over_slowest": min(seconds) / max(seconds),
+        "seconds_to_the_first_report": first,
+        "peak_memory_mb": peak_mb,
+        "memory_growth_mb": None,
+        "data_wait_share": None,
+    }
 
 
 def infer(precision: str, size: Size) -> dict[str, Any]:
@@ -315,10 +354,16 @@ def measure_all(output: pathlib.Path, names: list[str], small: bool) -> bool:
     )
 
 
+def rows_here() -> list[str]:
+    """Returns the rows whose packages are installed."""
+    has_torch = importlib.util.find_spec("torch") is not None
+    return [name for name, row in ROWS.items() if has_torch or row.by != "torch"]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/gpu"))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=rows_here())
     parser.add_argument("--small", action="store_true", help="a trial in the smallest size")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

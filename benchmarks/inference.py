@@ -104,49 +104,14 @@ def torch_variants(model: keras.Model) -> dict[str, Run]:
 def torch_unet(model: keras.Model) -> torch.nn.Module:
     """Returns the network of `model` in PyTorch, with its weights."""
     import torch
+    from torch_unet import UNet
 
-    class UNet(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.parts = torch.nn.ModuleDict()
-            for layer in model.layers:
-                if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
-                    self.parts[layer.name] = torch_convolution(layer)
-
-        def level(self, x, name: str):
-            for number in (1, 2):
-                x = torch.relu_(self.parts[f"{name}_conv{number}"](x))
-            return x
-
-        def forward(self, x):
-            skips = []
-            for number in range(DEPTH):
-                skips.append(self.level(x, f"down{number}"))
-                x = torch.nn.functional.max_pool2d(skips[-1], 2)
-            x = self.level(x, "bottom")
-            for number in reversed(range(DEPTH)):
-                grown = self.parts[f"up{number}_grow"](x)
-                x = self.level(torch.cat([skips[number], grown], 1), f"up{number}")
-            return self.parts["head"](x)
-
-    return UNet()
-
-
-def torch_convolution(layer: keras.Layer) -> torch.nn.Module:
-    import torch
-
-    def weights(variable: keras.Variable) -> torch.Tensor:
-        return torch.tensor(keras.ops.convert_to_numpy(variable))
-
-    kernel = weights(layer.kernel).permute(3, 2, 0, 1).contiguous()
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        part = torch.nn.ConvTranspose2d(*kernel.shape[:2], 2, stride=2)
-    else:
-        size = layer.kernel_size[0]
-        part = torch.nn.Conv2d(*kernel.shape[1::-1], size, padding=size // 2)
-    part.weight.data = kernel
-    part.bias.data = weights(layer.bias)
-    return part
+    network = UNet(DEPTH, model.get_layer("down0_conv1").filters)
+    for name, part in network.parts.items():
+        kernel, bias = map(keras.ops.convert_to_numpy, model.get_layer(name).weights)
+        part.weight.data = torch.tensor(kernel.transpose(3, 2, 0, 1).copy())
+        part.bias.data = torch.tensor(bias)
+    return network
 
 
 def logits_onnx(model: keras.Model) -> bytes:

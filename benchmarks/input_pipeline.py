@@ -301,8 +301,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", help="a data folder; by default slices are drawn")
     parser.add_argument("--size", type=int, default=256, help="pixels a side of a crop")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pairs", type=int, default=8000, help="pairs per round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=2000, help="pairs per round")
     parser.add_argument("--peer_pairs", type=int, default=200, help="pairs per round of the peers")
     parser.add_argument("--wait_steps", type=int, default=300)
     args = parser.parse_args(argv)
@@ -322,19 +322,19 @@ def main(argv: list[str] | None = None) -> None:
             samples, args.size, args.peer_pairs
         )
     except ImportError as error:
-        print(f"{error}. The peers come with: pip install '.[benchmarks]'", file=sys.stderr)
-        sys.exit(2)
+        print(f"{error}. Left out; pip install '.[benchmarks]' brings all peers.", file=sys.stderr)
     seconds = seconds_per_round(variants, rounds=args.rounds)
     per_pair = {
         name: [s / pairs.get(name, args.peer_pairs) for s in times]
         for name, times in seconds.items()
     }
+    peer = per_pair.get("Keras ImageDataGenerator")
     rows = [
         [
             name,
             f"{1 / statistics.median(times):.0f}",
             f"{1 / max(times):.0f}-{1 / min(times):.0f}",
-            f"{median_ratio(per_pair['Keras ImageDataGenerator'], times):.1f}",
+            f"{median_ratio(peer, times):.1f}" if peer else "",
         ]
         for name, times in per_pair.items()
     ]

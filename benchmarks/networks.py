@@ -49,6 +49,7 @@ PLAIN: dict[str, Any] = {
 
 _STEM = {"stem_stride": 2, "global_batch_size": 2}
 _BATCH_NORM = {**_STEM, "normalization": "batch"}
+_AVERAGED = {**_BATCH_NORM, "learning_rate": 3e-3, "ema_decay": 0.99}
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -68,14 +69,30 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "stem_batch2_norm": _BATCH_NORM,
     "stem_batch2_norm_rate3e-3": {**_BATCH_NORM, "learning_rate": 3e-3},
     "stem_batch2_norm_rate1e-2": {**_BATCH_NORM, "learning_rate": 1e-2},
-    "stem_batch2_norm_average": {**_BATCH_NORM, "learning_rate": 3e-3, "ema_decay": 0.99},
-    "stem_batch2_residual": {**_BATCH_NORM, "learning_rate": 3e-3, "encoder": "residual"},
-    "width16_batch2_norm": {
-        "base_filters": 16,
-        "global_batch_size": 2,
-        "normalization": "batch",
-        "learning_rate": 3e-3,
+    "stem_batch2_norm_average": _AVERAGED,
+    "stem_batch2_norm_average_rate6e-3": {**_AVERAGED, "learning_rate": 6e-3},
+    "stem_batch2_residual": {**_AVERAGED, "encoder": "residual"},
+    "stem_batch2_deep": {**_AVERAGED, "deep_supervision": True},
+    "stem_batch2_silu": {**_AVERAGED, "activation": "silu"},
+    "stem_batch2_width48": {**_AVERAGED, "base_filters": 48},
+    "stem_batch2_width64": {**_AVERAGED, "base_filters": 64},
+    "stem_batch2_crop384": {**_AVERAGED, "crop_size": 384},
+    "stem_batch2_border": {**_AVERAGED, "border_weight": 5},
+    "stem_batch2_turns": {
+        **_AVERAGED,
+        "rotation_share": 0.0,
+        "scale_share": 0.0,
+        "elastic_px": 0.0,
+        "quarter_turns": True,
     },
+    "stem_batch2_some": {
+        **_AVERAGED,
+        "rotation_share": 0.3,
+        "scale_share": 0.3,
+        "quarter_turns": True,
+    },
+    "stem_batch2_attention": {**_AVERAGED, "decoder": "attention"},
+    "width16_batch2_norm": {**_AVERAGED, "stem_stride": 1, "base_filters": 16},
     "stem_crop384": {"stem_stride": 2, "global_batch_size": 2, "crop_size": 384},
     "residual": {"encoder": "residual", "normalization": "batch"},
     "deep": {"deep_supervision": True},

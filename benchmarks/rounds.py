@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -20,10 +21,16 @@ def seconds_per_round(
 ) -> dict[str, list[float]]:
     """Runs every variant once unmeasured, then `rounds` times in turn; returns the seconds of each.
 
-    The order is reversed in every other round.
+    The order is reversed in every other round. Standard error shows how far it is.
     """
-    for run in variants.values():
+    begun = time.perf_counter()
+
+    def say(what: str) -> None:
+        print(f"{what}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+
+    for name, run in variants.items():
         run()
+        say(f"unmeasured, {name}")
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds):
         order = list(variants.items())
@@ -31,6 +38,7 @@ def seconds_per_round(
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
+        say(f"round {number + 1} of {rounds}")
     return seconds
 
 

@@ -1,7 +1,8 @@
 """Steps per second of this loop against `model.fit`, on the same network and the same data.
 
     python benchmarks/steps_per_second.py
-    python benchmarks/steps_per_second.py --rows=tiny --rounds=15
+    python benchmarks/steps_per_second.py --rows tiny-unet tiny-pixel --rounds=15
+    python benchmarks/steps_per_second.py --peers torch
 
 Both train a U-Net with AdamW on binary cross entropy from one batch that lies in memory and
 repeats, in one process, in turn. "like for like" is fit's time over the loop's with the same layers
@@ -10,7 +11,9 @@ and precision; "keras norm" is the same with `keras.layers.BatchNormalization` i
 of the rounds' ratios; above 1 the loop is faster. The rows "tiny" are networks so small that the
 steps' own cost matters: a U-Net of 6 convolutions on 32x32 pixels, and a classifier of single
 pixels on 8x8. They stand against fit at its default settings, and with 32 steps per execution. The
-rows "+xla" (--rows float32+xla) compile the loop's network with XLA; fit stays without it.
+rows "+xla" (--rows float32+xla) compile the loop's network with XLA; fit stays without it. With
+`--peers torch` a process beside trains the same U-Net by PyTorch (`torch_unet.py`), in turn with
+these; "torch" is its time over the loop's.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import argparse
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -100,9 +104,35 @@ def fit_round(
     return lambda: model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
 
 
+def torch_round(args: argparse.Namespace, row: str, steps: int):
+    """Returns a function that trains `steps` steps by PyTorch, in a process that waits between."""
+    precision, _, kind = row.partition("+")
+    script = pathlib.Path(__file__).parent / "torch_unet.py"
+    command = [sys.executable, str(script), f"--precision={precision}", f"--steps={steps}"]
+    command += [f"--batch={args.batch}", f"--size={args.size}"]
+    command += [f"--base_filters={args.base_filters}", *(["--norm"] if kind == "norm" else [])]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    to, of = process.stdin, process.stdout
+    if not of.readline().startswith("ready"):
+        sys.exit("the process of PyTorch has ended; what it said is above")
+
+    def run() -> None:
+        print(file=to)
+        of.readline()
+
+    return run
+
+
 def measure(args: argparse.Namespace) -> list[list[str]]:
     """Returns the rows of the table, everything measured in the same rounds."""
     variants = {}
+    for row in args.rows if args.peers else ():
+        if row in ROWS and not row.startswith("tiny"):
+            variants[f"torch {row}"] = torch_round(args, row, args.steps)
     for row in args.rows:
         steps = args.tiny_steps if row.startswith("tiny") else args.steps
         variants[f"loop {row}"] = loop_round(args, row, steps)
@@ -129,6 +159,7 @@ def measure(args: argparse.Namespace) -> list[list[str]]:
                 f"{median_ratio(fit, loop):.2f}",
                 ratio(f"keras norm {row}", loop),
                 "" if row.startswith("tiny") else ratio(base, loop),
+                *([ratio(f"torch {row}", loop)] if args.peers else []),
                 f"{min(loop) / max(loop):.2f}",
             ]
         )
@@ -141,9 +172,7 @@ def measure(args: argparse.Namespace) -> list[list[str]]:
                     f"{1000 * statistics.median(many) / steps:.2f}",
                     f"{args.batch * steps / statistics.median(loop):.1f}",
                     f"{median_ratio(many, loop):.2f}",
-                    "",
-                    "",
-                    "",
+                    *[""] * (4 if args.peers else 3),
                 ]
             )
     return rows
@@ -152,6 +181,7 @@ def measure(args: argparse.Namespace) -> list[list[str]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS + XLA_ROWS, default=list(ROWS))
+    parser.add_argument("--peers", nargs="+", choices=["torch"], default=[])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="steps per round")
     parser.add_argument(
@@ -164,7 +194,8 @@ def main(argv: list[str] | None = None) -> None:
     print(machine())
     print(f"batch {args.batch}, {args.size} px, base {args.base_filters}, {args.rounds} rounds")
     header = ["network", "loop ms/step", "fit ms/step", "loop images/s"]
-    header += ["like for like", "keras norm", "float32 fit", "fastest/slowest round"]
+    header += ["like for like", "keras norm", "float32 fit"]
+    header += [*args.peers, "fastest/slowest round"]
     print(tables.table(header, measure(args)))
 
 

@@ -29,6 +29,7 @@ def config_of():
 
 def test_there_are_the_recipes_that_people_come_for():
     assert {
+        "membrane_best.flags",
         "membrane.flags",
         "paper.flags",
         "unet_medical.flags",

@@ -20,11 +20,16 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.survey import Memory
 from unet_core.errors import UserError
 from unet_core.inference.trained import open_trained
+from unet_core.outputs.objects.coco import merge_coco
 from unet_core.reports import folds
 from unet_core.reports.about import Part, RunNote, SampleOf, Session, read_about
+from unet_core.reports.evaluation import Scored
+from unet_core.reports.shares import Head, merge_scores, write_share
+from unet_core.reports.totals import Totals
 from unet_core.run_directory import RunDirectory
 from unet_core.runs.masks import read_thresholds
 from unet_core.settings import RunConfig
+from unet_core.shards import Shard
 from unet_core.training.checkpoints import folder_of
 from unet_core.training.history import History
 
@@ -158,12 +163,43 @@ def make_about(folder):
     return folder / "about.json"
 
 
+def make_share(folder):
+    classes = ClassMap.parse("a")
+    total = Totals.of(classes, objects=True, segments=True)
+    total.confusion += [[[3, 1], [0, 4]]]
+    total.per_image["x"] = metrics.scores(total.confusion, classes.names)
+    total.calibrated("x", [[0.5] * 15])
+    total.curves["x"] = {name: [0.5] * 11 for name in ("v_rand", "v_info")}
+    scored = Scored(total, {"v_rand": 0.5, "v_info": 0.5})
+    head = Head({"weights": "a"}, RunConfig.of(classes="a", heads="sigmoid"), {"step": 5})
+    return write_share(folder, Shard(1, 1), scored, head)
+
+
+def read_share(folder):
+    with np.errstate(all="ignore"):
+        return merge_scores(folder)
+
+
+def make_objects(folder):
+    ring = [1, 1, 1, 3, 3, 3, 3, 1]
+    image = {"id": 1, "file_name": "a.png", "page": 0, "width": 5, "height": 5}
+    found = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [ring], "area": 4}
+    found |= {"bbox": [1, 1, 2, 2], "iscrowd": 0, "object": 1}
+    path = folder / "objects_coco-1-of-1.json"
+    categories = [{"id": 1, "name": "b"}]
+    content = {"images": [image], "annotations": [found], "categories": categories}
+    path.write_text(json.dumps(content))
+    return path
+
+
 KINDS = {
     "about": Kind(make_about, lambda folder: read_about(folder / "about.json")),
     "config": Kind(make_config, lambda folder: RunDirectory(folder).read()),
     "written": Kind(make_written, lambda folder: RunDirectory(folder).claim(folder / "new")),
     "finished": Kind(make_finished, lambda folder: RunDirectory(folder).is_finished(5)),
     "scores": Kind(make_scores, read_scores),
+    "share": Kind(make_share, read_share),
+    "objects": Kind(make_objects, lambda f: merge_coco({f / "objects_coco-1-of-1.json": [0]})),
     "thresholds": Kind(make_thresholds, lambda f: read_thresholds(f / "threshold.json")),
     "known_masks": Kind(
         make_memory, lambda folder: Memory(folder / "known_masks.json", ClassMap.parse("0:a,1:b"))
@@ -277,7 +313,7 @@ class TestJson:
         kind = KINDS[name]
         path = kind.make(tmp_path)
         for version, content in raw_versions(path.read_bytes()):
-            if version == "newer_format" and name == "annotation":
+            if version == "newer_format" and name in ("annotation", "objects"):
                 continue
             path.write_bytes(content)
             message = read_or_message(kind, tmp_path, path)

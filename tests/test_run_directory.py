@@ -1,3 +1,4 @@
+import concurrent.futures
 import errno
 import fcntl
 import json
@@ -5,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import warnings
 
 import pytest
@@ -60,7 +62,7 @@ class TestConstructor:
         with directory.locked():
             directory.store(CONFIG, "abc")
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
-            *("lock", "config.json", "written.json")
+            *("lock", "config.json", "written.json", "written.lock")
         }
         assert directory.checkpoints == tmp_path / "run" / "checkpoints"
 
@@ -247,6 +249,18 @@ class TestLocked:
 class TestClaim:
     def listed(self, run):
         return json.loads((run.path / "written.json").read_text())["files"]
+
+    def test_none_of_several_at_once_is_lost(self, run, monkeypatch):
+        def slowly(*args):
+            time.sleep(0.05)
+            files.write_json(*args)
+
+        monkeypatch.setattr("unet_core.run_directory.write_json", slowly)
+        names = [f"predictions/{number}.png" for number in range(4)]
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            claims = [pool.submit(RunDirectory(run.path).claim, run.path / name) for name in names]
+        assert [each.result() for each in claims] == [None] * 4
+        assert set(names) <= set(self.listed(run))
 
     def test_what_was_claimed_may_be_replaced_by_a_later_process(self, run):
         run.claim(run.path / "held_out" / "a.png")

@@ -65,6 +65,33 @@ class _Files(msgspec.Struct):
     files: list[str]
 
 
+@contextlib.contextmanager
+def _lock(descriptor: int, path: pathlib.Path, *, blocking: bool = False) -> Iterator[bool]:
+    """Locks what was opened at `path`, gives whether it is held, and closes it.
+
+    Where the file system cannot lock, it warns and goes on.
+
+    Raises:
+        OSError: If the lock fails otherwise; the error names `path`.
+    """
+    try:
+        is_held = True
+        try:
+            is_held = lock_descriptor(descriptor, blocking=blocking)
+        except OSError as error:
+            if error.errno not in CANNOT_LOCK:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            warn_once(
+                "lock",
+                f"{path.parent}: the file system cannot lock ({error.strerror}), so see to it "
+                "that no second process uses this run folder.",
+                stacklevel=6,  # `contextlib` stands between, twice.
+            )
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
 class RunDirectory:
     """The paths in a run's folder. Making one touches nothing.
 
@@ -105,32 +132,17 @@ class RunDirectory:
             UserError: If the folder cannot be written, or another process holds it.
             OSError: If the lock fails otherwise; the error names it.
         """
-        lock = self.path / "lock"
         way = "Choose another `run_dir`."
         with os_errors(self.path, "the run folder cannot be written", way):
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = open_to_lock(lock)
-        try:
-            is_held = True
-            try:
-                is_held = lock_descriptor(descriptor, blocking=False)
-            except OSError as error:
-                if error.errno not in CANNOT_LOCK:
-                    raise OSError(error.errno, error.strerror, str(lock)) from error
-                warn_once(
-                    "lock",
-                    f"{self.path}: the file system cannot lock ({error.strerror}), so see to it "
-                    "that no second process uses this run folder.",
-                    stacklevel=4,  # `contextlib` stands between.
-                )
+            descriptor = open_to_lock(self.path / "lock")
+        with _lock(descriptor, self.path / "lock") as is_held:
             if not is_held:
                 raise UserError(
                     f"{self.path}: another process is using this run folder. Wait for it, or "
                     "choose another `run_dir`."
                 )
             yield
-        finally:
-            os.close(descriptor)
 
     def holds_run(self) -> bool:
         """Returns whether a run has begun in this folder."""
@@ -246,10 +258,10 @@ class RunDirectory:
         Raises:
             UserError: If one is in the run's folder that the run has not written.
         """
-        path = (folder or self.path) / "scores.json"
-        if path.parent == self.path:
-            self.claim(path)
-        write_json(path, {"format": _SCORES_FORMAT, **scores})
+        folder = folder or self.path
+        if folder == self.path:
+            self.claim(folder / "scores.json")
+        write_scores(folder, scores)
 
     def results(self) -> list[pathlib.Path]:
         """Returns the files at the top of the folder that the run has written for people."""
@@ -285,6 +297,15 @@ class RunDirectory:
         write_whole(self._finished, f"{step}\n".encode())
 
 
+def write_scores(folder: pathlib.Path, scores: Mapping[str, Any]) -> None:
+    """Writes `scores.json` in a folder of no run, whole or not at all; NaN becomes null.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    write_json(folder / "scores.json", {"format": _SCORES_FORMAT, **scores})
+
+
 class Written:
     """What a run has written in its folder, by its own list, `written.json`.
 
@@ -309,8 +330,22 @@ class Written:
             ValueError: If one lies outside the folder.
             OSError: If the list cannot be written.
         """
-        listed = self.files()
         names = [local_path(path).relative_to(self._folder).as_posix() for path in paths]
+        lock = self._folder / "written.lock"
+        # Where nobody has claimed anything, nothing is written before a file is refused.
+        if not os.path.lexists(lock):
+            self._new(names)
+        if self._path.exists() and self.files().keys() >= set(names):
+            return
+        # Shares of one prediction put their files on the list at the same time.
+        with _lock(open_to_lock(lock), lock, blocking=True):
+            new = self._new(names)
+            content = {"format": _WRITTEN_FORMAT, "files": [*self.files(), *new]}
+            write_json(self._path, content)
+
+    def _new(self, names: Iterable[str]) -> list[str]:
+        """Returns those of the names that are not on the list; UserError if one is there."""
+        listed = self.files()
         new = [name for name in dict.fromkeys(names) if name not in listed]
         foreign = [name for name in new if os.path.lexists(self._folder / name)]
         if foreign:
@@ -319,8 +354,7 @@ class Written:
                 f"{self._folder / foreign[0]}{more}: there already, and not written by this run, "
                 "which would replace it. Move it elsewhere, or choose another `run_dir`."
             )
-        if new or not self._path.exists():
-            write_json(self._path, {"format": _WRITTEN_FORMAT, "files": [*listed, *new]})
+        return new
 
     def files(self) -> dict[str, None]:
         """Returns the list: paths from the folder with "/", in the order they were claimed.

@@ -50,23 +50,26 @@ class ThresholdBaseline:
 
     Args:
         classes: Number of classes.
+
+    Attributes:
+        counts: [4, classes, 256] int64, pixels by blur, true class and grey value.
     """
 
     def __init__(self, classes: int):
-        self._counts = np.zeros((len(_SIGMAS), classes, 256), np.int64)
+        self.counts = np.zeros((len(_SIGMAS), classes, 256), np.int64)
 
     def add(self, image: np.ndarray, mask: np.ndarray) -> None:
         """Counts one `image` [H, W] uint8 and its `mask` [H, W] of class ids or `IGNORED`."""
         kept = mask != IGNORED
         ids = mask[kept].astype(np.int64) * 256
-        for counts, sigma in zip(self._counts, _SIGMAS, strict=True):
+        for counts, sigma in zip(self.counts, _SIGMAS, strict=True):
             values = cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
             counts += np.bincount(ids + values[kept], minlength=counts.size).reshape(counts.shape)
 
     def best(self, class_id: int) -> tuple[float, str] | None:
         """Returns the best Dice of `class_id` and how it is reached; None if it does not occur."""
         best, how = 0.0, ""
-        for counts, sigma in zip(self._counts, _SIGMAS, strict=True):
+        for counts, sigma in zip(self.counts, _SIGMAS, strict=True):
             total = counts[class_id].sum()
             dark_hits, dark_all = np.cumsum(counts[class_id]), np.cumsum(counts.sum(0))
             for side, hits, above in (
@@ -447,6 +450,11 @@ class Calibration:
     Args:
         bins: Number of bins of equal width over [0, 1], > 0.
 
+    Attributes:
+        pixels: [bins] int64, the pixels of each bin.
+        hits: [bins] int64, those of them that are right.
+        confidence: [bins] float64, the sums of their confidences.
+
     Raises:
         ValueError: If `bins` is not positive.
 
@@ -456,9 +464,9 @@ class Calibration:
     def __init__(self, bins: int = 15):
         if bins < 1:
             raise ValueError(f"`bins` ({bins}) must be positive.")
-        self._pixels = np.zeros(bins, np.int64)
-        self._hits = np.zeros(bins, np.int64)
-        self._confidence = np.zeros(bins, np.float64)
+        self.pixels = np.zeros(bins, np.int64)
+        self.hits = np.zeros(bins, np.int64)
+        self.confidence = np.zeros(bins, np.float64)
 
     def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
         """Counts one image.
@@ -475,12 +483,12 @@ class Calibration:
         probabilities = probabilities[kept]
         confidence = probabilities.max(-1).astype(np.float64)
         hit = probabilities.argmax(-1) == truth[kept]
-        bins = self._pixels.size
+        bins = self.pixels.size
         # A probability of 0 is in the first bin, one that rounding put above 1 in the last.
         index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-        self._pixels += np.bincount(index, minlength=bins)
-        self._hits += np.bincount(index[hit], minlength=bins)
-        self._confidence += np.bincount(index, confidence, minlength=bins)
+        self.pixels += np.bincount(index, minlength=bins)
+        self.hits += np.bincount(index[hit], minlength=bins)
+        self.confidence += np.bincount(index, confidence, minlength=bins)
 
     def error(self) -> float:
         """Returns the expected calibration error (ECE), in [0, 1].
@@ -488,21 +496,21 @@ class Calibration:
         It is the mean over all pixels of |accuracy - confidence| of their bin. NaN if there are no
         pixels.
         """
-        pixels = self._pixels.sum()
+        pixels = self.pixels.sum()
         if not pixels:
             return float("nan")
-        return float(np.abs(self._hits - self._confidence).sum() / pixels)
+        return float(np.abs(self.hits - self.confidence).sum() / pixels)
 
     def table(self) -> list[CalibrationBin]:
         """Returns all bins, from low confidence to high."""
-        bins = self._pixels.size
+        bins = self.pixels.size
         with np.errstate(invalid="ignore"):
-            confidence, accuracy = self._confidence / self._pixels, self._hits / self._pixels
+            confidence, accuracy = self.confidence / self.pixels, self.hits / self.pixels
         return [
             CalibrationBin(
                 low=i / bins,
                 high=(i + 1) / bins,
-                pixels=int(self._pixels[i]),
+                pixels=int(self.pixels[i]),
                 confidence=float(confidence[i]),
                 accuracy=float(accuracy[i]),
             )
@@ -520,6 +528,9 @@ class PrecisionRecall:
     Args:
         levels: Steps from 0 to 1, > 0.
 
+    Attributes:
+        counts: [2, levels + 1] int64, pixels that are not of the class and that are, by level.
+
     Raises:
         ValueError: If `levels` is not positive.
     """
@@ -528,8 +539,7 @@ class PrecisionRecall:
         if levels < 1:
             raise ValueError(f"`levels` ({levels}) must be positive.")
         self._levels = levels
-        # Negatives, positives.
-        self._counts = np.zeros((2, levels + 1), np.int64)
+        self.counts = np.zeros((2, levels + 1), np.int64)
 
     def add(
         self, probability: np.ndarray, truth: np.ndarray, kept: np.ndarray | None = None
@@ -547,7 +557,7 @@ class PrecisionRecall:
         kept = _kept(kept, probability=probability, truth=truth)
         level = np.rint(probability[kept].astype(np.float64) * self._levels).astype(np.int64)
         index = truth[kept] * (self._levels + 1) + np.clip(level, 0, self._levels)
-        self._counts += np.bincount(index, minlength=self._counts.size).reshape(2, -1)
+        self.counts += np.bincount(index, minlength=self.counts.size).reshape(2, -1)
 
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and thresholds, each [n] float64, for the n levels that occur.
@@ -555,11 +565,11 @@ class PrecisionRecall:
         The highest is the first. A pixel at the threshold is predicted. Recall is NaN if the class
         is nowhere.
         """
-        occurs = np.flatnonzero(self._counts.sum(0))[::-1]
-        negatives, positives = self._counts[:, occurs].cumsum(1)
+        occurs = np.flatnonzero(self.counts.sum(0))[::-1]
+        negatives, positives = self.counts[:, occurs].cumsum(1)
         precision = positives / (positives + negatives)
         with np.errstate(invalid="ignore"):
-            recall = positives / self._counts[1].sum()
+            recall = positives / self.counts[1].sum()
         return precision, recall, occurs / self._levels
 
     def histogram(self, bins: int) -> np.ndarray:
@@ -572,8 +582,8 @@ class PrecisionRecall:
         """
         if self._levels % bins:
             raise ValueError(f"`bins` ({bins}) must divide the {self._levels} levels.")
-        counts = self._counts[:, :-1].reshape(2, bins, -1).sum(-1)
-        counts[:, -1] += self._counts[:, -1]
+        counts = self.counts[:, :-1].reshape(2, bins, -1).sum(-1)
+        counts[:, -1] += self.counts[:, -1]
         return counts
 
     def average_precision(self) -> float:
@@ -581,7 +591,7 @@ class PrecisionRecall:
 
         It is `sklearn.metrics.average_precision_score`. NaN if the class is nowhere.
         """
-        if not self._counts[1].any():
+        if not self.counts[1].any():
             return float("nan")
         precision, recall, _ = self.curve()
         return float(np.diff(recall, prepend=0.0) @ precision)
@@ -644,11 +654,15 @@ class ObjectCounts:
 
     F1 is made of the sums, so that every object weighs alike, where the paper takes the mean over
     images. `object_scores` says when two objects match.
+
+    Attributes:
+        hits: [10] int64, the matched pairs at each of `OBJECT_THRESHOLDS`.
+        objects: All predicted and all true objects.
     """
 
     def __init__(self):
-        self._hits = np.zeros(len(OBJECT_THRESHOLDS), np.int64)
-        self._objects = 0
+        self.hits = np.zeros(len(OBJECT_THRESHOLDS), np.int64)
+        self.objects = 0
 
     def add(
         self,
@@ -658,8 +672,8 @@ class ObjectCounts:
     ) -> None:
         """Counts the objects of one image, as `object_scores` takes them."""
         found = object_scores(predicted_labels, true_labels, kept)
-        self._hits += found.hits
-        self._objects += found.predicted + found.true
+        self.hits += found.hits
+        self.objects += found.predicted + found.true
 
     def f1(self) -> dict[float, float]:
         """Returns F1 = 2 TP / (2 TP + FP + FN), in [0, 1], for each of `OBJECT_THRESHOLDS`.
@@ -667,8 +681,8 @@ class ObjectCounts:
         NaN if there are no objects.
         """
         return {
-            threshold: 2 * int(hits) / self._objects if self._objects else float("nan")
-            for threshold, hits in zip(OBJECT_THRESHOLDS, self._hits, strict=True)
+            threshold: 2 * int(hits) / self.objects if self.objects else float("nan")
+            for threshold, hits in zip(OBJECT_THRESHOLDS, self.hits, strict=True)
         }
 
     def mean_f1(self) -> float:

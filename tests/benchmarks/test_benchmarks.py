@@ -13,6 +13,7 @@ from helpers.program import TINY as TINY_RUN
 from helpers.program import write_slices
 
 from unet_core.data import tiff_bands
+from unet_core.models.build import make_network
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -63,6 +64,33 @@ class TestStepsPerSecond:
         }
         assert {name: len(cells) for name, cells in rows.items()} == figures
         assert all(float(cell) > 0 for cells in rows.values() for cell in cells)
+
+    def test_pytorch_trains_a_network_of_as_many_weights_beside(self):
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+        code = (
+            "import sys; sys.path[:0] = ['benchmarks', '.']; import torch_unet; "
+            "of = lambda norm: torch_unet.UNet(4, 32, norm=norm).parameters(); "
+            "print(*(sum(p.numel() for p in of(norm)) for norm in (False, True)))"
+        )
+        counted = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        ours = [
+            make_network(classes=2, depth=4, base_filters=32, normalization=norm)
+            for norm in ("none", "batch")
+        ]
+        trainable = [sum(int(np.prod(v.shape)) for v in n.trainable_variables) for n in ours]
+        assert list(map(int, counted.stdout.split())) == trainable
+        done = run(
+            "steps_per_second.py",
+            *("--peers", "torch", "--rows", "bfloat16+norm"),
+            *("--rounds=2", "--steps=1", "--size=32", "--base_filters=2"),
+        )
+        assert done.returncode == 0, done.stderr
+        cells = rows_of(done.stdout)["bfloat16+norm"]
+        # All but the column of float32, which is not measured here.
+        assert len(cells) == 7
+        assert all(float(cell) > 0 for cell in cells)
 
     def test_unknown_row_is_refused(self):
         done = run("steps_per_second.py", "--rows", "float64")

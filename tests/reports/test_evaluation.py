@@ -260,6 +260,19 @@ class TestObjects:
         assert result["scores"]["v_rand"] == v_rand[8] > v_rand[5]
         assert "v_rand/chosen" not in result["scores"]
 
+    def test_segments_may_be_left_out_and_nothing_else_changes(self, window, tmp_path):
+        read = self.two_cells()
+        training = {"object_class": "cell", "training_samples": list(read.arrays)}
+        whole = score(window, read, tmp_path / "whole", **training)
+        result = score(window, read, tmp_path / "part", segment_scores=False, **training)
+        assert "segments" not in result
+        assert "V_Rand" not in describe_scores(result, CLASSES)
+        segments = [key for key in whole["scores"] if key.startswith(("v_rand", "v_info"))]
+        assert len(segments) == 6
+        assert {**result["scores"], **{key: whole["scores"][key] for key in segments}} == (
+            whole["scores"]
+        )
+
     def test_objects_are_counted(self, window, tmp_path):
         # At 1/2 the two cells are one object: none of its pairs overlaps by more than a half
         # (48 of 102 pixels).

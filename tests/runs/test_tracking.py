@@ -104,3 +104,22 @@ class TestExample:
         assert steps == [2, 4]
         files = {each.path for each in client.list_artifacts(found.info.run_id)}
         assert "scores.json" in files
+
+    @pytest.mark.slow
+    def test_weights_and_biases_keeps_numbers_and_files_without_a_network(
+        self, door, slices, tmp_path, monkeypatch
+    ):
+        pytest.importorskip("wandb", reason="needs wandb")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+        tracker = "--tracker=examples.trackers:wandb"
+        code, _, err = run(door, slices, tmp_path, "--train_steps=4", tracker)
+        assert code == 0, err
+        assert "WARNING: --tracker" not in err
+        (kept,) = (tmp_path / "wandb").glob("offline-run-*")
+        assert (kept / "files" / "scores.json").read_bytes() == (
+            tmp_path / "run" / "scores.json"
+        ).read_bytes()
+        # The database of the run, whose records hold names and values as text.
+        (database,) = kept.glob("run-*.wandb")
+        assert b"held_out/dice/mean" in database.read_bytes()

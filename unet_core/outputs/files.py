@@ -25,7 +25,7 @@ import tqdm
 from unet_core.data import images
 from unet_core.data.instance_masks import object_class
 from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
-from unet_core.data.predicted import Predicted
+from unet_core.data.predicted import Predicted, digest_of
 from unet_core.data.samples import Source, naming
 from unet_core.data.tiff_bands import Rows, open_rows
 from unet_core.data.tiff_writer import TiffWriter
@@ -54,6 +54,7 @@ from unet_core.outputs.wanted import (
     paths_of,
     stems,
 )
+from unet_core.shards import Shard
 
 MOST_PIXELS_WHOLE = 2**26
 # What file systems answer to a name that is too long for them, or has characters they do not take.
@@ -89,6 +90,7 @@ def predict_files(
     wanted: PredictionOutputs,
     *,
     overwrite: bool = False,
+    shard: Shard | None = None,
     claim: Callable[..., None] | None = None,
     progress: Callable = _SILENT,
     should_stop: Callable[[], bool] = lambda: False,
@@ -105,6 +107,8 @@ def predict_files(
         output_dir: The folder to write to; made if need be.
         wanted: What to write.
         overwrite: Whether earlier predictions may be replaced, by other weights or settings too.
+        shard: The share of the images that is predicted, all being named for the names of their
+            files; `unet_core.outputs.merge` puts the shares of a folder together. None is all.
         claim: Called with all files that may be written, before any is; it may refuse. Without it,
             only what a prediction has written is ever replaced.
         progress: Makes a bar of the pixels, given their `total`, as `tqdm.tqdm` does.
@@ -117,7 +121,7 @@ def predict_files(
     """
     output_dir = pathlib.Path(output_dir)
     _check_wanted(wanted, predictor)
-    run = _Run(predictor, wanted, output_dir, sources)
+    run = _Run(predictor, wanted, output_dir, sources, shard)
     run.prepare(overwrite, claim)
     start = time.perf_counter()
     advice = "Those already there are whole; make room or choose another `output_dir`."
@@ -152,6 +156,7 @@ class _Run:
         wanted: PredictionOutputs,
         output_dir: pathlib.Path,
         sources: Sequence[Source],
+        shard: Shard | None,
     ):
         self.rows: list[list[str]] = []
         self.warnings: list[str] = []
@@ -160,13 +165,16 @@ class _Run:
         self._predictor = predictor
         self._wanted = wanted
         self._dir = output_dir
-        self._sources = dict(zip(stems(sources), sources, strict=True))
-        self._predicted = Predicted(output_dir)
+        named = list(zip(stems(sources), sources, strict=True))
+        self._inputs = digest_of(dict(named)) if shard else ""
+        self._sources = dict(shard.of(named) if shard else named)
+        self._predicted = Predicted(output_dir, shard)
         self._objects = ObjectFiles(
             wanted.objects,
             output_dir,
             object_class(predictor.classes, wanted.object_class),
             wanted.pixel_size_um,
+            shard,
         )
         self._shapes = {name: _shape(source) for name, source in self._sources.items()}
         self._left: set[str] = set()
@@ -184,7 +192,7 @@ class _Run:
         if claim is None or not overwrite:
             self._predicted.check_free(every)
         made = made_by(self._predictor, self._wanted)
-        left = self._predicted.unfinished(self._sources, made, again=overwrite)
+        left = self._predicted.unfinished(self._sources, made, again=overwrite, inputs=self._inputs)
         self._left = set(left)
         self.finished_before = len(self._sources) - len(left)
         if claim is not None:
@@ -205,7 +213,9 @@ class _Run:
             OSError: If one cannot be written.
         """
         of_all = self._objects.paths([])
+        self._predicted.begin()
         if not self._left and (not of_all or self._predicted.is_finished("")):
+            self._predicted.end()
             return
         if of_all:
             self._predicted.start("", None, of_all)

@@ -8,11 +8,11 @@ result = evaluation.result(chosen)                 # for scores.json
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from unet_core import metrics, scores
@@ -24,14 +24,18 @@ from unet_core.data.instance_masks import object_class as class_of_objects
 from unet_core.data.reader import Pair, Reader
 from unet_core.data.samples import Sample
 from unet_core.drawing import pictures, plots, tables
-from unet_core.files import os_errors
+from unet_core.errors import UserError
+from unet_core.files import os_errors, read_bytes
 from unet_core.inference.instances import components, number_objects
 from unet_core.inference.masks import MaskRule, usual_rule, write_mask
 from unet_core.inference.natively import predict_sample
-from unet_core.reports.scores_file import BINS
+from unet_core.reports.totals import Totals
 
 _WORST = 6
 _MOST_TO_CHOOSE_ON = 6
+_MOST_BYTES = 2**31
+_CANNOT_WRITE = "scores and pictures cannot be written"
+_ADVICE = "Make room, permit writing, or choose another folder."
 
 
 class Evaluation:
@@ -43,6 +47,7 @@ class Evaluation:
             masks number objects, these. True objects are then those of the masks.
         instances: How predicted objects are numbered, see `instances.number_objects`.
         least_object_px: Predicted objects of fewer pixels are none.
+        segment_scores: Whether V_Rand and V_Info are wanted.
         boundary_px: Tolerance of the boundary F1.
         baseline: Whether to find the best threshold of the grey values for comparison; for grey
             8-bit images.
@@ -50,9 +55,10 @@ class Evaluation:
             at every threshold, V_Rand and V_Info are those of the probabilities. None is the usual.
 
     Attributes:
-        scores_segments: Whether V_Rand and V_Info are scored: of two classes that exclude one
-            another, one of them objects, if scikit-image is installed.
+        scores_segments: Whether V_Rand and V_Info are scored: if wanted, of two classes that
+            exclude one another, one of them objects, where scikit-image is installed.
         make_mask: As given.
+        totals: What is added up.
 
     Raises:
         UserError: If there is no such class.
@@ -65,6 +71,7 @@ class Evaluation:
         object_class: str = "",
         instances: str = "none",
         least_object_px: int = 0,
+        segment_scores: bool = True,
         boundary_px: float = 2.0,
         baseline: bool = False,
         make_mask: MaskRule | None = None,
@@ -78,17 +85,16 @@ class Evaluation:
         self._how: dict[str, Any] = {"how": instances, "least_px": least_object_px}
         # V_Rand and V_Info are scores of two classes, one of them objects between membranes.
         self._has_segments = self._object is not None and self._of_two and classes.border_px is None
-        self.scores_segments = self._has_segments and scores.can_score_segments()
         self._boundary_px = boundary_px
+        wanted = self._has_segments and segment_scores
+        self.scores_segments = wanted and scores.can_score_segments()
         self.make_mask = make_mask or usual_rule(classes)
-        shape = (number, 2, 2) if classes.overlapping else (number, number)
-        self._confusion = np.zeros(shape, np.int64)
-        self._per_image: dict[str, dict[str, float]] = {}
-        self._curves: dict[str, dict[str, list[float]]] = {}
-        self._baseline = scores.ThresholdBaseline(number) if baseline else None
-        self._precision_recall = [scores.PrecisionRecall() for _ in classes.names]
-        self._calibration = scores.Calibration()
-        self._objects = scores.ObjectCounts()
+        self.totals = Totals.of(
+            classes,
+            baseline=baseline,
+            objects=self._object is not None,
+            segments=self.scores_segments if wanted else None,
+        )
 
     def add(self, pair: Pair, probabilities: np.ndarray) -> dict[str, float]:
         """Adds one image and returns its own scores by name.
@@ -100,14 +106,15 @@ class Evaluation:
         Raises:
             ValueError: If one of this name was added before, whose scores it would replace.
         """
-        if pair.name in self._per_image:
+        total = self.totals
+        if pair.name in total.per_image:
             raise ValueError(
                 f"Two images are called {pair.name!r}; scores are kept by name. Rename one."
             )
         truth, ids = pair.mask, self.make_mask(probabilities)
         kept = truth != IGNORED
         confusion = confusion_of(truth, ids, self._classes)
-        self._confusion += confusion
+        total.confusion += confusion
         found = metrics.scores(confusion, self._classes.names)
         for each, name in enumerate(self._classes.names):
             predicted, true = self._classes.has(ids, each), self._classes.has(truth, each)
@@ -115,86 +122,37 @@ class Evaluation:
                 predicted, true, tolerance_px=self._boundary_px, kept=kept
             )
             found[f"hausdorff95/{name}"] = scores.hausdorff95(predicted, true, kept=kept)
-            self._precision_recall[each].add(probabilities[..., each], true, kept)
+            total.precision_recall[each].add(probabilities[..., each], true, kept)
             if self._classes.overlapping:
                 of_class = probabilities[..., each]
                 both = np.stack([1 - of_class, of_class], -1)
-                self._calibration.add(both, np.where(kept, true, IGNORED))
+                total.calibrate(pair.name, both, np.where(kept, true, IGNORED))
         if not self._classes.overlapping:
-            self._calibration.add(probabilities, truth)
+            total.calibrate(pair.name, probabilities, truth)
         if self._of_two:
             found["unet_medical_dice"] = scores.unet_medical_dice(probabilities, truth)
             found["unet_medical_dice/soft_labels"] = scores.unet_medical_dice(
                 probabilities, truth, hard_labels=False
             )
-        if self._object is not None:
+        if self._object is not None and total.objects is not None:
             predicted = number_objects(ids, self._classes, self._object_class, **self._how)
-            self._objects.add(predicted, true_objects(pair, self._classes, self._object), kept)
+            total.objects.add(predicted, true_objects(pair, self._classes, self._object), kept)
         if self._has_segments:
             probability = probabilities[..., self._object]
             if self.scores_segments:
                 v_rand, v_info = scores.segment_curve(probability, truth == self._object)
-                self._curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
+                total.curves[pair.name] = {"v_rand": v_rand.tolist(), "v_info": v_info.tolist()}
             found["rand_f1"] = scores.legacy_rand_f1(probability, truth == self._object, 0.5)
             inside = np.where(kept, truth == self._object, IGNORED)
             found["pixel_error"] = scores.pixel_error(probability, inside, 0.5)
-        if self._baseline:
-            self._baseline.add(pair.image, truth)
-        self._per_image[pair.name] = found
+        if total.baseline:
+            total.baseline.add(pair.image, truth)
+        total.per_image[pair.name] = found
         return found
 
     def result(self, chosen: dict[str, float] | None = None) -> dict[str, Any]:
-        """Returns what goes into `scores.json`.
-
-        Args:
-            chosen: Thresholds for "v_rand" and "v_info" chosen on training images.
-
-        Returns:
-            A dict of `scores`: overlap scores over all pixels of all images, the others as means
-            over the images; `per_image`; `confusion`; `best_threshold` per class, of the grey
-            values, if there is a baseline; `precision_recall` and `calibration`; `probabilities`,
-            for each class the pixels that are of it and those that are not, by its probability in
-            100 bins; `objects` and `segments` if there is a class of objects.
-        """
-        names = self._classes.names
-        total = metrics.scores(self._confusion, names)
-        others = {key for found in self._per_image.values() for key in found} - set(total)
-        for key in sorted(others):
-            total[key] = _mean([found[key] for found in self._per_image.values()])
-        for name, curve in zip(names, self._precision_recall, strict=True):
-            total[f"average_precision/{name}"] = curve.average_precision()
-        total["calibration_error"] = self._calibration.error()
-        result: dict[str, Any] = {
-            "scores": total,
-            "best_threshold": {},
-            "confusion": self._confusion.tolist(),
-            "per_image": self._per_image,
-            "calibration": [dataclasses.asdict(each) for each in self._calibration.table()],
-            "precision_recall": {
-                name: _thinned(*curve.curve())
-                for name, curve in zip(names, self._precision_recall, strict=True)
-            },
-        }
-        result["probabilities"] = {
-            name: dict(zip(("of_others", "of_class"), curve.histogram(BINS).tolist(), strict=True))
-            for name, curve in zip(names, self._precision_recall, strict=True)
-        }
-        if self._baseline is not None:
-            for number, name in enumerate(names):
-                if found := self._baseline.best(number):
-                    result["best_threshold"][name] = dict(zip(("dice", "how"), found, strict=True))
-        if self._object is not None:
-            f1 = self._objects.f1()
-            result["objects"] = {f"{iou:.2f}": value for iou, value in f1.items()}
-            total["object_f1/mean"] = self._objects.mean_f1()
-            total["object_f1/0.50"] = f1[min(f1)]
-        if self.scores_segments:
-            result["segments"] = {"chosen": chosen or {}, "per_image": self._curves}
-            chosen_for = dict.fromkeys(self._curves, chosen or {})
-            total |= scores.stack_scores(self._curves, chosen_for)
-        elif self._has_segments:
-            result["left_out"] = scores.SEGMENTS_NEED
-        return result
+        """Returns what goes into `scores.json`, see `Totals.result`."""
+        return self.totals.result(chosen)
 
 
 def true_objects(pair: Pair, classes: ClassMap, object_id: int) -> np.ndarray:
@@ -229,7 +187,47 @@ def choose_thresholds(
     return {key: total[f"{key}/threshold"] for key in ("v_rand", "v_info")}
 
 
+class Scored(NamedTuple):
+    """What scored images have added up to, and the thresholds that were chosen elsewhere."""
+
+    totals: Totals
+    chosen: dict[str, float]
+
+
 def score_samples(
+    window: Callable[[np.ndarray], np.ndarray],
+    samples: Sequence[Sample],
+    read: Reader,
+    output_dir: pathlib.Path,
+    **how: Any,
+) -> dict[str, Any] | None:
+    """Predicts `samples` and returns their scores.
+
+    Beside what `add_up` writes, it writes `per_image.csv`, `worst.png` (the images with the lowest
+    mean Dice) and `precision_recall.png`.
+
+    Args:
+        window: See `add_up`, and so all others.
+        samples: What to score.
+        read: Decodes them and knows the classes.
+        output_dir: The folder to write to.
+        **how: The others.
+
+    Returns:
+        A dict for `scores.json`, see `Totals.result`. None if `should_stop()` became true.
+
+    Raises:
+        UserError: As `add_up`.
+    """
+    scored = add_up(window, samples, read, output_dir, **how)
+    if scored is None:
+        return None
+    result = scored.totals.result(scored.chosen)
+    write_overview(output_dir, result, read.classes)
+    return result
+
+
+def add_up(
     window: Callable[[np.ndarray], np.ndarray],
     samples: Sequence[Sample],
     read: Reader,
@@ -238,18 +236,18 @@ def score_samples(
     object_class: str = "",
     instances: str = "none",
     least_object_px: int = 0,
+    segment_scores: bool = True,
     boundary_px: float = 2.0,
     training_samples: Sequence[Sample] = (),
     mask_format: str = "values",
     make_mask: MaskRule | None = None,
     progress: Callable[[str], Callable] = lambda _: iter,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any] | None:
-    """Predicts `samples` and returns their scores.
+) -> Scored | None:
+    """Predicts `samples` and returns what their scores are made of.
 
     It writes, for each, `held_out/<name>_predict.png` (see `write_mask`) and
-    `held_out/<name>_errors.png`, and
-    `per_image.csv`, `worst.png` (the images with the lowest mean Dice) and `precision_recall.png`.
+    `held_out/<name>_errors.png`.
 
     Args:
         window: [H, W] or [H, W, C] scaled and resized pixels -> probabilities [H, W, C].
@@ -259,6 +257,7 @@ def score_samples(
         object_class: See `Evaluation`.
         instances: See `Evaluation`.
         least_object_px: See `Evaluation`.
+        segment_scores: See `Evaluation`.
         boundary_px: See `Evaluation`.
         training_samples: Images on which the threshold of V_Rand and V_Info is chosen; of more than
             6, every n-th.
@@ -268,7 +267,7 @@ def score_samples(
         should_stop: Asked before every image.
 
     Returns:
-        A dict for `scores.json`, see `Evaluation.result`. None if `should_stop()` became true.
+        None if `should_stop()` became true.
 
     Raises:
         UserError: If a sample cannot be read, a picture cannot be written, or the network's output
@@ -279,45 +278,33 @@ def score_samples(
         object_class=object_class,
         instances=instances,
         least_object_px=least_object_px,
+        segment_scores=segment_scores,
         boundary_px=boundary_px,
         # One threshold makes classes that exclude one another.
         baseline=read.channels == 1 and read.dtype == np.uint8 and not read.classes.overlapping,
         make_mask=make_mask,
     )
     picture_dir = output_dir / "held_out"
-    worst: list[_Row] = []
-    advice = "Make room, permit writing, or choose another folder."
-    with os_errors(output_dir, "scores and pictures cannot be written", advice):
+    with os_errors(output_dir, _CANNOT_WRITE, _ADVICE):
         picture_dir.mkdir(parents=True, exist_ok=True)
         for sample in progress("Scoring held-out images")(samples):
             if should_stop():
                 return None
-            worst.append(_score_one(window, sample, read, evaluation, picture_dir, mask_format))
-            worst = sorted(worst, key=lambda row: (row.dice, row.title))[:_WORST]
-        chosen = {}
-        if evaluation.scores_segments and training_samples:
-            step = -(-len(training_samples) // _MOST_TO_CHOOSE_ON)
-            chosen = choose_thresholds(
-                window,
-                training_samples[::step],
-                read,
-                object_class,
-                progress=progress("Choosing thresholds on training images"),
-                should_stop=should_stop,
-            )
-            if should_stop():
-                return None
-        result = evaluation.result(chosen)
-        _write_overview(output_dir, result, worst, read.classes)
-    return result
-
-
-class _Row(NamedTuple):
-    """One image among the worst: its mean Dice, the title of its picture, and the picture."""
-
-    dice: float
-    title: str
-    picture: np.ndarray
+            _score_one(window, sample, read, evaluation, picture_dir, mask_format)
+    chosen = {}
+    if evaluation.scores_segments and training_samples:
+        step = -(-len(training_samples) // _MOST_TO_CHOOSE_ON)
+        chosen = choose_thresholds(
+            window,
+            training_samples[::step],
+            read,
+            object_class,
+            progress=progress("Choosing thresholds on training images"),
+            should_stop=should_stop,
+        )
+        if should_stop():
+            return None
+    return Scored(evaluation.totals, chosen)
 
 
 def _score_one(
@@ -327,32 +314,59 @@ def _score_one(
     evaluation: Evaluation,
     picture_dir: pathlib.Path,
     mask_format: str,
-) -> _Row:
+) -> None:
     """Predicts a sample, adds it to `evaluation` and writes its mask and its errors."""
     pair, probabilities = predict_sample(window, sample, read)
-    dice = evaluation.add(pair, probabilities)["dice/mean"]
+    evaluation.add(pair, probabilities)
     ids, classes = evaluation.make_mask(probabilities), read.classes
     write_mask(picture_dir / sample.name, ids, classes, mask_format)
     picture = pictures.comparison(pair.image, pair.mask, ids, classes)
-    images.write_png(picture_dir / f"{sample.name}_errors.png", picture)
-    return _Row(dice, f"{sample.name}: mean Dice {dice:.4f}", picture)
+    images.write_png(_errors_of(picture_dir, sample.name), picture)
 
 
-def _write_overview(
-    output_dir: pathlib.Path, result: dict[str, Any], worst: Sequence[_Row], classes: ClassMap
-) -> None:
-    """Writes the worst images, the curves of precision and recall, and the table of images."""
-    sheet = pictures.stacked([(row.title, row.picture) for row in worst])
-    images.write_png(output_dir / "worst.png", sheet)
-    curves = {
-        name: (curve["recall"], curve["precision"])
-        for name, curve in result["precision_recall"].items()
-    }
-    images.write_png(
-        output_dir / "precision_recall.png",
-        plots.curves(curves, classes.palette(), x_title="recall", y_title="precision"),
-    )
-    tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
+def write_overview(output_dir: pathlib.Path, result: dict[str, Any], classes: ClassMap) -> None:
+    """Writes the worst images, the curves of precision and recall, and the table of images.
+
+    Args:
+        output_dir: The folder, which holds what `add_up` has written of each image.
+        result: See `Totals.result`.
+        classes: The classes.
+
+    Raises:
+        UserError: If a picture is not there any more, or a file cannot be written.
+    """
+    with os_errors(output_dir, _CANNOT_WRITE, _ADVICE):
+        sheet = pictures.stacked(_worst(output_dir / "held_out", result["per_image"]))
+        images.write_png(output_dir / "worst.png", sheet)
+        curves = {
+            name: (curve["recall"], curve["precision"])
+            for name, curve in result["precision_recall"].items()
+        }
+        images.write_png(
+            output_dir / "precision_recall.png",
+            plots.curves(curves, classes.palette(), x_title="recall", y_title="precision"),
+        )
+        tables.write_csv(output_dir / "per_image.csv", "image", result["per_image"])
+
+
+def _worst(
+    picture_dir: pathlib.Path, per_image: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, np.ndarray]]:
+    """Returns titles and pictures of errors of the images with the lowest mean Dice."""
+    found = sorted((image["dice/mean"], name) for name, image in per_image.items())
+    rows = []
+    for dice, name in found[:_WORST]:
+        path = _errors_of(picture_dir, name)
+        content = read_bytes(path, most_bytes=_MOST_BYTES)
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise UserError(f"{path}: cannot be read as a picture. Score its image again.")
+        rows.append((f"{name}: mean Dice {dice:.4f}", picture))
+    return rows
+
+
+def _errors_of(picture_dir: pathlib.Path, name: str) -> pathlib.Path:
+    return picture_dir / f"{name}_errors.png"
 
 
 def describe_scores(result: dict[str, Any], classes: ClassMap) -> str:
@@ -402,16 +416,3 @@ def confusion_of(truth: np.ndarray, ids: np.ndarray, classes: ClassMap) -> np.nd
     of_each = [2 * classes.has(truth, n) + classes.has(ids, n) for n in range(number)]
     counts = [np.bincount(pairs[kept], minlength=4) for pairs in of_each]
     return np.reshape(counts, (number, 2, 2))
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Returns the mean of those that are defined."""
-    defined = [value for value in values if value == value]
-    return float(np.mean(defined)) if defined else float("nan")
-
-
-def _thinned(precision: np.ndarray, recall: np.ndarray, _: np.ndarray) -> dict[str, list[float]]:
-    """Returns at most a hundred points of a curve."""
-    last = max(len(precision) - 1, 0)
-    taken = np.unique(np.linspace(0, last, 100).round().astype(int))[: len(precision)]
-    return {"recall": recall[taken].tolist(), "precision": precision[taken].tolist()}

@@ -114,8 +114,9 @@ class _Comparison:
         if classes.overlapping:
             self._class_ids = list(range(len(classes)))
         name = config.prediction.object_class
-        scored = name and of_two and classes.border_px is None and scores.can_score_segments()
-        self._segments = classes.index(name) if scored else None
+        has_segments = name and of_two and classes.border_px is None
+        scored = config.prediction.segment_scores and scores.can_score_segments()
+        self._segments = classes.index(name) if has_segments and scored else None
         # By weights and class: the threshold of each fold, chosen on the others, and that of all.
         self._thresholds: dict[tuple[str, int], tuple[list[float], float]] = {}
 

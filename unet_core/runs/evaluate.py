@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from unet_core.data.samples import Sample
 from unet_core.errors import UserError
@@ -17,8 +18,9 @@ from unet_core.runs.finished_run import open_runs, output_folder, required
 from unet_core.runs.masks import check_masks, rule_of_finished_run, rule_of_training
 from unet_core.runs.process import StopRequest
 from unet_core.runs.report import report_files, write_if_possible
-from unet_core.runs.score import make_predictor, score
+from unet_core.runs.score import make_predictor, score, score_share
 from unet_core.settings import RunConfig
+from unet_core.settings.prediction import parse_shard
 
 
 def evaluate(config: RunConfig, stop: StopRequest) -> None:
@@ -26,6 +28,17 @@ def evaluate(config: RunConfig, stop: StopRequest) -> None:
 
     With another data folder, scores that of a run, or the mean of all folds, on all images of it.
     """
+    shard = parse_shard(config.prediction.shard)
+    if shard and config.data.fold == "all":
+        raise UserError(
+            f"`shard` ({shard}) cannot be combined with `fold` all, which scores one run after "
+            "another. Give the `run_dir` and the number of one `fold` at a time."
+        )
+    if shard and not config.prediction.output_dir:
+        raise UserError(
+            f"`shard` ({shard}) needs `output_dir`, a folder for all shares, so that the run's own "
+            "scores stay until all are merged."
+        )
     folds.for_each(config, stop, _evaluate)
 
 
@@ -58,6 +71,7 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             "`output_dir`, so that the run's own scores stay."
         )
     predictor = make_predictor(config, trained)
+    shard = parse_shard(config.prediction.shard)
     reports = not elsewhere and not folders
     with contextlib.nullcontext() if elsewhere else run.locked():
         if reports:
@@ -69,18 +83,17 @@ def _evaluate(config: RunConfig, stop: StopRequest) -> None:
             # A threshold is never chosen on what is scored, but on what the run was trained on.
             own = dataclasses.replace(config, data=trained[0].config.data)
             rule = rule_of_finished_run(own, run, trained, lambda: predictor, stop)
-        score(
-            run,
-            config.prediction,
-            predictor,
-            samples,
-            data.read,
-            output_folder(config, run.path),
-            step=trained[0].step,
-            training_samples=training_samples,
-            make_mask=rule,
-            stop=stop,
-        )
+        output_dir = output_folder(config, run.path)
+        how: dict[str, Any] = {
+            "step": trained[0].step,
+            "training_samples": training_samples,
+            "make_mask": rule,
+            "stop": stop,
+        }
+        if shard:
+            score_share(config, shard, predictor, samples, data.read, output_dir, **how)
+        else:
+            score(run, config.prediction, predictor, samples, data.read, output_dir, **how)
     if reports and not stop():
         write_if_possible(run)
 

@@ -27,7 +27,7 @@ from unet_core.runs.process import StopRequest
 from unet_core.runs.progress import pixel_bar, progress_bar
 from unet_core.runs.score import make_predictor
 from unet_core.settings import RunConfig
-from unet_core.settings.prediction import PredictionSettings
+from unet_core.settings.prediction import PredictionSettings, parse_shard
 
 
 def predict(config: RunConfig, stop: StopRequest) -> None:
@@ -40,7 +40,13 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
     output_dir = output_folder(config, run.predictions)
     how = f"with the {config.prediction.weights} weights ({_steps(trained)})"
     predictor = make_predictor(config, trained)
+    shard = parse_shard(config.prediction.shard)
     if is_video(source) or camera_number(str(source)) is not None:
+        if shard:
+            raise UserError(
+                f"`shard` ({shard}) is a share of pictures or pages, and {source} is one video. "
+                "Leave it out, or give the videos to several commands."
+            )
         print(f"Predicting {source} {how}.")
         rule = rule_of_finished_run(config, run, trained, lambda: predictor, stop)
         _predict_video(config.prediction, predictor, rule, str(source), output_dir, stop)
@@ -48,7 +54,9 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
     notes: list[str] = []
     problems: list[str] = []
     sources = find_images(source, notes=notes, problems=problems)
-    print("\n".join([f"Predicting {len(sources)} image(s) of {source} {how}.", *notes]))
+    count = len(shard.of(sources) if shard else sources)
+    which = f"share {shard}, {count} of {len(sources)} image(s)" if shard else f"{count} image(s)"
+    print("\n".join([f"Predicting {which} of {source} {how}.", *notes]))
     failures = predict_images(
         config.prediction,
         predictor,
@@ -60,9 +68,9 @@ def predict(config: RunConfig, stop: StopRequest) -> None:
         pixel_size_um=config.data.pixel_size_um,
     )
     if failures or problems:
-        found = f"{len(failures)} of {len(sources)} image(s) could not be predicted"
+        found = f"{len(failures)} of {count} image(s) could not be predicted"
         found = found if failures else f"{source}: not all that is named there is there"
-        found += "; the others are done." if len(failures) < len(sources) else "."
+        found += "; the others are done." if len(failures) < count else "."
         lines = [found]
         for first, others, _ in survey.by_cause([*problems, *failures]):
             lines += [f"  {first}", *([f"    {others}"] if others else [])]
@@ -94,13 +102,15 @@ def predict_images(
         settings: What to write.
         predictor: The network.
         make_mask: How masks are made of its probabilities.
-        sources: The images.
+        sources: The images, of all shares.
         output_dir: The folder to write to.
         stop: Asked before every image.
         overwrite: Whether files that are there may be replaced; None is as the settings say.
         claim: As for `predict_files`.
         pixel_size_um: Width and height of a pixel, for files about objects; 0 is as each file says.
     """
+    shard = parse_shard(settings.shard)
+    count = len(shard.of(sources) if shard else sources)
     done = predict_files(
         predictor,
         sources,
@@ -117,16 +127,17 @@ def predict_images(
             make_mask=make_mask,
         ),
         overwrite=settings.overwrite if overwrite is None else overwrite,
+        shard=shard,
         claim=claim,
         progress=pixel_bar("Predicting"),
         should_stop=stop,
     )
     if done.finished_before:
         print(
-            f"\n{done.finished_before} of {len(sources)} image(s) were finished before, by the "
+            f"\n{done.finished_before} of {count} image(s) were finished before, by the "
             f"same weights and settings, and stay as they are in {output_dir}."
         )
-    if done.finished_before == len(sources):
+    if done.finished_before == count:
         return done.failures
     print(f"\nPredictions in {output_dir}\n{done.table}")
     print(

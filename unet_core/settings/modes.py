@@ -13,6 +13,7 @@ MODES = Registry(
         "sweep": "unet_core.runs.sweep:sweep",
         "evaluate": "unet_core.runs.evaluate:evaluate",
         "predict": "unet_core.runs.predict:predict",
+        "merge": "unet_core.runs.merge:merge",
         "export": "unet_core.runs.export:export",
         "choose": "unet_core.runs.choose:choose",
         "report": "unet_core.runs.report:report",

@@ -10,6 +10,7 @@ from unet_core.errors import UserError
 from unet_core.registry import Registry
 from unet_core.settings.fields import check_fields, setting
 from unet_core.settings.modes import IMAGES, NETWORK, TRAIN
+from unet_core.shards import Shard
 
 FORMATS = Registry(
     {
@@ -62,9 +63,17 @@ class PredictionSettings:
         "Where predictions, scores, exports, converted data, the picture of a network or the "
         "comparison of runs go. Default: a place in the run folder; of a comparison, the current "
         "folder.",
-        modes=(*NETWORK, "summary", "report", "convert"),
+        modes=(*NETWORK, "merge", "summary", "report", "convert"),
         of_run=False,
         is_path=True,
+    )
+    shard: str = setting(
+        "",
+        "Predict or score only one share of the images, for several processes or machines: 3/16 is "
+        "every 16th image from the third on, shares being counted from 1. Pages of a file are "
+        "images of their own. --mode=merge then puts all shares in --output_dir together.",
+        modes=("evaluate", "predict"),
+        of_run=False,
     )
     overwrite: bool = setting(
         False,
@@ -174,6 +183,12 @@ class PredictionSettings:
         modes=_WRITES,
         choices=OBJECT_FILES,
     )
+    segment_scores: bool = setting(
+        True,
+        "Score segments by V_Rand and V_Info too (of two classes, with --object_class), at eleven "
+        "thresholds: most of the time that scoring takes.",
+        modes=("train", "evaluate", "choose"),
+    )
     boundary_px: float = setting(
         2.0,
         "How far a boundary may be off to count as right in boundary F1, in pixels.",
@@ -197,9 +212,19 @@ class PredictionSettings:
 
     def __post_init__(self):
         check_fields(self)
+        parse_shard(self.shard)
         parse_threshold(self.threshold)
         for text in self.drop_smaller:
             parse_size(text)
+
+
+def parse_shard(text: str) -> Shard | None:
+    """Returns the share that `shard` names; None if it is empty, which is all.
+
+    Raises:
+        UserError: If it is none.
+    """
+    return Shard.parse(text) if text else None
 
 
 def parse_threshold(text: str) -> dict[str, float | None]:

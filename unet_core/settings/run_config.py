@@ -33,7 +33,7 @@ class TaskSettings:
     run_dir: str | None = setting(
         None,
         "Folder of the run: checkpoints, history, scores, pictures.",
-        modes=(*RUN, "report", "check_data"),
+        modes=(*RUN, "merge", "report", "check_data"),
         of_run=False,
         is_path=True,
     )

@@ -22,7 +22,7 @@ from unet_core.data.layouts.listing import (
     unique_names,
 )
 from unet_core.data.predicted import NAME as PREDICTED_LIST
-from unet_core.data.predicted import Predicted
+from unet_core.data.predicted import Predicted, is_list
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
 
@@ -95,7 +95,8 @@ def find_images(
         paths = _without_predictions(pictures(pathlib.Path(path), problems), path, notes)
     if notes is not None:
         unused = set(found_there).difference(paths)
-        notes += left_out(path, sorted(unused), used={PREDICTED_LIST})
+        lists = {each.name for each in unused if is_list(each.name)}
+        notes += left_out(path, sorted(unused), used=lists)
     sources = []
     for found in paths:
         sources += [Source(found, page) for page in range(page_count(found))]

@@ -6,8 +6,10 @@ Formats by name; adding one takes its file here and one line in `OBJECT_FILES` o
 The contract
 ------------
 An entry is an `ObjectFormat`. Its `make(pictures)` returns the content of a file about the objects
-of pictures: of one, for a file beside each prediction, or of all, if it is `of_folder`. Coordinates
-are those of `unet_core.inference.outlines`; a format that counts otherwise converts them.
+of pictures: of one, for a file beside each prediction, or of all, if it has a `merge`. That returns
+what `make` would make of the pictures of several shares, of the files of these and of the places
+that their pictures have among all. Coordinates are those of
+`unet_core.inference.outlines`; a format that counts otherwise converts them.
 `check_installed()` raises UserError if a package that is not always there is missing; it is called
 before anything is predicted.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from unet_core.errors import UserError
 from unet_core.files import write_whole
 from unet_core.inference.measure import Objects, check_installed, measure
 from unet_core.settings.prediction import OBJECT_FILES
+from unet_core.shards import Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +57,20 @@ class ObjectFormat:
     Attributes:
         name: Of the file, whole if it is of a folder, else behind the name of the picture and "_".
         make: Its content.
-        of_folder: Whether one file tells of all pictures.
+        merge: Of one file for all pictures, the content for those of several shares; None if each
+            picture has a file.
         check_installed: Raises UserError if a package is missing.
     """
 
     name: str
     make: Callable[[Sequence[Picture]], bytes]
-    of_folder: bool = False
+    merge: Callable[[Mapping[pathlib.Path, Sequence[int]]], bytes] | None = None
     check_installed: Callable[[], None] = _needs_nothing
+
+    @property
+    def of_folder(self) -> bool:
+        """Whether one file tells of all pictures."""
+        return self.merge is not None
 
 
 def check_objects(
@@ -98,6 +107,7 @@ class ObjectFiles:
         output_dir: The folder.
         object_class: The class of the objects.
         pixel_size_um: Width and height of a pixel; 0 is as each file says.
+        shard: The share that the pictures are, for the names of files about all of them.
     """
 
     def __init__(
@@ -106,11 +116,13 @@ class ObjectFiles:
         output_dir: str | os.PathLike,
         object_class: str = "",
         pixel_size_um: float = 0.0,
+        shard: Shard | None = None,
     ):
         self._formats: list[ObjectFormat] = [OBJECT_FILES[name] for name in formats]
         self._output_dir = pathlib.Path(output_dir)
         self._object_class = object_class
         self._pixel_size_um = pixel_size_um
+        self._shard = shard
         self._pictures: list[Picture] = []
 
     def paths(self, stems: Sequence[str]) -> list[pathlib.Path]:
@@ -118,8 +130,13 @@ class ObjectFiles:
         return [
             self._output_dir / name
             for each in self._formats
-            for name in ([each.name] if each.of_folder else [f"{s}_{each.name}" for s in stems])
+            for name in (
+                [self._of_folder(each)] if each.of_folder else [f"{s}_{each.name}" for s in stems]
+            )
         ]
+
+    def _of_folder(self, each: ObjectFormat) -> str:
+        return self._shard.named(each.name) if self._shard else each.name
 
     def add(self, stem: str, source: Source, labels: np.ndarray, pixels: np.ndarray) -> None:
         """Measures the objects of a picture and writes the files beside its prediction.
@@ -153,4 +170,4 @@ class ObjectFiles:
         """
         for each in self._formats:
             if each.of_folder:
-                write_whole(self._output_dir / each.name, each.make(self._pictures))
+                write_whole(self._output_dir / self._of_folder(each), each.make(self._pictures))

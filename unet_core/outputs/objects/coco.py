@@ -8,16 +8,51 @@ back, which encloses nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from unet_core.files import printable
+from unet_core.errors import UserError
+from unet_core.files import printable, read_json
 from unet_core.inference.outlines import Outline
 from unet_core.outputs.objects import ObjectFormat, Picture
 
 _CATEGORY = 1
+_MOST_BYTES = 2**31
+_Number = int | float
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+    page: int
+    width: int
+    height: int
+
+
+class _Annotation(msgspec.Struct):
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: list[list[_Number]]
+    area: _Number
+    bbox: list[_Number]
+    iscrowd: int
+    object: int
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Coco(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
 
 
 def make_coco(pictures: Sequence[Picture]) -> bytes:
@@ -47,8 +82,52 @@ def make_coco(pictures: Sequence[Picture]) -> bytes:
                 }
             )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
+    return _encoded(images, annotations, categories)
+
+
+def _encoded(images: Sequence, annotations: Sequence, categories: Sequence) -> bytes:
     content = {"images": images, "annotations": annotations, "categories": categories}
     return json.dumps(content, separators=(",", ":")).encode()
+
+
+def merge_coco(parts: Mapping[pathlib.Path, Sequence[int]]) -> bytes:
+    """Returns what `make_coco` makes of the pictures of all shares.
+
+    Args:
+        parts: The file of each share, and the place of each of its pictures among all.
+
+    Raises:
+        UserError: If one cannot be read, or is of other pictures.
+    """
+    way = "Start its share again with `overwrite`."
+    placed: list[tuple[int, _Image, list[_Annotation]]] = []
+    names: dict[str, None] = {}
+    for path, places in parts.items():
+        what = "the COCO JSON of a share"
+        part = read_json(path, _Coco, what=what, way=way, most_bytes=_MOST_BYTES)
+        of_image: dict[int, list[_Annotation]] = {image.id: [] for image in part.images}
+        for each in part.annotations:
+            of_image.setdefault(each.image_id, []).append(each)
+        if not len(part.images) == len(of_image) == len(places):
+            raise UserError(
+                f"{path}: cannot be read as {what} (it tells of {len(of_image)} picture(s), and "
+                f"the share has {len(places)}). {way}"
+            )
+        placed += [
+            (place, image, of_image[image.id])
+            for place, image in zip(places, part.images, strict=True)
+        ]
+        names |= dict.fromkeys(category.name for category in part.categories)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (_, image, of_one) in enumerate(sorted(placed, key=lambda each: each[0]), 1):
+        images.append(msgspec.to_builtins(image) | {"id": image_id})
+        for each in of_one:
+            numbers = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(msgspec.to_builtins(each) | numbers)
+    # All objects of a prediction are of one class.
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, _CATEGORY)]
+    return _encoded(images, annotations, categories)
 
 
 def _shape(row: dict[str, Any], outlines: Sequence[Outline]) -> dict[str, Any]:
@@ -133,4 +212,4 @@ def _leftmost(ring: np.ndarray) -> int:
     return int(np.lexsort(ring.T[::-1])[0])
 
 
-COCO = ObjectFormat("objects_coco.json", make_coco, of_folder=True)
+COCO = ObjectFormat("objects_coco.json", make_coco, merge=merge_coco)
