@@ -152,7 +152,7 @@ class Stages:
         until_step: int,
         unfrozen: DatasetFn | None = None,
         show: Callable[[str], None] = print,
-        opened: Callable[[Feed], None] = lambda _: None,
+        opened: Callable[[Feed], None] | None = None,
         **options: Any,
     ) -> Generator[Report, None, None]:
         """As `loop.train`, unfreezing when the step has come.
@@ -170,7 +170,7 @@ class Stages:
         feed = loop.feed(dataset)
         try:
             if step is not None and loop.step <= step:
-                if loop.step < step:
+                if opened and loop.step < step:
                     opened(feed)
                 for report in loop.train(feed, until_step=step, **options):
                     yield report
@@ -182,7 +182,7 @@ class Stages:
             if step is not None and unfrozen is not None:
                 feed.close()
                 feed = loop.feed(unfrozen)
-            if loop.step < until_step:
+            if opened and loop.step < until_step:
                 opened(feed)
             yield from loop.train(feed, until_step=until_step, **options)
         finally:

@@ -190,7 +190,7 @@ def _estimated(needed: step_memory.Estimate, config: RunConfig) -> str:
     }
     listed = ", ".join(f"{megabytes(count)} {name}" for name, count in parts.items())
     return (
-        f"Memory of a training step
-Estimated: {megabytes(needed.total)} on a CPU, "
+        "Memory of a training step\n"
+        f"Estimated: {megabytes(needed.total)} on a CPU, "
         f"{megabytes(needed.on_device)} on a GPU: {listed}."
     )
