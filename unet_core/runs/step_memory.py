@@ -82,7 +82,7 @@ def estimate(
         replicas: Those of this machine.
     """
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
-    tensors = liveness.peak_bytes(graph, unfolds=not on_gpu and not _has_onednn())
+    tensors = liveness.peak_bytes(graph, unfolds=not on_gpu and not has_onednn())
     if not on_gpu:
         tensors *= replicas
     beside = _bytes(optimizer.variables)
@@ -95,7 +95,7 @@ def estimate(
     return Estimate(_bytes(model.variables), beside, tensors, slack, program)
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
     """Whether oneDNN computes convolutions, as TensorFlow decides by the processor.
 
     Its allocator for CPUs tells what it has given out; that without oneDNN does not.
