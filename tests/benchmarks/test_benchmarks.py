@@ -117,6 +117,17 @@ class TestFreedMemory:
 
 
 @pytest.mark.slow
+class TestStepMemory:
+    def test_estimate_stands_beside_what_was_measured(self):
+        small = ("--crop_size=32", "--base_filters=2", "--depth=1", "--no_line")
+        done = run("step_memory.py", "--only=plain", *small)
+        assert done.returncode == 0, done.stderr
+        precision, estimated, measured, ratio = rows_of(done.stdout)["plain, 16 filters"]
+        assert precision == "bfloat16"
+        assert float(ratio) == pytest.approx(int(estimated) / int(measured), abs=0.01)
+
+
+@pytest.mark.slow
 class TestFirstCommand:
     def test_parts_make_up_the_whole(self, small_run):
         done = run("first_command.py", "--train_steps=2", *small_run)

@@ -39,11 +39,15 @@ class TestMode:
         [(0, 2, ["one example", "does not fit"]), (1, 0, ["--global_batch_size=1."])],
     )
     def test_device_that_runs_out_of_memory(self, door, monkeypatch, fitting, code, words):
-        def run_step(model, config):
-            if config.training.global_batch_size > fitting:
-                raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+        class Trial:
+            def __init__(self, model, config):
+                self.rows = config.training.global_batch_size
 
-        monkeypatch.setattr(step_memory, "run_step", run_step)
+            def run(self):
+                if self.rows > fitting:
+                    raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+        monkeypatch.setattr(step_memory, "Trial", Trial)
         found, out, err = door(*SMALL)
         assert found == code
         assert all(word in out + err for word in words)

@@ -107,8 +107,15 @@ def of_encoder(values):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
+    """A run whose step was traced by others before each stage."""
     run = Run(tmp_path_factory.mktemp("undisturbed"))
-    run.reports = run.train()
+    run.opened = []
+
+    def opened(feed):
+        run.opened.append(run.loop.step)
+        run.loop.trace(feed)
+
+    run.reports = run.train(opened=opened)
     return run
 
 
@@ -135,6 +142,7 @@ class TestStages:
             assert is_average == is_trained, variable.path
 
     def test_retrace_once_and_say_what_is_trained(self, undisturbed):
+        assert undisturbed.opened == [0, AT]
         assert undisturbed.loop.traces["train"] == 2
         # Kernels, scales and offsets, the last bias: 3 x 4 + 2 x 4 = 20, 4 x 3 + 2 x 3 = 18, 3 + 1.
         assert undisturbed.said == [

@@ -6,6 +6,7 @@ import types
 
 import keras
 import pytest
+import tensorflow as tf
 
 from unet_core import training
 from unet_core.runs import step_memory
@@ -21,28 +22,47 @@ REPORT = Report(
 )
 
 
+class Made:
+    """An outlook, its loop and a feed of it."""
+
+    def __init__(self):
+        self.model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 1)])
+        self.config = RunConfig.of(
+            global_batch_size=6, micro_batches=2, crop_size=4, train_steps=140
+        )
+        self.loop = training.Loop(
+            self.model,
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            loss=lambda logits, batch: tf.reduce_mean(logits, [1, 2, 3]),
+            micro_batches=2,
+        )
+        plan = types.SimpleNamespace(config=self.config, workers=types.SimpleNamespace(count=1))
+        self.outlook = Outlook(plan, self.model, self.loop)
+        batch = (tf.zeros([3, 4, 4, 1]),)
+        self.feed = self.loop.feed(lambda *_: tf.data.Dataset.from_tensors(batch).repeat())
+        self.say_time = self.outlook.say_time
+
+    def say_memory(self):
+        self.outlook.say_memory(self.feed)
+
+    def still_needed(self):
+        """Returns the bytes of a step beside weights and optimizer, which are there already."""
+        graph = self.loop.trace(self.feed)
+        found = step_memory.estimate(graph, self.model, self.loop.optimizer, self.config)
+        return found.tensors + found.slack + found.program
+
+
 @pytest.fixture
 def made():
-    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(2, 1)])
-    config = RunConfig.of(global_batch_size=6, micro_batches=2, crop_size=4, train_steps=140)
-    loop = training.Loop(
-        model, keras.optimizers.SGD(0.1, momentum=0.9), loss=lambda logits, batch: logits
-    )
-    plan = types.SimpleNamespace(config=config, workers=types.SimpleNamespace(count=1))
-    return Outlook(plan, model, loop)
+    return Made()
 
 
 class TestMemory:
-    # Weights 2 + 2 = 4 numbers, as many gradients and momenta, and activations of 3 of the 6
-    # examples: 3 * 4 * 4 * 2 = 96 numbers. SGD counts its steps in 64 bits and has a rate of 32.
-    OF_STEP = 4 * (4 + 4 + 4 + 96) + 8 + 4
-
     def test_that_does_not_fit_is_a_warning_that_names_what_to_change(
         self, made, monkeypatch, capsys
     ):
-        # The weights and what the optimizer keeps are there already.
-        made_already = 4 * (4 + 4) + 8 + 4
-        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already - 1)
+        needed = made.still_needed()
+        monkeypatch.setattr(step_memory, "available", lambda: needed - 1)
         made.say_memory()
         out, err = capsys.readouterr()
         assert out == ""
@@ -51,8 +71,8 @@ class TestMemory:
             assert words in err
 
     def test_that_fits_is_a_line(self, made, monkeypatch, capsys):
-        made_already = 4 * (4 + 4) + 8 + 4
-        monkeypatch.setattr(step_memory, "available", lambda: self.OF_STEP - made_already)
+        needed = made.still_needed()
+        monkeypatch.setattr(step_memory, "available", lambda: needed)
         made.say_memory()
         out, err = capsys.readouterr()
         assert err == ""
@@ -62,6 +82,11 @@ class TestMemory:
         monkeypatch.setattr(step_memory, "available", lambda: None)
         made.say_memory()
         assert capsys.readouterr() == ("", "")
+
+    def test_is_said_without_a_trace_of_its_own(self, made, capsys):
+        made.say_memory()
+        list(made.loop.train(made.feed, until_step=3))
+        assert made.loop.traces["train"] == 1
 
     def test_in_use_is_what_is_resident(self):
         # Not of malloc, which may keep what is freed.

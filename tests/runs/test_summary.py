@@ -3,10 +3,11 @@ from xml.etree import ElementTree
 
 import keras
 import pytest
+import tensorflow as tf
 from helpers.program import check_refused, in_a_process
 
 from unet_core.models.build import make_network
-from unet_core.models.flops import training_flops, work_of
+from unet_core.models.flops import training_flops
 from unet_core.models.geometry import tile_geometry
 from unet_core.run_directory import RunDirectory
 from unet_core.runs import step_memory
@@ -17,8 +18,10 @@ TINY = ["--depth=1", "--base_filters=2", "--crop_size=16", "--precision=float32"
 
 @pytest.fixture
 def no_step(monkeypatch):
-    """The training step, which takes seconds to compile, is left out."""
-    monkeypatch.setattr(step_memory, "run_step", lambda *_: None)
+    """The training step, which takes seconds to trace and to compile, is left out."""
+    needed = step_memory.Estimate(1, 2, 3, 4, 5)
+    monkeypatch.setattr(step_memory.Trial, "estimate", lambda _: needed)
+    monkeypatch.setattr(step_memory.Trial, "run", lambda _: None)
 
 
 @pytest.fixture
@@ -37,7 +40,8 @@ def check_done(result):
 
 
 class TestSummary:
-    def test_shows_layers_figures_and_memory_and_draws(self, door, here, no_step):
+    def test_shows_layers_figures_and_memory_and_draws(self, door, here, monkeypatch):
+        monkeypatch.setattr(step_memory.Trial, "run", lambda _: None)
         out = check_done(door("--mode=summary", *TINY, "--global_batch_size=3"))
         model = make_network(classes=2, depth=1, base_filters=2)
         for layer in model.layers[1:]:
@@ -124,16 +128,49 @@ class TestSummaryOfRun:
 
 
 class TestEstimate:
-    def test_is_the_sum_of_its_parts_by_hand(self):
+    @pytest.fixture
+    def made(self, monkeypatch):
+        """(model, optimizer, graph) of 9 x 2 weights and 2 biases, whose tensors take 1000."""
+        monkeypatch.setattr(step_memory.liveness, "peak_bytes", lambda *_, **__: 1000)
+        monkeypatch.setattr(step_memory.liveness, "count_ops", lambda _: 10)
         images = keras.Input((None, None, 1))
         model = keras.Model(images, keras.layers.Conv2D(2, 3, padding="same")(images))
-        config = RunConfig.of(ema_decay=0.9, classes="0:membrane,255:cell")
-        found = step_memory.estimate(model, work_of(model, 3, 4, 5), config)
-        # 9 x 2 weights and 2 biases of four bytes.
-        assert found.weights == found.gradients == 80
-        # AdamW: two numbers for each and its counters; the average one.
-        assert 3 * 80 <= found.optimizer <= 3 * 80 + 16
-        assert found.activations == 3 * 4 * 5 * 2 * 4
-        assert found.total == sum(
-            (found.weights, found.gradients, found.optimizer, found.activations)
+        optimizer = keras.optimizers.SGD(momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        return tf.Graph(), model, optimizer
+
+    def test_is_the_sum_of_its_parts_by_hand(self, made):
+        found = step_memory.estimate(*made, RunConfig.of(ema_decay=0.0))
+        assert found.weights == 80
+        # The momenta, a counter of 64 bits and a rate of 32.
+        assert found.optimizer == 80 + 8 + 4
+        assert (found.tensors, found.slack, found.program) == (1000, 200, 40_280_000)
+        assert found.on_device == 80 + 92 + 1200
+        assert found.total == 80 + 92 + 1200 + 40_280_000
+
+    def test_averages_and_sums_of_micro_batches_are_kept_beside_the_momenta(self, made):
+        both = RunConfig.of(ema_decay=0.9, micro_batches=2, global_batch_size=2)
+        assert step_memory.estimate(*made, both).optimizer == 80 + 12 + 80 + 80
+
+    def test_replicas_of_this_machine_share_its_memory(self, made):
+        found = step_memory.estimate(*made, RunConfig.of(ema_decay=0.0), replicas=2)
+        assert found.tensors == 2000
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not step_memory.has_onednn(), reason="The estimate was fitted to oneDNN.")
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            ["--stem_stride=2", "--normalization=batch", "--crop_size=256"],
+            ["--base_filters=16", "--crop_size=256", "--global_batch_size=4"],
+            ["--encoder=mobilenet_v2", "--crop_size=192"],
+        ],
+    )
+    def test_is_within_15_percent_of_what_is_measured(self, here, flags):
+        done = in_a_process("--mode=summary", "--precision=float32", *flags, cwd=here)
+        assert done.returncode == 0, done.stderr
+        estimated, measured = (
+            int(re.search(rf"{word}: ([\d,]+) MB", done.stdout)[1].replace(",", ""))
+            for word in ("Estimated", "Measured")
         )
+        assert estimated == pytest.approx(measured, rel=0.15)

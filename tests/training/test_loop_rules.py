@@ -431,3 +431,16 @@ class TestStopping:
             )
         )
         assert [(r.step, r.stopping) for r in reports] == [(1, False), (2, False), (3, True)]
+
+
+class TestTrace:
+    @pytest.mark.parametrize("replicas", [1, 2])
+    def test_is_the_graph_that_train_runs_and_changes_nothing(self, mirrored, replicas):
+        loop, plain = loop_on(mirrored, replicas, ema_decay=0.9), loop_on(mirrored, replicas)
+        feed = loop.feed(batches)
+        for until in (3, 5):
+            loop.trace(feed)
+            list(loop.train(feed, until_step=until, report_every_steps=2))
+        assert loop.traces["train"] == 1
+        run(plain, batches, 5)
+        np.testing.assert_array_equal(weights(loop), weights(plain))

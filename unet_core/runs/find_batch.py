@@ -71,7 +71,7 @@ def find_batch(config: RunConfig, stop: StopRequest) -> None:
             break
         one = config.replace(global_batch_size=rows, micro_batches=1)
         try:
-            step_memory.run_step(build_network(one), one)
+            step_memory.Trial(build_network(one), one).run()
         except tf.errors.ResourceExhaustedError:
             break
         finally:

@@ -13,7 +13,7 @@ from unet_core.errors import UserError
 from unet_core.models.parts import PARTS, layers_matching, layers_with_variables
 from unet_core.settings import RunConfig
 from unet_core.training import Report
-from unet_core.training.feed import DatasetFn
+from unet_core.training.feed import DatasetFn, Feed
 
 # Of the names of layers in a message.
 _SHOWN_NAMES = 12
@@ -152,6 +152,7 @@ class Stages:
         until_step: int,
         unfrozen: DatasetFn | None = None,
         show: Callable[[str], None] = print,
+        opened: Callable[[Feed], None] | None = None,
         **options: Any,
     ) -> Generator[Report, None, None]:
         """As `loop.train`, unfreezing when the step has come.
@@ -162,12 +163,15 @@ class Stages:
             until_step: The step to end at.
             unfrozen: The dataset from then on, if it is another.
             show: Shows a line.
+            opened: Takes the feed of each stage before its first step.
             options: Those of `loop.train`.
         """
         step = self._until
         feed = loop.feed(dataset)
         try:
             if step is not None and loop.step <= step:
+                if opened and loop.step < step:
+                    opened(feed)
                 for report in loop.train(feed, until_step=step, **options):
                     yield report
                     if report.stopping:
@@ -178,6 +182,8 @@ class Stages:
             if step is not None and unfrozen is not None:
                 feed.close()
                 feed = loop.feed(unfrozen)
+            if opened and loop.step < until_step:
+                opened(feed)
             yield from loop.train(feed, until_step=until_step, **options)
         finally:
             feed.close()

@@ -1,7 +1,7 @@
 """What is said of a training before its first step and after the first that were timed.
 
 outlook = Outlook(plan, model, loop)
-outlook.say_memory()        # before the first step
+outlook.say_memory(feed)    # before the first step
 outlook.say_time(report)    # at each report; the first that is timed prints a line
 """
 
@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from unet_core import console, training
-from unet_core.models.flops import work_of
 from unet_core.reports.page import duration
 from unet_core.runs import step_memory
 from unet_core.runs.plan import Plan
 from unet_core.runs.step_memory import megabytes
+from unet_core.training.feed import Feed
 
 
 class Outlook:
@@ -34,10 +34,15 @@ class Outlook:
         self._loop = loop
         self._is_said = False
 
-    def say_memory(self) -> None:
-        """Prints what a step needs by formula beside what is free; a warning if it is more."""
+    def say_memory(self, feed: Feed) -> None:
+        """Traces the step; prints what it needs beside what is free, as a warning if it is more."""
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        needed, there = self._needed(on_gpu), _there(on_gpu)
+        replicas = self._loop.strategy.num_replicas_in_sync // self._workers
+        graph = self._loop.trace(feed)
+        needed = step_memory.estimate(
+            graph, self._model, self._loop.optimizer, self._config, replicas=replicas
+        )
+        there, total = _there(on_gpu), needed.on_device if on_gpu else needed.total
         if there is None:
             return
         if not on_gpu:
@@ -45,10 +50,10 @@ class Outlook:
             there += needed.weights + needed.optimizer
         where = "GPU" if on_gpu else "machine"
         text = (
-            f"A training step needs about {megabytes(needed.total)} by formula, without the room "
-            f"that kernels need; the {where} has {megabytes(there)} for it"
+            f"A training step needs about {megabytes(total)}; the {where} has {megabytes(there)} "
+            "for it"
         )
-        if needed.total <= there:
+        if total <= there:
             console.say(f"{text}.")
             return
         settings = self._config.training
@@ -71,15 +76,6 @@ class Outlook:
         if used := step_memory.in_use():
             text += f"; {megabytes(used[0])} {used[1]}"
         console.say(f"{text}.")
-
-    def _needed(self, on_gpu: bool) -> step_memory.Estimate:
-        """Returns what a step needs on one GPU, or on this machine, whose replicas share it."""
-        config = self._config
-        parts = self._loop.strategy.num_replicas_in_sync if on_gpu else self._workers
-        rows = config.training.global_batch_size // config.training.micro_batches // parts
-        size = config.data.crop_size
-        work = work_of(self._model, rows, size, size)
-        return step_memory.estimate(self._model, work, config, self._loop.optimizer)
 
 
 def _there(on_gpu: bool) -> int | None:

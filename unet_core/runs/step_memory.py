@@ -1,4 +1,11 @@
-"""Memory of a training step: estimated by formula, and measured by running one on random data."""
+"""Memory of a training step: estimated from its graph, and measured by running one on random data.
+
+meter = Meter()
+trial = Trial(model, config)
+trial.estimate()               # traces the step
+trial.run()                    # runs it twice
+meter.peak()
+"""
 
 from __future__ import annotations
 
@@ -12,63 +19,92 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core import losses, optimizers, training
-from unet_core.models.flops import CallWork
+from unet_core.runs import liveness
 from unet_core.settings import RunConfig
 
 _STATUS = pathlib.Path("/proc/self/status")
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
 
+# Measured with TensorFlow 2.21 and glibc by benchmarks/step_memory.py, see docs/results.md.
+_PROGRAM = 40_000_000
+_EACH_OP = 28_000
+_SLACK = 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Bytes that a training step needs, by formula.
+    """Bytes that a training step needs.
 
     Attributes:
         weights: All variables of the network.
-        gradients: One number for each trainable one.
-        optimizer: What the optimizer keeps beside them, and the moving average of the weights.
-        activations: The output of each layer once, kept for the gradient. Kernels need room of
-            their own beside it, and a layer whose output is not needed may free it.
+        optimizer: What the optimizer keeps beside them, the moving average of the weights, and the
+            sums of the gradients of micro-batches.
+        tensors: The most that activations, gradients and everything between take at once, see
+            `unet_core.runs.liveness`.
+        slack: What allocators lose: they give out larger blocks than they are asked for, and keep
+            some that are too small for what comes next.
+        program: The graph of the step, in Python and in TensorFlow, and the code that it loads, in
+            the memory of the machine.
     """
 
     weights: int
-    gradients: int
     optimizer: int
-    activations: int
+    tensors: int
+    slack: int
+    program: int
+
+    @property
+    def on_device(self) -> int:
+        """What the device needs that runs the step."""
+        return self.weights + self.optimizer + self.tensors + self.slack
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        """All of it: what a process needs whose device is the CPU."""
+        return self.on_device + self.program
 
 
 def estimate(
+    graph: tf.Graph,
     model: keras.Model,
-    work: list[CallWork],
+    optimizer: keras.optimizers.Optimizer,
     config: RunConfig,
-    optimizer: keras.optimizers.Optimizer | None = None,
+    *,
+    replicas: int = 1,
 ) -> Estimate:
-    """Returns what a training step needs by formula.
+    """Returns what a training step needs on one GPU, or on this machine, whose replicas share it.
 
     Args:
+        graph: The graph that `Loop.trace` returned.
         model: The network.
-        work: Its work on the images of one micro-batch.
+        optimizer: That of the loop, built.
         config: The settings of the training.
-        optimizer: That of the training, built; if None, one like it is made.
+        replicas: Those of this machine.
     """
-    trainable = _bytes(model.trainable_variables)
-    if optimizer is None:
-        optimizer = optimizers.make_optimizer(config.optimization)
-        optimizer.build(model.trainable_variables)
-    averages = _bytes(model.variables) if config.optimization.ema_decay else 0
-    activations = sum(
-        math.prod(size or 1 for size in shape) * tf.as_dtype(tensor.dtype).size
-        for each in work
-        for shape, tensor in zip(each.outputs, each.call.outputs, strict=True)
-    )
-    return Estimate(
-        _bytes(model.variables), trainable, _bytes(optimizer.variables) + averages, activations
-    )
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    tensors = liveness.peak_bytes(graph, unfolds=not on_gpu and not has_onednn())
+    if not on_gpu:
+        tensors *= replicas
+    beside = _bytes(optimizer.variables)
+    if config.optimization.ema_decay:
+        beside += _bytes(model.variables)
+    if config.training.micro_batches > 1:
+        beside += _bytes(model.trainable_variables)
+    slack = round(_SLACK * tensors)
+    program = _PROGRAM + _EACH_OP * liveness.count_ops(graph)
+    return Estimate(_bytes(model.variables), beside, tensors, slack, program)
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN computes convolutions, as TensorFlow decides by the processor.
+
+    Its allocator for CPUs tells what it has given out; that without oneDNN does not.
+    """
+    try:
+        tf.config.experimental.get_memory_info("CPU:0")
+    except ValueError:
+        return False
+    return True
 
 
 class Meter:
@@ -147,35 +183,50 @@ def room() -> int | None:
     return next(d.memory_limit for d in device_lib.list_local_devices() if d.device_type == "GPU")
 
 
-def run_step(model: keras.Model, config: RunConfig) -> None:
-    """Trains `model` two steps on random images with cross-entropy, compiling included.
+class Trial:
+    """Two training steps on random images with cross-entropy.
 
-    The second step has what the first has left, such as the optimizer's slots.
+    The second has what the first has left.
+
+    Args:
+        model: The network.
+        config: The settings of the training.
     """
-    size, channels = config.data.crop_size, config.data.channels
-    rows = config.training.global_batch_size // config.training.micro_batches
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
-    masks = rng.integers(0, 2, (rows, size, size)).astype(np.uint8)
 
-    loss = losses.parse("cross_entropy", overlapping=config.network.heads == "sigmoid")
-    if len(model.outputs) > 1:
-        loss = losses.deeply_supervised(loss)
-    loop = training.Loop(
-        model,
-        optimizers.make_optimizer(config.optimization),
-        loss=lambda logits, batch: loss(batch[1], logits),
-        loss_scaling=config.network.precision == "float16",
-        micro_batches=config.training.micro_batches,
-        ema_decay=config.optimization.ema_decay or None,
-        jit_compile=config.training.jit_compile,
-    )
+    def __init__(self, model: keras.Model, config: RunConfig):
+        loss = losses.parse("cross_entropy", overlapping=config.network.heads == "sigmoid")
+        if len(model.outputs) > 1:
+            loss = losses.deeply_supervised(loss)
+        self._model = model
+        self._config = config
+        self._loop = training.Loop(
+            model,
+            optimizers.make_optimizer(config.optimization),
+            loss=lambda logits, batch: loss(batch[1], logits),
+            loss_scaling=config.network.precision == "float16",
+            micro_batches=config.training.micro_batches,
+            ema_decay=config.optimization.ema_decay or None,
+            jit_compile=config.training.jit_compile,
+        )
+        size, channels = config.data.crop_size, config.data.channels
+        rows = config.training.global_batch_size // config.training.micro_batches
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
+        masks = rng.integers(0, 2, (rows, size, size)).astype(np.uint8)
+        self._feed = self._loop.feed(
+            lambda *_: tf.data.Dataset.from_tensors((images, masks)).repeat()
+        )
 
-    def data(*_):
-        return tf.data.Dataset.from_tensors((images, masks)).repeat()
+    def estimate(self) -> Estimate:
+        """Returns what a step needs, before it runs."""
+        graph = self._loop.trace(self._feed)
+        return estimate(graph, self._model, self._loop.optimizer, self._config)
 
-    for _ in loop.train(data, until_step=2, report_every_steps=1):
-        pass
+    def run(self) -> None:
+        """Runs the steps, compiling included."""
+        for _ in self._loop.train(self._feed, until_step=2, report_every_steps=1):
+            pass
+        self._feed.close()
 
 
 def megabytes(count: int) -> str:

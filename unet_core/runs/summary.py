@@ -57,8 +57,8 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         write_whole(picture, draw_network(model, size, size).encode())
     print(f"Drawn in {picture}.\n", flush=True)
-    rows //= config.training.micro_batches
-    needed = step_memory.estimate(model, work_of(model, rows, size, size), config)
+    trial = step_memory.Trial(model, config)
+    needed = trial.estimate()
     print(_estimated(needed, config), flush=True)
     free = step_memory.available()
     if not meter.of:
@@ -66,7 +66,7 @@ def summary(config: RunConfig, stop: StopRequest) -> None:
     elif free is not None and needed.total > free:
         print(f"Measured: not tried, {megabytes(free)} are available.")
     else:
-        step_memory.run_step(model, config)
+        trial.run()
         print(
             f"Measured: {megabytes(meter.peak())}, the {meter.of} while the network was built and "
             "trained two steps on random images."
@@ -183,13 +183,14 @@ def network_figures(model: keras.Model, work: list[CallWork], config: RunConfig)
 def _estimated(needed: step_memory.Estimate, config: RunConfig) -> str:
     parts = {
         "weights": needed.weights,
-        "gradients": needed.gradients,
         f"what {config.optimization.optimizer} and averages keep": needed.optimizer,
-        "activations kept for the gradient": needed.activations,
+        "activations and gradients": needed.tensors,
+        "that allocators lose": needed.slack,
+        "for the program and its graph": needed.program,
     }
     listed = ", ".join(f"{megabytes(count)} {name}" for name, count in parts.items())
     return (
         "Memory of a training step\n"
-        f"Estimated: {megabytes(needed.total)} by formula, without the room that kernels need: "
-        f"{listed}."
+        f"Estimated: {megabytes(needed.total)} on a CPU, "
+        f"{megabytes(needed.on_device)} on a GPU: {listed}."
     )

@@ -214,6 +214,7 @@ def run_loop(
             *([step_profile.FIRST] if settings.profile else []),
         ],
         should_stop=lambda: stop() or steered.time_is_up(),
+        opened=session.watch.opened if session.watch else None,
     )
     interrupted = False
     with contextlib.ExitStack() as stack:

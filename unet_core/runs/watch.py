@@ -3,6 +3,7 @@
 watch = Watch(plan, model, loop, network, batches, start)
 with contextlib.closing(watch):
     watch.begin()
+    watch.opened(feed)                           # before the first step
     for report in reports:
         watch.reported(report, logger, evaluates=...)
 """
@@ -22,6 +23,7 @@ from unet_core.runs.outlook import Outlook
 from unet_core.runs.plan import Plan
 from unet_core.runs.step_profile import StepProfile
 from unet_core.runs.weight_histograms import WeightHistograms
+from unet_core.training.feed import Feed
 
 
 class Watch:
@@ -56,10 +58,13 @@ class Watch:
         self._profile: StepProfile | None = None
 
     def begin(self) -> None:
-        """Says what a step needs of memory; to be called before the first one."""
-        self._outlook.say_memory()
+        """Begins the profile, if one is asked for."""
         if self._plan.config.training.profile:
             self._profile = StepProfile(self._plan.run.events, self._start)
+
+    def opened(self, feed: Feed) -> None:
+        """Says what a step needs of memory; to be called before the first one on `feed`."""
+        self._outlook.say_memory(feed)
 
     def reported(self, report: training.Report, logger: TrainingLogger, *, evaluates: bool) -> None:
         """Says what is new at a report; `evaluates` is whether an evaluation follows."""

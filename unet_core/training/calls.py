@@ -116,6 +116,12 @@ class Calls:
         plan = tf.constant([count, int(new_window)], tf.int64)
         return self._read(self._run_steps(iterator, plan, is_marked=is_marked, static=static))
 
+    def graph_of_steps(self, iterator: Any, *, is_marked: bool, static: bool) -> tf.Graph:
+        """Returns the graph of `steps`, which is traced if it has not been, and runs nothing."""
+        plan = tf.constant([0, 0], tf.int64)
+        how = {"is_marked": is_marked, "static": static}
+        return self._run_steps.get_concrete_function(iterator, plan, **how).graph
+
     def batch(self, batch: Any) -> Result:
         """Makes one step on a given batch.
 

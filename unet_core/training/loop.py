@@ -253,6 +253,24 @@ class Loop:
         """
         return Feed(dataset, self.strategy, micro_batches=self._micro_batches)
 
+    def trace(self, feed: Feed) -> tf.Graph:
+        """Returns the graph of the compiled call of `train` on `feed`, and runs nothing.
+
+        It is the one that `train` then runs: nothing is traced twice.
+
+        Args:
+            feed: What `feed` returned; it is opened at the step of the loop.
+
+        Raises:
+            UserError: As `train`.
+        """
+        self._check_free()
+        with self._own_errors(self.step):
+            iterator = feed.iterator_at(self.step)
+            self._prepare(feed.element_spec)
+            how = {"is_marked": feed.is_marked, "static": feed.is_static}
+            return self._calls.graph_of_steps(iterator, **how)
+
     def update(self, batch: Any) -> Report:
         """Makes one step on a given batch and returns its report; `loss` is that of the batch.
 
