@@ -56,8 +56,6 @@ def probabilities(logits: tf.Tensor, overlapping: bool = False) -> tf.Tensor:
     return tf.nn.softmax(logits)
 
 
-# Nothing in it is AutoGraph's to translate, which would take longer than the trace itself.
-@tf.autograph.experimental.do_not_convert
 def cross_entropy(
     masks: tf.Tensor,
     logits: tf.Tensor,
@@ -89,7 +87,6 @@ def cross_entropy(
     return valid * _mean_of_terms(terms, ids, logits, class_weights, pixel_weights, overlapping)
 
 
-@tf.autograph.experimental.do_not_convert
 def focal(
     masks: tf.Tensor,
     logits: tf.Tensor,
@@ -116,7 +113,6 @@ def focal(
     return valid * _mean_of_terms(terms, ids, logits, class_weights, pixel_weights, overlapping)
 
 
-@tf.autograph.experimental.do_not_convert
 def tversky(
     masks: tf.Tensor,
     logits: tf.Tensor,
@@ -175,7 +171,6 @@ def tversky(
     return tf.repeat(loss, tf.shape(ids)[0]) if batchwise else loss
 
 
-@tf.autograph.experimental.do_not_convert
 def soft_dice(
     masks: tf.Tensor,
     logits: tf.Tensor,
