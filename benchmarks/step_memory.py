@@ -42,7 +42,7 @@ NETWORKS = {
     ],
     "vgg16": ["--encoder=vgg16", "--global_batch_size=2", "--crop_size=160"],
 }
-OF_LINE = ["membrane.flags", "mobilenet_v2"]
+OF_LINE = ["membrane.flags", "plain, 16 filters", "mobilenet_v2"]
 
 
 def printed(mode: str, flags: list[str]) -> str:

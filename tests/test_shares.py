@@ -90,14 +90,19 @@ def scoring(run_dir, data, out, *more):
     return [*EVALUATE, f"--run_dir={run_dir}", f"--data_dir={data}", f"--output_dir={out}", *more]
 
 
+def whole_and_in_shares(program, folder, command, *args):
+    """Does what `command` says to folder/whole, and in three shares to folder/out."""
+    program(*command(*args, folder / "whole"))
+    for number in (3, 1, 2):
+        program(*command(*args, folder / "out", f"--shard={number}/3"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def predicted(program, run_dir, pictures, tmp_path_factory):
     """The pictures predicted whole, and to another folder in three shares."""
     folder = tmp_path_factory.mktemp("predicted")
-    program(*predicting(run_dir, pictures, folder / "whole"))
-    for number in (3, 1, 2):
-        program(*predicting(run_dir, pictures, folder / "out", f"--shard={number}/3"))
-    return folder
+    return whole_and_in_shares(program, folder, predicting, run_dir, pictures)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +121,7 @@ def others(tmp_path_factory):
 def scored(program, run_dir, others, tmp_path_factory):
     """These scored whole, and to another folder in three shares."""
     folder = tmp_path_factory.mktemp("scored")
-    program(*scoring(run_dir, others, folder / "whole"))
-    for number in (3, 1, 2):
-        program(*scoring(run_dir, others, folder / "out", f"--shard={number}/3"))
-    return folder
+    return whole_and_in_shares(program, folder, scoring, run_dir, others)
 
 
 @pytest.fixture

@@ -65,8 +65,6 @@ class Sum(NamedTuple):
         return total
 
 
-# Nothing in it is AutoGraph's to translate, which would take longer than the trace itself.
-@tf.autograph.experimental.do_not_convert
 def read_loss(result: Any, *, wide: bool = False) -> tuple[Sum, dict[str, Sum]]:
     """Returns the loss and the named values out of what a loss has returned.
 

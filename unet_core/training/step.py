@@ -196,8 +196,6 @@ class Step:
             return update.part.optimizer.learning_rate
         return update.part.schedule(self.step)
 
-    # Nothing in it is AutoGraph's to translate, which would take longer than the trace itself.
-    @tf.autograph.experimental.do_not_convert
     def _remember(self) -> Callable | None:
         """Returns what restores every variable that a step may change although it is not applied.
 
