@@ -324,6 +324,8 @@ class TestEvaluate:
         second.rename(out / "scores-2-of-3.json")
         succeeds(door(*scoring(run_dir, others, out, "--shard=3/3", "--boundary_px=3")))
         check_refused(merge(), "boundary_px (2.0 in 1/3, 3.0 in 3/3)")
+        succeeds(door(*scoring(run_dir, others, out, "--shard=3/3", "--nosegment_scores")))
+        check_refused(merge(), "segment_scores (on in 1/3, off in 3/3)")
         fewer = shutil.copytree(others, tmp_path / "data")
         for kind in ("image", "label"):
             (fewer / "train" / kind / "6.png").unlink()

@@ -34,6 +34,8 @@ NAME = "scores.json"
 _FORMAT = 1
 _MOST_BYTES = 2**31
 _OF_CLASSES = ("classes", "heads", "stray_values", "clear_class", "masks", "border_px")
+# Whether a share has V_Rand and V_Info, which one machine may lack the package for.
+_SEGMENTS = {True: "on", False: "on, without scikit-image", None: "off"}
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Finite = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -159,7 +161,12 @@ def merge_scores(folder: pathlib.Path) -> MergedScores | None:
     check_complete(folder, NAME, paths)
     shares = {shard: _read(path, shard) for shard, path in paths.items()}
     told = {
-        shard: {**share.made_by, **_texts(share.settings), **_texts(share.how)}
+        shard: {
+            **share.made_by,
+            **_texts(share.settings),
+            **_texts(share.how),
+            "segment_scores": _SEGMENTS[share.segments],
+        }
         for shard, share in shares.items()
     }
     check_same(folder, told)
