@@ -8,7 +8,8 @@ largest deviation, bound.
 The bound of 1e-5 is one on rounding, and no network with ReLUs keeps it on all data: an activation
 within rounding of zero passes its gradient in one run and not in the other, which AdamW turns into
 1e-5 to 1e-3 of a weight. In ten steps that happens to every sixth seed, with batch norm to every
-second, and to a permutation of the rows on one replica just as well. It does not to the seeds here.
+second, and to a permutation of the rows on one replica just as well. It does not to the seeds here,
+with the kernels of oneDNN for AVX512 and for AVX2 (ONEDNN_MAX_CPU_ISA=AVX2) or without oneDNN.
 
 The largest of five deviations is one that a sixth of the same kind exceeds one time in six, on one
 processor or another; the bound of the 16-bit types is one and a half times that.
@@ -86,7 +87,7 @@ class Feature:
     loss: Callable = cross_entropy
     optimizer: Callable = adamw
     ignored: bool = False
-    seed: int = 73
+    seed: int = 1
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)
 
