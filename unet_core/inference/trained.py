@@ -23,6 +23,7 @@ from unet_core.files import read_json
 from unet_core.models.build import full_size, make_network
 from unet_core.models.ensemble import make_ensemble
 from unet_core.models.own import make_own_network
+from unet_core.models.recomputation import Recomputed
 from unet_core.run_directory import RunDirectory, checked_config
 from unet_core.settings import RunConfig
 from unet_core.settings.data import DataSettings, parse_resize
@@ -107,6 +108,13 @@ def build_network(config: RunConfig) -> keras.Model:
         precision, overlapping = config.network.precision, classes.overlapping
         return make_own_network(own, precision=precision, overlapping=overlapping, **common)
     return make_network(**common, **settings)
+
+
+def as_trained(model: keras.Model, config: RunConfig) -> keras.layers.Layer:
+    """Returns what a loop trains of the network of a run: itself, or with recomputation."""
+    if not config.training.recompute:
+        return model
+    return Recomputed(model, size=config.data.crop_size)
 
 
 def open_trained(

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from unet_core.conventions import mirrored
+from unet_core.models import passes
 
 
 @keras.saving.register_keras_serializable(package="unet_core")
@@ -52,6 +53,8 @@ class FusedBatchNorm(keras.layers.Layer):
             moving = self.moving_mean.value, self.moving_variance.value
             return _fused(inputs, gamma, beta, *moving, epsilon=self.epsilon, training=False).y
         outputs, mean, variance = _normalise(inputs, gamma, beta, self.epsilon)
+        if passes.is_second():
+            return outputs
         # An activation that overflows skips the step; it must not stay in the statistics for ever.
         finite = tf.reduce_all(tf.math.is_finite(mean + variance))
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -109,11 +112,12 @@ class RowDropout(keras.layers.Layer):
         first, rows = _rows_before_and_in_all(inputs)
         shape = tf.shape(inputs)
         of_a_row = tf.ones_like(shape[1:]) if self.whole else shape[1:]
-        count = tf.identity(self.calls.value)
+        count = passes.same_in_both(lambda: tf.identity(self.calls.value))
         draws = tf.random.stateless_uniform(
             tf.concat([[rows], of_a_row], 0), tf.stack([tf.cast(self.seed, tf.int64), count])
         )
-        self.calls.value.assign_add(1)
+        if not passes.is_second():
+            self.calls.value.assign_add(1)
         kept = draws[first : first + shape[0]] >= self.rate
         return tf.where(kept, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
 

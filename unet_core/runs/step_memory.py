@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core import losses, optimizers, training
+from unet_core.inference.trained import as_trained
 from unet_core.runs import liveness
 from unet_core.settings import RunConfig
 
@@ -200,7 +201,7 @@ class Trial:
         self._model = model
         self._config = config
         self._loop = training.Loop(
-            model,
+            as_trained(model, config),
             optimizers.make_optimizer(config.optimization),
             loss=lambda logits, batch: loss(batch[1], logits),
             loss_scaling=config.network.precision == "float16",

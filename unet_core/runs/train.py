@@ -24,7 +24,7 @@ from unet_core.data import pipeline, stream
 from unet_core.errors import UserError
 from unet_core.inference.network import InferenceNetwork
 from unet_core.inference.sliding_window import SlidingWindow
-from unet_core.inference.trained import build_network
+from unet_core.inference.trained import as_trained, build_network
 from unet_core.models.build import full_size
 from unet_core.reports.about import RunNote
 from unet_core.reports.training_logger import TrainingLogger
@@ -266,7 +266,7 @@ def make_loop(
         return plan.loss(batch.mask, logits, batch.weights), named
 
     return training.Loop(
-        model,
+        as_trained(model, plan.config),
         optimizer,
         loss=loss,
         metrics=sums,

@@ -84,6 +84,13 @@ class TrainingSettings:
         modes=BUILD,
         binds=True,
     )
+    recompute: bool = setting(
+        False,
+        "Gradient checkpointing: keep what passes between the stages of the network and compute "
+        "the features within them again in the backward pass, which needs less memory and more "
+        "time.",
+        modes=BUILD,
+    )
     log_format: str = setting(
         "text",
         "What goes to standard output: text, or json, one object a line for each report, "
