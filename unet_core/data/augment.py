@@ -446,10 +446,12 @@ class Augmenter:
             return pixels
         if pixels.shape[2:] == (3,):
             copy = self._copy[: height * width * 4].reshape(height, width, 4)
-            cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, copy)
-        else:
-            copy = self._copy[: pixels.size].reshape(pixels.shape)
-            np.copyto(copy, pixels)
+            return cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, copy)
+        if self._core[1, -1, -2] == 0:
+            # A row of the crop is along a row of the image, which is read in order anyway.
+            return pixels
+        copy = self._copy[: pixels.size].reshape(pixels.shape)
+        np.copyto(copy, pixels)
         return copy
 
     def _draw_intensities(self, rng: np.random.Generator, picture: np.ndarray) -> None:
