@@ -444,6 +444,7 @@ class Augmenter:
         height, width = pixels.shape[:2]
         if pixels.dtype != np.uint8 or height * width > _COPIED_CROPS * self._size**2:
             return pixels
+        copy: np.ndarray
         if pixels.shape[2:] == (3,):
             copy = self._copy[: height * width * 4].reshape(height, width, 4)
             return cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, copy)
