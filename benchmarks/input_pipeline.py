@@ -179,9 +179,10 @@ def stage_times(
         marks[index, 1] = time.perf_counter()
         x, y = augmenter.draw_map(rng, mask.shape)
         marks[index, 2] = time.perf_counter()
-        cv2.remap(image, x, y, cv2.INTER_LINEAR, image_out, borderMode=border)
+        augmenter._sample(image, x, y, image_out, recipe.cval)
         marks[index, 3] = time.perf_counter()
-        cv2.remap(mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border)
+        near = augmenter._copied(mask)
+        cv2.remap(near, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border)
         marks[index, 4] = time.perf_counter()
         # Another image, which is no more in the cache than that of the stages was.
         other = (index + len(images) // 2) % pairs

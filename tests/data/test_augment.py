@@ -962,3 +962,31 @@ class TestLongSides:
         Augmenter(16, Recipe())(rng, image, image // 7, *out, contain=(39_990, 10))
         assert (out[0] == 7).all()
         assert (out[1] == 1).all()
+
+
+class TestCopies:
+    @pytest.mark.parametrize("fill_mode", FILL_MODES)
+    @pytest.mark.parametrize("shape", [(96, 80), (30, 200), (200, 170)])
+    @pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
+    def test_samples_are_those_of_the_image_itself(self, fill_mode, shape, channels):
+        # 48 px: the first two shapes are of at most 8 crops, the last is not.
+        recipe = dataclasses.replace(
+            without_intensities(STRONG), fill_mode=fill_mode, cval=7.0, width_shift=0.3
+        )
+        image, mask = texture(1, (*shape, *channels)), texture(2, shape)
+        augmenter = augmenter_for(recipe, image, 48)
+        sampled = np.zeros((48, 48, *channels), np.uint8)
+        classes = np.zeros((48, 48), np.uint8)
+        border = FILL_MODES[fill_mode]
+        outer = cv2.BORDER_CONSTANT if min(shape) < 48 else border
+        for seed in range(4):
+            augmenter(np.random.default_rng(seed), image, mask, sampled, classes)
+            x, y = augmenter.draw_map(np.random.default_rng(seed), shape)
+            expected = cv2.remap(
+                image, x, y, cv2.INTER_LINEAR, borderMode=border, borderValue=(7.0,) * 4
+            )
+            np.testing.assert_array_equal(sampled, expected.reshape(sampled.shape))
+            np.testing.assert_array_equal(
+                classes,
+                cv2.remap(mask, x, y, cv2.INTER_NEAREST, borderMode=outer, borderValue=IGNORED),
+            )

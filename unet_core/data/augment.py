@@ -43,6 +43,10 @@ _PADDING: Mapping[int, Any] = {
 """NumPy's names of them."""
 _LONGEST_SIDE = 2**15 - 1
 """Pixels; OpenCV 5.0 samples images whose sides are shorter, so a window of others is cut first."""
+_COPIED_CROPS = 8
+"""Images of at most so many crops are copied before they are sampled; larger ones would cost more
+than that gains.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +269,9 @@ class Augmenter:
         self._map = np.empty((2, crop_size, crop_size), np.float32)
         self._levels = np.arange(256, dtype=np.float32)
         self._table = np.empty(256, np.float32)
+        depth = 4 if channels == 3 else channels
+        self._copy = np.empty(_COPIED_CROPS * crop_size * crop_size * depth, np.uint8)
+        self._four = np.empty((crop_size, crop_size, 4), np.uint8)
         self._small = np.empty(crop_size * crop_size * channels, self._dtype)
         if recipe.noise_share and (recipe.noise or recipe.noise_variance):
             bank = np.random.Generator(np.random.Philox(key=0))
@@ -317,7 +324,8 @@ class Augmenter:
             weights = None if weights is None else weights[part]
         self._sample(image, x, y, image_out, self._recipe.cval)
         border = cv2.BORDER_CONSTANT if min(mask.shape) < self._size else self._border
-        cv2.remap(mask, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border, borderValue=IGNORED)
+        near = self._copied(mask)
+        cv2.remap(near, x, y, cv2.INTER_NEAREST, mask_out, borderMode=border, borderValue=IGNORED)
         if weights is not None:
             assert weights_out is not None
             _check("weights", weights, mask.shape, 1, np.float32)
@@ -416,10 +424,36 @@ class Augmenter:
     def _sample(
         self, image: np.ndarray, x: np.ndarray, y: np.ndarray, out: np.ndarray, outside: float
     ) -> None:
+        near = self._copied(image)
+        padded = near.shape[2:] == (4,) and out.shape[2:] == (3,)
+        sampled = self._four if padded else out
         border_value = (outside,) * 4
         cv2.remap(
-            image, x, y, cv2.INTER_LINEAR, out, borderMode=self._border, borderValue=border_value
+            near, x, y, cv2.INTER_LINEAR, sampled, borderMode=self._border, borderValue=border_value
         )
+        if padded:
+            cv2.cvtColor(sampled, cv2.COLOR_RGBA2RGB, out)
+
+    def _copied(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns a copy in the cache of uint8 `pixels`, three channels as four, or `pixels`.
+
+        A turned map reads a line of the cache for every pixel; a copy reads the image in order, and
+        is written to the same addresses each time. OpenCV 5.0 samples four channels in less than
+        half the time of three, to the same values.
+        """
+        height, width = pixels.shape[:2]
+        if pixels.dtype != np.uint8 or height * width > _COPIED_CROPS * self._size**2:
+            return pixels
+        copy: np.ndarray
+        if pixels.shape[2:] == (3,):
+            copy = self._copy[: height * width * 4].reshape(height, width, 4)
+            return cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA, copy)
+        if self._core[1, -1, -2] == 0:
+            # A row of the crop is along a row of the image, which is read in order anyway.
+            return pixels
+        copy = self._copy[: pixels.size].reshape(pixels.shape)
+        np.copyto(copy, pixels)
+        return copy
 
     def _draw_intensities(self, rng: np.random.Generator, picture: np.ndarray) -> None:
         """Changes the grey values of `picture` [crop, crop(, C)] in place."""
