@@ -115,7 +115,7 @@ def _segments_of(model: keras.Model, size: int) -> list[_Segment]:
             groups[-1] += of_stage
         else:
             groups.append(of_stage)
-    segments = []
+    segments: list[_Segment] = []
     needed = {id(tensor) for tensor in model.outputs}
     for group in reversed(groups):
         made = {id(tensor): tensor for call in group for tensor in call.outputs}
