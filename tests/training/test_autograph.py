@@ -4,6 +4,7 @@ import inspect
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from unet_core import training
@@ -88,7 +89,7 @@ class ConvertedTest(tf.test.TestCase):
             return outputs[:, 0] + tf.zeros([7])
 
         loop = training.Loop(Halved(), keras.optimizers.SGD(0.1), loss=loss)
-        with self.assertRaisesRegex(ValueError, r"(?s)in user code:.*test_autograph\.py.*in loss"):
+        with pytest.raises(ValueError, match=r"(?s)in user code:.*test_autograph\.py.*in loss"):
             list(loop.train(batches([1, 2], [0, 0]), until_step=1))
 
     def test_the_loops_own_code_is_not_converted(self):
@@ -102,12 +103,12 @@ class ConvertedTest(tf.test.TestCase):
         loop = training.Loop(Halved(), keras.optimizers.SGD(0.1), loss=loss)
         list(loop.train(batches([1], [0]), until_step=1, report_every_steps=1))
         loop.evaluate(batches([1], [0]))
-        self.assertIn("_loss_and_gradients", found)
-        self.assertEqual({name for name in found if name.startswith("tf__")}, {"tf___call"})
+        assert "_loss_and_gradients" in found
+        assert {name for name in found if name.startswith("tf__")} == {"tf___call"}
 
     def test_in_eager_mode_a_function_is_called_as_it_is(self):
         names = converted(lambda: [frame.function for frame in inspect.stack()])()
-        self.assertFalse([name for name in names if name.startswith("tf__")])
+        assert not [name for name in names if name.startswith("tf__")]
 
 
 if __name__ == "__main__":
