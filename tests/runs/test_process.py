@@ -172,3 +172,15 @@ print(pages_of_a_block() > 1000, pages_of_a_block())
     # 16 MB are 4096 pages of 4 KB; the second block lies where the first lay, so none is new.
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "True 0\n", done.stdout + done.stderr
+
+
+def test_keras_is_loaded_without_what_it_would_load_beside_and_that_can_be_loaded_later():
+    program = """
+import sys
+from unet_core.runs.process import import_libraries
+import_libraries()
+print([name for name in sys.modules if name.partition(".")[0] in ("sklearn", "matplotlib")])
+import matplotlib.pyplot
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stdout + done.stderr

@@ -28,6 +28,7 @@ import tensorflow as tf
 from unet_core.conventions import number_of_logits
 from unet_core.own_code import OwnFunction, described
 from unet_core.settings import RunConfig
+from unet_core.training.autograph import converted
 from unet_core.training.controls import Control
 
 OF_LOSS = "my_loss(masks, logits)"
@@ -55,7 +56,7 @@ def make_own_loss(name: str, classes: int, overlapping: bool = False) -> Callabl
             f"must return one float for each example, shape [B], such as ({_ROWS},) here. "
             f"Received {_shown(found)}; take the mean over the other axes."
         )
-    return lambda masks, logits, _=None: tf.cast(own(masks, logits), tf.float32)
+    return lambda masks, logits, _=None: tf.cast(converted(own)(masks, logits), tf.float32)
 
 
 class OwnMetric:
@@ -92,7 +93,7 @@ class OwnMetric:
     def sums(self, masks: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what is summed over batches and replicas."""
         found = {}
-        for name, (value, weight) in self._own(masks, logits).items():
+        for name, (value, weight) in converted(self._own)(masks, logits).items():
             weight = tf.cast(weight, tf.float64)
             found[f"own/{name}/weight"] = weight
             found[f"own/{name}/total"] = tf.cast(value, tf.float64) * weight

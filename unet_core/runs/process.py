@@ -31,6 +31,10 @@ _STOP_SIGNALS = tuple(
     if hasattr(signal, name)
 )
 
+# Keras (3.15) loads them if they are installed, for wrappers of its models and galleries that this
+# program has no use for, and takes almost a second for it.
+_KERAS_WOULD_LOAD = ("sklearn", "matplotlib")
+
 
 def import_libraries() -> None:
     """Imports TensorFlow, Keras and OpenCV; shows their start-up noise only if one fails."""
@@ -47,7 +51,8 @@ def import_libraries() -> None:
                 f"OpenCV cannot be loaded ({error}). On a machine without a screen, install "
                 "opencv-python-headless in place of opencv-python."
             ) from error
-        import keras
+        with _left_out(*_KERAS_WOULD_LOAD):
+            import keras
         import PIL.Image
         import tensorflow as tf
 
@@ -62,6 +67,21 @@ def import_libraries() -> None:
     PIL.Image.MAX_IMAGE_PIXELS = None
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def _left_out(*names: str) -> Iterator[None]:
+    """Lets the modules `names` be missing within the block, unless they are loaded already.
+
+    What is None in `sys.modules` cannot be imported; after the block they can.
+    """
+    names = tuple(name for name in names if name not in sys.modules)
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
 
 
 def keep_freed_memory() -> None:

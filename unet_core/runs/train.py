@@ -47,6 +47,7 @@ from unet_core.runs.tracking import Tracking
 from unet_core.runs.watch import Watch
 from unet_core.settings import RunConfig, binding_settings
 from unet_core.training import Report
+from unet_core.training.autograph import not_converted
 from unet_core.training.controls import Control, Decision
 
 
@@ -255,11 +256,13 @@ def make_loop(
     settings, optimization = plan.config.training, plan.config.optimization
     names, overlapping = plan.classes.names, plan.classes.overlapping
 
+    @not_converted
     def sums(logits, batch):
         full = tf.nest.flatten(logits)[0]
         own = plan.metric.sums(batch.mask, full) if plan.metric else {}
         return {"confusion": metrics.confusion_matrix(batch.mask, full, overlapping), **own}
 
+    @not_converted
     def loss(logits, batch):
         scores = metrics.batch_scores(batch.mask, tf.nest.flatten(logits)[0], names, overlapping)
         named = {name: training.Mean(*pair) for name, pair in scores.items()}

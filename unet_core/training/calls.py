@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from unet_core.training.autograph import not_converted
 from unet_core.training.step import SKIPS_AT_SCALE_1, Step, next_element
 
 _HEAD = ("steps", "failed", "exhausted", "wait", "examples", "loss_scale", "skipped", "stuck")
@@ -155,6 +156,7 @@ class Calls:
 
     # What follows runs in the graph.
 
+    @not_converted
     def _steps(self, iterator, plan, *, is_marked, static):
         """Runs up to `plan[0]` steps on the device.
 
@@ -222,6 +224,7 @@ class Calls:
             return tf.identity(self._step.skipped_at_scale_1)
         return tf.constant(0, tf.int64)
 
+    @not_converted
     def _one_batch(self, batch):
         outcome = self._step.on_batch(
             batch, is_marked=False, static=self._strategy.num_replicas_in_sync == 1

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.training.autograph import converted, not_converted
 from unet_core.training.feed import (
     check_can_be_shared,
     check_dataset,
@@ -118,6 +119,7 @@ class Evaluation:
         self._functions.append((spec, function))
         return function
 
+    @not_converted
     def _step(self, element, *, is_marked):
         def replica_step(element):
             batch, present = unmarked(element, is_marked)
@@ -157,14 +159,14 @@ class Evaluation:
     def _sums(self, batch):
         """Returns all sums of one batch, int64 or float64."""
         if self._forward is None:
-            return _in_64_bits(self._metrics(batch))
+            return _in_64_bits(converted(self._metrics)(batch))
         added, before = self._added_losses, reductions()
         with added:
             outputs = self._forward(batch)
-            loss, _ = read_loss(self._loss(outputs, batch), wide=True)
+            loss, _ = read_loss(converted(self._loss)(outputs, batch), wide=True)
         check_losses_of_calls(added, before)
         total = loss.total_with(added.left())
-        sums = _in_64_bits(self._metrics(outputs, batch)) if self._metrics else {}
+        sums = _in_64_bits(converted(self._metrics)(outputs, batch)) if self._metrics else {}
         for name in sums:
             if name in RESERVED:
                 raise UserError(

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training import optimizers
+from unet_core.training.autograph import converted, not_converted
 from unet_core.training.calls import Calls, Result
 from unet_core.training.evaluation import Evaluation
 from unet_core.training.feed import DatasetFn, Feed, reason_of
@@ -592,8 +593,9 @@ def _parts_of(
         check_callable("metrics", metrics, "metrics(outputs, batch)", 2)
     forward = Forward(model, training=True)
 
+    @not_converted
     def loss_of_batch(batch):
-        return loss(forward(batch), batch)
+        return converted(loss)(forward(batch), batch)
 
     return {"model": Part(model, optimizer, loss_of_batch, name="model", **options)}, forward
 

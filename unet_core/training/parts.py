@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training import optimizers
+from unet_core.training.autograph import converted
 from unet_core.training.schedules import Schedule
 from unet_core.training.variables import check_model, name_of, variables_of
 
@@ -274,5 +275,5 @@ def _with_training(model: Callable, training: bool) -> Callable[[Any], Any]:
         try:
             inspect.signature(model).bind(None, training=training)
         except TypeError:
-            return lambda inputs: model(inputs)
-    return lambda inputs: model(inputs, training=training)
+            return lambda inputs: converted(model)(inputs)
+    return lambda inputs: converted(model)(inputs, training=training)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.training.autograph import converted, not_converted
 from unet_core.training.feed import unmarked
 from unet_core.training.means import noted
 from unet_core.training.replicas import quick_all_reduce
@@ -173,7 +174,7 @@ class Step:
         all_sums = sums[0] if len(sums) == 1 else tf.concat(sums, 0)
         return Outcome(failed, tf.where(ok, all_sums, 0), tf.stack(figures))
 
-    @tf.autograph.experimental.do_not_convert
+    @not_converted
     def _check_names(self) -> None:
         names = [name for update in self._updates for name in (update.name, *update.names)]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -194,7 +195,7 @@ class Step:
     def _rate(self, update: Update):
         if update.part.schedule is None:
             return update.part.optimizer.learning_rate
-        return update.part.schedule(self.step)
+        return converted(update.part.schedule)(self.step)
 
     def _remember(self) -> Callable | None:
         """Returns what restores every variable that a step may change although it is not applied.

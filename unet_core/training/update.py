@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from unet_core.errors import UserError
 from unet_core.training import optimizers
+from unet_core.training.autograph import converted, not_converted
 from unet_core.training.means import Sum, noted, read_loss
 from unet_core.training.parts import Forward, Part
 from unet_core.training.replicas import check_losses_of_calls, reductions
@@ -294,7 +295,7 @@ class Update:
         with tf.GradientTape(persistent=True) as tape:
             before = reductions()
             with self._added_losses:
-                loss, named = read_loss(self.part.loss(batch))
+                loss, named = read_loss(converted(self.part.loss)(batch))
             check_losses_of_calls(self._added_losses, before)
             left = self._added_losses.left()
             self._adds = bool(left)
@@ -406,9 +407,9 @@ class Update:
             variable_rate = tf.cast(rate if factor == 1 else rate * factor, variable.dtype)
             if decay is not None:
                 variable.assign_sub(variable * decay * variable_rate)
-            optimizer.update_step(gradient, variable, variable_rate)
+            converted(optimizer.update_step)(gradient, variable, variable_rate)
             if constraint is not None:
-                variable.assign(constraint(variable))
+                variable.assign(converted(constraint)(variable))
             if average is not None:
                 difference = variable - average
                 average.assign_add(difference * tf.cast(1 - ema_decay, difference.dtype))
@@ -438,7 +439,7 @@ class Update:
 
     # What follows looks while the graph is traced.
 
-    @tf.autograph.experimental.do_not_convert
+    @not_converted
     def _check_watched(self, watched: Sequence[Any]) -> None:
         """Refuses a loss of variables that nobody trains."""
         trained = set(map(key_of, trainable_variables_of(self.part.model)))
@@ -462,7 +463,7 @@ class Update:
                 "layer to the model, or a Part of their own), or make them not trainable."
             )
 
-    @tf.autograph.experimental.do_not_convert
+    @not_converted
     def _note_connected(self, connected: list[bool]) -> None:
         if not any(connected):
             raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from unet_core.errors import UserError
+from unet_core.training.autograph import converted
 
 Model = Any
 Variable = Any
@@ -144,7 +145,7 @@ class AddedLosses(Sequence):
     def _all(self) -> list[tf.Tensor]:
         if not self._is_layer:
             regularised = [v for v in variables_of(self._model) if getattr(v, "regularizer", None)]
-            return [tf.convert_to_tensor(v.regularizer(v)) for v in regularised]
+            return [tf.convert_to_tensor(converted(v.regularizer)(v)) for v in regularised]
         # Another replica may be in the context just now.
         standing_in, self._model._losses_override = self._model._losses_override, []
         try:
