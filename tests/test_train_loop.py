@@ -670,6 +670,23 @@ class TestRun:
         assert code == 0, err
         assert "Going on from step 4" in out
 
+    def test_recomputation_trains_the_same_and_may_be_left_out_later(
+        self, finished, slices, door, tmp_path
+    ):
+        run = tmp_path / "run"
+        args = [f"--data_dir={slices}", f"--run_dir={run}", *TINY]
+        code, _, err = door(*args, "--recompute")
+        assert code == 0, err
+        found, expected = (
+            json.loads((folder / "scores.json").read_text())["scores"]
+            for folder in (run, finished[0])
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert json.loads((run / "config.json").read_text())["settings"]["recompute"]
+        code, out, err = door(*args, "--train_steps=6", "--schedule_steps=6")
+        assert code == 0, err
+        assert "Going on from step 4" in out
+
     @pytest.mark.parametrize(
         ("args", "words"),
         [

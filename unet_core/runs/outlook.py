@@ -57,10 +57,12 @@ class Outlook:
             console.say(f"{text}.")
             return
         settings = self._config.training
+        recompute = "" if settings.recompute else " or give --recompute"
         console.warn(
             f"{text}. It may run out of memory: lower --global_batch_size "
             f"({settings.global_batch_size}) or --crop_size ({self._config.data.crop_size}), or "
-            f"raise --micro_batches ({settings.micro_batches}); --mode=find_batch finds what fits."
+            f"raise --micro_batches ({settings.micro_batches}){recompute}; "
+            "--mode=find_batch finds what fits."
         )
 
     def say_time(self, report: training.Report) -> None:

@@ -417,5 +417,5 @@ def explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
             f"`global_batch_size` ({config.training.global_batch_size}), `crop_size` "
             f"({config.data.crop_size}) or `base_filters` ({config.network.base_filters}), or "
-            f"raise `micro_batches` ({config.training.micro_batches})."
+            f"raise `micro_batches` ({config.training.micro_batches}); `recompute` needs less, too."
         ) from error

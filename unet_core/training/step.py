@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -194,7 +195,7 @@ class Step:
 
     def _rate(self, update: Update):
         if update.part.schedule is None:
-            return update.part.optimizer.learning_rate
+            return converted(_rate_of)(update.part.optimizer)
         return converted(update.part.schedule)(self.step)
 
     def _remember(self) -> Callable | None:
@@ -268,6 +269,11 @@ def _may_ask_the_time() -> bool:
     except tf.errors.FailedPreconditionError:
         return False
     return True
+
+
+def _rate_of(optimizer: keras.optimizers.Optimizer):
+    # It may be a schedule of Keras, which a property calls.
+    return optimizer.learning_rate
 
 
 def _key(variable: Any) -> str:

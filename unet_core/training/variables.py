@@ -149,9 +149,14 @@ class AddedLosses(Sequence):
         # Another replica may be in the context just now.
         standing_in, self._model._losses_override = self._model._losses_override, []
         try:
-            return [tf.convert_to_tensor(loss) for loss in self._model.losses]
+            return [tf.convert_to_tensor(loss) for loss in converted(_losses_of)(self._model)]
         finally:
             self._model._losses_override = standing_in
+
+
+def _losses_of(layer: keras.layers.Layer) -> list[Any]:
+    # Asked for here, because a property cannot be wrapped.
+    return layer.losses
 
 
 def layers_of(model: Model) -> list[keras.layers.Layer]:
