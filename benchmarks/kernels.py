@@ -3,11 +3,11 @@
     python benchmarks/kernels.py
     python benchmarks/kernels.py --rows float32 bfloat16+norm --steps=10
 
-For each row of `steps_per_second.py` a process of its own trains some steps as they are, then some
-with oneDNN's log of what it runs (ONEDNN_VERBOSE=profile_exec). Milliseconds are of one step:
-"step" is the median without the log, "convolutions" the sum of their kernels, backward ones
-included, "other kernels" the rest of the log. Where two kernels run at once, each on some of the
-cores, both count, so that the sum can exceed the time of the step. Only on CPUs.
+For each row of `steps_per_second.py` a process trains some steps as they are, one with an operation
+at a time, and one does so with oneDNN's log of what it runs (ONEDNN_VERBOSE=profile_exec), because
+kernels that run at once, on the same cores, would both count. Milliseconds are of one step: "step"
+and "one at a time" are medians, "convolutions" is the sum of their kernels, backward ones included,
+"other kernels" the rest of the log. Only on CPUs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def train(args: argparse.Namespace) -> None:
     """Trains one row and prints the median time of a step."""
     import steps_per_second
 
+    if args.one_at_a_time:
+        steps_per_second.tf.config.threading.set_inter_op_parallelism_threads(1)
     step = steps_per_second.loop_round(args, args.row, 1)
     for _ in range(WARM):
         step()
@@ -45,11 +47,12 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps({"ms": 1e3 * statistics.median(seconds)}), flush=True)
 
 
-def trained(args: argparse.Namespace, row: str, *, log: bool) -> str:
+def trained(args: argparse.Namespace, row: str, *, one_at_a_time: bool, log: bool = False) -> str:
     """Returns what the process of a row prints after its first steps."""
     command = [sys.executable, __file__, f"--row={row}", f"--steps={args.steps}"]
     command += [f"--batch={args.batch}", f"--size={args.size}"]
     command += [f"--base_filters={args.base_filters}"]
+    command += ["--one_at_a_time"] * one_at_a_time
     environment = {**os.environ, "ONEDNN_VERBOSE": "profile_exec" if log else "none"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return done.stdout.partition(MARK)[2]
@@ -76,20 +79,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--base_filters", type=int, default=32)
     parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--one_at_a_time", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.row:
         train(args)
         return
     rows = []
     for row in args.rows:
-        step = json.loads(trained(args, row, log=False))["ms"]
-        of_step = {
-            name: t / args.steps for name, t in kernels(trained(args, row, log=True)).items()
-        }
+        step, alone = (
+            json.loads(trained(args, row, one_at_a_time=each))["ms"] for each in (False, True)
+        )
+        found = kernels(trained(args, row, one_at_a_time=True, log=True))
+        of_step = {name: t / args.steps for name, t in found.items()}
         convolutions = sum(t for name, t in of_step.items() if "convolution" in name)
         others = sum(of_step.values()) - convolutions
-        cells = [f"{x:.1f}" for x in (step, convolutions, others)]
-        rows.append([row, *cells, f"{step / convolutions:.3f}"])
+        cells = [f"{x:.1f}" for x in (step, alone, convolutions, others)]
+        rows.append([row, *cells, f"{step / convolutions:.3f}", f"{alone / convolutions:.3f}"])
         for name, t in sorted(of_step.items(), key=lambda item: -item[1]):
             print(f"{row}: {name} {t:.1f} ms", flush=True)
     from rounds import machine
@@ -97,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     from unet_core.drawing import tables
 
     print(machine())
-    columns = ["row", "step, ms", "convolutions, ms", "other kernels, ms", "step / convolutions"]
+    columns = ["row", "step", "one at a time", "convolutions", "other kernels"]
+    columns += ["step / convolutions", "one at a time / convolutions"]
     print(tables.table(columns, rows))
 
 
