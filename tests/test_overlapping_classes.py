@@ -15,7 +15,7 @@ from unet_core import door
 from unet_core.data import images
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import open_trained
-from unet_core.outputs import files
+from unet_core.outputs import picture
 
 NAMES = ("cells", "nuclei")
 SMALLEST = [flag for flag in TINY if flag != MEMBRANE]
@@ -235,7 +235,7 @@ class TestFinishedRun:
         args = ["--mode=predict", f"--run_dir={finished}", "--window_px=32"]
         code, _, err = door(*args, f"--output_dir={tmp_path / 'whole'}")
         assert code == 0, err
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 64)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 64)
         code, _, err = door(*args, f"--output_dir={tmp_path / 'bands'}")
         assert code == 0, err
         for name in NAMES:

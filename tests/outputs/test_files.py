@@ -6,6 +6,7 @@ import pathlib
 import pwd
 import subprocess
 import tempfile
+import threading
 
 import cv2
 import numpy as np
@@ -20,10 +21,10 @@ from unet_core.data import images
 from unet_core.data.layouts.find import find_images
 from unet_core.data.samples import Source
 from unet_core.errors import UserError
-from unet_core.inference.masks import MaskRule, Threshold, predicted_ids
+from unet_core.inference.masks import MaskRule, Threshold, predicted_ids, write_mask
 from unet_core.inference.post_processing import Step
 from unet_core.inference.predictor import Predictor
-from unet_core.outputs import files, reduced
+from unet_core.outputs import picture, reduced
 from unet_core.outputs.files import PredictionOutputs, predict_files
 from unet_core.temporary import leftovers
 
@@ -235,7 +236,7 @@ class TestUncertainty:
     def test_entropy_of_the_mean_and_deviation_of_the_networks_in_16_bits(
         self, folder, tmp_path, monkeypatch, most_pixels, kind
     ):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most_pixels)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", most_pixels)
         wanted = PredictionOutputs(("probabilities", "uncertainty", "disagreement"))
         sources, out = find_images(folder), tmp_path / "out"
         predict_files(make_pair(), sources, out, wanted)
@@ -287,7 +288,7 @@ class TestMakeMask:
             assert read(out / "a_probability.png")[15, 15] > 60000
 
     def test_steps_need_the_whole_picture(self, predictor, folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 100)
         rule = MaskRule(None, [Step("keep_largest", 1)])
         sources = [Source(folder / "9.png")]
         done = predict_files(
@@ -334,7 +335,7 @@ class TestGoingOn:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(files.pictures, "with_legend", die)
+            patch.setattr(picture.pictures, "with_legend", die)
             with pytest.raises(KeyboardInterrupt):
                 predict_files(predictor, find_images(folder), out, PredictionOutputs())
         with open(out / "predicted.jsonl", "ab") as file:
@@ -450,14 +451,14 @@ class TestGoingOn:
 def test_name_that_the_file_system_refuses_is_a_failure_and_the_others_are_done(
     predictor, folder, tmp_path, monkeypatch
 ):
-    write = files.write_mask
+    write = picture.write_mask
 
     def refuse(stem, *args):
         if stem.name == "9":
             raise OSError(errno.ENAMETOOLONG, "File name too long", str(stem))
         write(stem, *args)
 
-    monkeypatch.setattr(files, "write_mask", refuse)
+    monkeypatch.setattr(picture, "write_mask", refuse)
     done = predict_files(
         predictor, find_images(folder), tmp_path / "out", PredictionOutputs(("mask",))
     )
@@ -479,7 +480,7 @@ class TestMetadata:
         return [Source(tmp_path / "a.tif")]
 
     def test_of_large_images_is_in_every_tiff(self, predictor, sources, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 100)
         wanted = PredictionOutputs(("mask", "probabilities"))
         done = predict_files(predictor, sources, tmp_path / "out", wanted)
         assert not [each for each in done.warnings if "georeference" in each]
@@ -508,7 +509,7 @@ class TestClaim:
     def test_takes_the_files_that_are_written(
         self, folder, tmp_path, monkeypatch, classes, most_pixels
     ):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most_pixels)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", most_pixels)
         predictor = Predictor(make_brightness(classes=classes), window_px=32)
         sources, out, claimed = find_images(folder), tmp_path / "out", []
         whole = most_pixels > 100
@@ -562,7 +563,7 @@ class TestOutputThatIsNotFinite:
         assert {name[0] for name in written_in(tmp_path / "out")} == {"a", "c"}
 
     def test_large_picture_whose_last_rows_fail_leaves_nothing(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 1000)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 1000)
         image = np.full((101, 67), 9, np.uint8)
         image[100, 3] = 0
         cv2.imwrite(str(tmp_path / "large.tif"), image)
@@ -596,7 +597,7 @@ class TestBands:
 
     @pytest.fixture
     def large(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 1000)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 1000)
         image = np.random.default_rng(1).integers(0, 256, (101, 67)).astype(np.uint8)
         cv2.imwrite(str(tmp_path / "large.tif"), image)
         return image, [Source(tmp_path / "large.tif")]
@@ -619,7 +620,7 @@ class TestBands:
             ("mask",), instances=how, object_class="cell", least_object_px=10
         )
         for most in (2**26, 1000):
-            monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", most)
+            monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", most)
             predictor, out = self.predictor(), tmp_path / str(most)
             assert predict_files(predictor, sources, out, wanted).failures == ()
             found.append(read(out / f"a_instances.{'tif' if most == 1000 else 'png'}"))
@@ -675,7 +676,7 @@ class TestBands:
             assert not list((tmp_path / "out").glob("*.tif"))
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(files.Reduced, "add", fail)
+        monkeypatch.setattr(picture.Reduced, "add", fail)
         with pytest.raises(UserError, match="No space left on device"):
             predict_files(self.predictor(), sources, tmp_path / "out", PredictionOutputs())
         assert len(written) == 1
@@ -688,6 +689,47 @@ class TestBands:
         wanted = PredictionOutputs(**how)
         done = predict_files(self.predictor(), sources, tmp_path / "out", wanted)
         assert "objects are measured and filled in pictures of up to" in done.failures[0]
+
+
+class TestTogether:
+    def test_files_are_written_while_the_network_sees_the_next_image(
+        self, predictor, folder, tmp_path, monkeypatch
+    ):
+        seen, second = [], threading.Event()
+        bands = predictor.window.bands
+
+        def counted(*args):
+            seen.append(1)
+            if len(seen) == 2:
+                second.set()
+            return bands(*args)
+
+        def write_when_the_second_is_seen(*args):
+            assert second.wait(timeout=60)
+            return write_mask(*args)
+
+        monkeypatch.setattr(predictor.window, "bands", counted)
+        monkeypatch.setattr(picture, "write_mask", write_when_the_second_is_seen)
+        done = predict_files(predictor, find_images(folder), tmp_path / "out", PredictionOutputs())
+        assert not done.failures
+        assert len(seen) == 2
+
+    def test_what_is_wrong_is_told_in_the_order_of_the_images(
+        self, predictor, folder, tmp_path, monkeypatch
+    ):
+        def refuse_one(stem, *args):
+            if stem.name == "10":
+                raise OSError(errno.ENAMETOOLONG, "File name too long", str(stem))
+            return write_mask(stem, *args)
+
+        monkeypatch.setattr(picture, "write_mask", refuse_one)
+        for name in ("1.png", "11.png"):
+            (folder / name).write_bytes(b"no picture")
+        sources = [Source(folder / name) for name in ("1.png", "10.png", "11.png", "9.png")]
+        done = predict_files(predictor, sources, tmp_path / "out", PredictionOutputs())
+        found = [failure.partition(":")[0] for failure in done.failures]
+        assert found == [str(source) for source in sources[:3]]
+        assert "9_predict.png" in written_in(tmp_path / "out")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk and become another user")
@@ -772,7 +814,7 @@ class TestResize:
         np.testing.assert_array_equal(mask[:, 21:], 0)
         assert read(tmp_path / "out" / "a_instances.png").shape == (20, 40)
         assert read(tmp_path / "out" / "a_probability.png").shape == (20, 40)
-        monkeypatch.setattr(files, "MOST_PIXELS_WHOLE", 100)
+        monkeypatch.setattr(picture, "MOST_PIXELS_WHOLE", 100)
         failures = predict_files(predictor, sources, tmp_path / "large", wanted).failures
         assert len(failures) == 1
         assert "a.png: has 40x20 pixels" in failures[0]

@@ -9,6 +9,7 @@ and their overlays are reduced.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -16,47 +17,35 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import tqdm
 
 from unet_core.data import images
 from unet_core.data.instance_masks import object_class
-from unet_core.data.pixel_size import GEOREFERENCE, kept_metadata
 from unet_core.data.predicted import Predicted, digest_of
 from unet_core.data.samples import Source, naming
-from unet_core.data.tiff_bands import Rows, open_rows
-from unet_core.data.tiff_writer import TiffWriter
-from unet_core.drawing import pictures, tables
+from unet_core.data.tiff_bands import open_rows
+from unet_core.drawing import tables
 from unet_core.errors import UserError, reason_of
 from unet_core.files import os_errors
 from unet_core.inference.ensemble import Ensemble
-from unet_core.inference.instances import number_objects
-from unet_core.inference.masks import (
-    mask_pixels,
-    usual_rule,
-    write_mask,
-)
 from unet_core.inference.post_processing import check_installed
 from unet_core.inference.predictor import Predictor
 from unet_core.outputs import numbered
-from unet_core.outputs.bands import Bands
 from unet_core.outputs.figures import Figures, describe_lost
 from unet_core.outputs.objects import ObjectFiles, check_objects
-from unet_core.outputs.reduced import Reduced
+from unet_core.outputs.picture import is_whole, predict_picture
 from unet_core.outputs.wanted import (
-    UNCERTAIN,
     PredictionOutputs,
-    class_of_level,
     made_by,
     paths_of,
     stems,
 )
 from unet_core.shards import Shard
 
-MOST_PIXELS_WHOLE = 2**26
+# Of larger ones two at a time would need too much memory.
+_MOST_PIXELS_WRITTEN_BESIDE = 2**22
 # What file systems answer to a name that is too long for them, or has characters they do not take.
 _NAME_REFUSED = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _SILENT = functools.partial(tqdm.tqdm, disable=True)
@@ -178,6 +167,8 @@ class _Run:
         )
         self._shapes = {name: _shape(source) for name, source in self._sources.items()}
         self._left: set[str] = set()
+        self._being_written: tuple[str, Source, concurrent.futures.Future] | None = None
+        self._is_cut_short = False
 
     def prepare(self, overwrite: bool, claim: Callable[..., None] | None) -> None:
         """Finds out what is left to do.
@@ -219,46 +210,74 @@ class _Run:
             return
         if of_all:
             self._predicted.start("", None, of_all)
-        for name, source in self._sources.items():
-            if should_stop():
-                return
-            try:
-                if name not in self._left:
-                    if of_all:
-                        self._measure_again(name, source)
+        # The files of one picture are written while the network sees the next.
+        with concurrent.futures.ThreadPoolExecutor(1) as writer:
+            for name, source in self._sources.items():
+                if should_stop():
+                    self._wait_for_files()
+                    return
+                try:
+                    if name not in self._left:
+                        if of_all:
+                            self._wait_for_files()
+                            self._measure_again(name, source)
+                        continue
+                    self._predicted.start(name, source, self._paths(name))
+                    write = predict_picture(
+                        self._predictor,
+                        source,
+                        self._dir / name,
+                        self._wanted,
+                        self._objects,
+                        update,
+                        should_stop,
+                    )
+                except (UserError, OSError) as error:
+                    self._wait_for_files()
+                    self._note_failure(source, error)
                     continue
-                self._predicted.start(name, source, self._paths(name))
-                figures = _predict_one(
-                    self._predictor,
-                    source,
-                    self._dir / name,
-                    self._wanted,
-                    self._objects,
-                    update,
-                    should_stop,
-                )
-            except UserError as error:
-                self.failures.append(naming(source, error))
-                continue
-            except OSError as error:
-                if error.errno not in _NAME_REFUSED:
-                    raise
-                self.failures.append(
-                    f"{source}: its files cannot be named after it ({reason_of(error)}: "
-                    f"{error.filename}). Rename it, or choose another `output_dir`."
-                )
-                continue
-            if figures is None:
-                return
-            self._predicted.finish(name)
-            self.predicted += figures.pixels
-            self.lost_georeference += figures.lost_georeference
-            self.rows.append([name + source.path.suffix, *figures.cells()])
-            self.warnings += figures.warnings(source)
+                self._wait_for_files()
+                self._being_written = name, source, writer.submit(write)
+                if math.prod(self._shapes[name]) > _MOST_PIXELS_WRITTEN_BESIDE:
+                    self._wait_for_files()
+            self._wait_for_files()
+        if self._is_cut_short:
+            return
         if of_all:
             self._objects.finish()
             self._predicted.finish("")
         self._predicted.end()
+
+    def _wait_for_files(self) -> None:
+        """Takes up what has become of the picture that is being written, if there is one."""
+        if self._being_written is None:
+            return
+        (name, source, written), self._being_written = self._being_written, None
+        try:
+            figures = written.result()
+        except (UserError, OSError) as error:
+            self._note_failure(source, error)
+            return
+        if figures is None:
+            self._is_cut_short = True
+            return
+        self._predicted.finish(name)
+        self.predicted += figures.pixels
+        self.lost_georeference += figures.lost_georeference
+        self.rows.append([name + source.path.suffix, *figures.cells()])
+        self.warnings += figures.warnings(source)
+
+    def _note_failure(self, source: Source, error: UserError | OSError) -> None:
+        """Keeps what is wrong with one picture; raises what stands in the way of all."""
+        if isinstance(error, UserError):
+            self.failures.append(naming(source, error))
+            return
+        if error.errno not in _NAME_REFUSED:
+            raise error
+        self.failures.append(
+            f"{source}: its files cannot be named after it ({reason_of(error)}: "
+            f"{error.filename}). Rename it, or choose another `output_dir`."
+        )
 
     def _measure_again(self, name: str, source: Source) -> None:
         """Takes the objects of a finished picture from its file, for the files about all."""
@@ -267,7 +286,7 @@ class _Run:
             self._objects.add(name, source, labels, rows.read(0, rows.height))
 
     def _paths(self, name: str) -> list[pathlib.Path]:
-        whole = _is_whole(*self._shapes[name])
+        whole = is_whole(*self._shapes[name])
         of_picture = paths_of(self._dir / name, self._wanted, self._predictor.classes, whole)
         of_all = set(self._objects.paths([]))
         return of_picture + [p for p in self._objects.paths([name]) if p not in of_all]
@@ -288,192 +307,9 @@ def _check_wanted(wanted: PredictionOutputs, predictor: Predictor) -> None:
     numbered.check_numbering(wanted.instances, own, classes)
 
 
-def _predict_one(
-    predictor: Predictor,
-    source: Source,
-    stem: pathlib.Path,
-    wanted: PredictionOutputs,
-    object_files: ObjectFiles,
-    update: Callable[[int], object],
-    should_stop: Callable[[], bool],
-) -> Figures | None:
-    """Predicts an image and writes its files; returns None, leaving none, if stopped before.
-
-    Args:
-        predictor: The network.
-        source: The image.
-        stem: What the paths of its files begin with.
-        wanted: What to write.
-        object_files: Takes its objects.
-        update: Takes how many more pixels are done.
-        should_stop: Asked before every band.
-    """
-    with open_rows(source.path, source.page) as rows:
-        metadata = kept_metadata(source.path, source.page, rows.metadata)
-        size = predictor.resize.size(rows.height, rows.width, source)
-        image = _Image(predictor, rows, stem, wanted, metadata, size)
-        if _is_whole(rows.height, rows.width):
-            labels = image.write_whole()
-            if labels is not None:
-                object_files.add(stem.name, source, labels, rows.read(0, rows.height))
-            update(rows.height * rows.width)
-            return image.figures
-        return image.figures if image.write_in_bands(update, should_stop) else None
-
-
-class _Image:
-    """One picture on its way to its files."""
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        rows: Rows,
-        stem: pathlib.Path,
-        wanted: PredictionOutputs,
-        metadata: Mapping[int, tuple],
-        size: tuple[int, int],
-    ):
-        self.figures = Figures(predictor.classes)
-        self._bands = Bands(predictor, wanted.outputs)
-        self._size = size
-        self._classes = predictor.classes
-        self._rows = rows
-        self._stem = stem
-        self._wanted = wanted
-        self._metadata = metadata
-        self._make_mask = wanted.make_mask or usual_rule(predictor.classes)
-        self._read = predictor.reader(rows)
-
-    def write_whole(self) -> np.ndarray | None:
-        """Writes PNG files; returns the numbers of the objects [H, W], if they are wanted."""
-        wanted = self._wanted
-        image = self._read(0, self._rows.height)
-        band = self._bands.of_whole(image, self._size)
-        ids = self._make_mask(band.probabilities)
-        self.figures.add(band.probabilities, ids)
-        if "mask" in wanted.outputs:
-            write_mask(self._stem, ids, self._classes, wanted.mask_format, self._metadata)
-        self.figures.lost_georeference = not GEOREFERENCE.isdisjoint(self._metadata)
-        self._write_pictures(image, ids, self._metadata)
-        for suffix, levels in band.levels.items():
-            images.write_png(self._path(suffix), levels, self._metadata)
-        return None if wanted.instances == "none" else self._write_instances(image, ids)
-
-    def write_in_bands(
-        self, update: Callable[[int], object], should_stop: Callable[[], bool]
-    ) -> bool:
-        """Writes TIFF files band by band; returns False, leaving none, if stopped before."""
-        height, width = self._rows.height, self._rows.width
-        outputs = self._wanted.outputs
-        self._check_bands()
-        reduced = Reduced(height, width)
-        numbers = self._wanted.instances != "none"
-        draws = bool({"overlay", "outlines"} & set(outputs)) or numbers
-        # Objects are of the whole: a byte a pixel, and four for their numbers.
-        whole = np.empty((height, width), np.uint8) if numbers else None
-        with contextlib.ExitStack() as stack:
-            tiffs = self._open_tiffs(stack)
-            for band in self._bands.of(self._read, height, width):
-                if should_stop():
-                    for tiff in tiffs.values():
-                        tiff.abandon()
-                    return False
-                ids = self._make_mask(band.probabilities)
-                self.figures.add(band.probabilities, ids)
-                if "mask" in outputs:
-                    for suffix, pixels in self._mask_pixels(ids).items():
-                        tiffs[suffix].write(pixels)
-                for suffix, levels in band.levels.items():
-                    tiffs[suffix].write(levels)
-                if whole is not None:
-                    whole[band.first : band.first + len(ids)] = ids
-                if draws:
-                    rows = self._read(band.first, band.first + len(ids))
-                    reduced.add(band.first, rows, ids)
-                update(ids.size)
-        if draws:
-            image, ids = reduced.pictures()
-            self._write_pictures(image, ids)
-            if whole is not None:
-                self._write_instances(image, whole)
-        return True
-
-    def _check_bands(self) -> None:
-        """Raises UserError if something is wanted that needs the whole picture at once."""
-        height, width = self._rows.height, self._rows.width
-        most = f"{MOST_PIXELS_WHOLE} pixels, {images.MOST_PNG_SIDE} a side"
-        if self._size != (height, width):
-            raise UserError(
-                f"has {width}x{height} pixels; only pictures of up to {most}, can be resized "
-                "(`resize`). Cut it into parts, or predict it with a run without `resize`."
-            )
-        steps = dict.fromkeys(step.kind for step in self._make_mask.steps)
-        for setting in [*(["objects"] if self._wanted.objects else []), *steps]:
-            raise UserError(
-                f"has {width}x{height} pixels; objects are measured and filled in pictures of up "
-                f"to {most}. Cut it into parts, or leave `{setting}` out."
-            )
-
-    def _open_tiffs(self, stack: contextlib.ExitStack) -> dict[str, TiffWriter]:
-        """Opens a file for the mask and for each class's probabilities, by suffix."""
-        kinds: dict[str, dict[str, Any]] = {}
-        if "mask" in self._wanted.outputs:
-            indexed = self._wanted.mask_format == "palette"
-            for suffix, sample in self._mask_pixels(np.zeros((1, 1), np.uint8)).items():
-                kinds[suffix] = {
-                    "channels": sample.shape[2] if sample.ndim == 3 else 1,
-                    "dtype": sample.dtype,
-                    "palette": self._classes.palette() if indexed else None,
-                }
-        if "probabilities" in self._wanted.outputs:
-            kinds |= {suffix: {"dtype": np.uint16} for suffix in class_of_level(self._classes)}
-        uncertain = set(UNCERTAIN) & set(self._wanted.outputs)
-        kinds |= {suffix: {"dtype": np.uint16} for suffix in uncertain}
-        size = self._rows.height, self._rows.width
-        return {
-            suffix: stack.enter_context(
-                TiffWriter(self._path(suffix, ".tif"), *size, **kind, metadata=self._metadata)
-            )
-            for suffix, kind in kinds.items()
-        }
-
-    def _path(self, suffix: str, kind: str = ".png") -> pathlib.Path:
-        return self._stem.with_name(f"{self._stem.name}_{suffix}{kind}")
-
-    def _mask_pixels(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return mask_pixels(ids, self._classes, self._wanted.mask_format)
-
-    def _write_pictures(
-        self, image: np.ndarray, ids: np.ndarray, metadata: Mapping[int, tuple] | None = None
-    ) -> None:
-        image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        drawn = {}
-        if "overlay" in self._wanted.outputs:
-            drawn["overlay"] = pictures.overlay(image, ids, self._classes, alpha=self._wanted.alpha)
-        if "outlines" in self._wanted.outputs:
-            drawn["outlines"] = pictures.outlines(image, ids, self._classes)
-        for suffix, picture in drawn.items():
-            picture = pictures.with_legend(picture, self._classes)
-            images.write_png(self._path(suffix), picture, metadata)
-
-    def _write_instances(self, image: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Numbers the objects of a mask and writes them; `image` may be a reduced one."""
-        wanted = self._wanted
-        how: dict[str, Any] = {"how": wanted.instances, "least_px": wanted.least_object_px}
-        labels = number_objects(ids, self._classes, wanted.object_class, **how)
-        more: dict[str, Any] = {"alpha": wanted.alpha, "is_large": not _is_whole(*ids.shape)}
-        numbered.write_numbered(self._stem, labels, image, self._metadata, **more)
-        return labels
-
-
 def _shape(source: Source) -> tuple[int, int]:
     """Returns height and width of a page; 0 if it cannot be read, of which predicting it tells."""
     with contextlib.suppress(UserError):
         header = images.read_header(source.path, source.page, of_any_size=True)
         return header.height, header.width
     return 0, 0
-
-
-def _is_whole(height: int, width: int) -> bool:
-    """Returns whether a picture is predicted whole, and written as PNG."""
-    return height * width <= MOST_PIXELS_WHOLE and max(height, width) <= images.MOST_PNG_SIDE
