@@ -76,7 +76,8 @@ class KnownImages:
         of_type = scaling == Scaling("range")
         # A graph that scales by the type takes 8 bits alone.
         pixels = scaling(pixels) if of_type else pixels.astype(np.float32)
-        pixels = resized(pixels, read.resize.size(*pixels.shape[:2], source))
+        height, width = pixels.shape[:2]
+        pixels = resized(pixels, read.resize.size(height, width, source))
         if of_type:
             pixels = np.rint(pixels).astype(np.uint8)
         return _middle(pixels)
@@ -162,17 +163,16 @@ def check_int8(
     samples, kind = (known.held_out, "held-out") if known.held_out else (known.training, "training")
     network = InferenceNetwork(model, precision="float32", overlapping=classes.overlapping)
     find_float32, find_int8 = SlidingWindow(network), open_onnx(path)
-    equal = pixels = 0
-    confusions = {"int8": np.int64(0), "float32": np.int64(0)}
+    equal: list[np.ndarray] = []
+    confusions: dict[str, list[np.ndarray]] = {"int8": [], "float32": []}
     for sample in samples:
         image = known.as_served(sample)
         found = {"int8": find_int8(image), "float32": find_float32(scale(image))}
         ids = {name: predicted_ids(each, threshold) for name, each in found.items()}
-        equal += np.count_nonzero(ids["int8"] == ids["float32"])
-        pixels += ids["int8"].size
+        equal.append((ids["int8"] == ids["float32"]).ravel())
         for name, each in ids.items():
-            confusions[name] = confusions[name] + confusion_of(known.truth(sample), each, classes)
-    agreement = equal / pixels
+            confusions[name].append(confusion_of(known.truth(sample), each, classes))
+    agreement = float(np.concatenate(equal).mean())
     text = (
         f"In int8, {100 * agreement:.2f} % of the pixels of {len(samples)} {kind} image(s) have "
         "the class that they have in float32"
@@ -180,7 +180,8 @@ def check_int8(
     if kind == "training":
         return f"{text}; no image is held out to score it on.", agreement
     of_int8, of_float32 = (
-        metrics.scores(confusions[name], classes.names) for name in ("int8", "float32")
+        metrics.scores(np.sum(confusions[name], axis=0), classes.names)
+        for name in ("int8", "float32")
     )
     dice = ", ".join(
         f"{name} {of_int8[f'dice/{name}']:.4f} (float32 {of_float32[f'dice/{name}']:.4f})"

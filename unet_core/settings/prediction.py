@@ -205,8 +205,8 @@ class PredictionSettings:
     )
     formats: tuple[str, ...] = setting(
         ("saved_model", "keras"),
-        f"What --mode=export writes: {', '.join(FORMATS)}. onnx_int8 computes in 8-bit integers; it is "
-        "calibrated on training images, which must be there.",
+        f"What --mode=export writes: {', '.join(FORMATS)}. onnx_int8 computes in 8-bit "
+        "integers; it is calibrated on training images, which must be there.",
         modes=("export",),
         of_run=False,
         choices=FORMATS,
