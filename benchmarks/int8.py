@@ -41,6 +41,7 @@ from unet_core.run_directory import RunDirectory
 from unet_core.runs.calibration import KnownImages, open_known_images
 from unet_core.runs.export import export
 from unet_core.runs.finished_run import settings_of_run
+from unet_core.runs.process import StopRequest
 from unet_core.settings import RunConfig
 
 OURS = "unet_core bfloat16"
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = RunConfig.of(mode="export", run_dir=args.run_dir, formats=("onnx", "onnx_int8"))
     with tempfile.TemporaryDirectory() as folder:
         exported = pathlib.Path(folder, "exported")
-        export(asked.replace(output_dir=str(exported)), lambda: False)
+        export(asked.replace(output_dir=str(exported)), StopRequest())
         trained = open_trained(args.run_dir)
         config = settings_of_run(asked, trained.config)
         known = open_known_images(config, RunDirectory(args.run_dir), [trained])
