@@ -42,9 +42,10 @@ def run(slices, tmp_path_factory):
     from unet_core import door as program
 
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = [f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--train_steps=60"]
-    flags += ["--learning_rate=0.02", "--base_filters=4", "--eval_every_steps=60"]
-    flags += ["--report_every_steps=60", "--checkpoint_every_steps=60"]
+    flags = [f"--data_dir={slices}", f"--run_dir={folder}", *TINY, "--train_steps=150"]
+    flags += ["--learning_rate=0.01", "--base_filters=8", "--normalization=batch"]
+    every = ("eval", "report", "checkpoint")
+    flags += ["--class_balance=inverse", *(f"--{each}_every_steps=150" for each in every)]
     with flagsaver.flagsaver():
         assert program.main(program._parse_flags(["train_loop", *flags])) == 0
     return folder
