@@ -16,7 +16,9 @@ from unet_core.export import onnx_int8
 from unet_core.export.export import export
 from unet_core.inference.predictor import Predictor
 from unet_core.inference.trained import build_network
+from unet_core.runs import calibration
 from unet_core.runs.calibration import KnownImages
+from unet_core.runs.dataset import DataSet
 from unet_core.settings import RunConfig
 
 pytestmark = pytest.mark.skipif(
@@ -59,6 +61,11 @@ def export_of(run, folder, door, *flags):
         "--formats=onnx_int8",
         *flags,
     )
+
+
+def known_images(config):
+    data = DataSet.open(config.data, progress=lambda _: lambda items: items)
+    return KnownImages(data, data.samples, ())
 
 
 class TestProgram:
@@ -147,6 +154,15 @@ class TestProgram:
         result = export_of(tmp_path / "e", tmp_path / "f", door)
         check_refused(result, tmp_path / "e", "is an export", "--run_dir", "--formats")
 
+    def test_of_folds_it_is_calibrated_on_what_any_was_trained_on(self, run, door, tmp_path):
+        for number in range(3):
+            shutil.copytree(run, tmp_path / "cv" / f"fold-{number}")
+        code, out, err = export_of(tmp_path / "cv", tmp_path / "e", door)
+        assert code == 0, err
+        assert "% of the pixels of 6 training image(s)" in out
+        assert "no image is held out" in out
+        assert "Dice" not in out
+
     def test_missing_package_is_named_before_anything_is_read(
         self, run, door, tmp_path, monkeypatch
     ):
@@ -158,6 +174,38 @@ class TestProgram:
         )
         result = export_of(run, tmp_path / "e", door, f"--data_dir={tmp_path / 'gone'}")
         check_refused(result, "package onnxruntime;", "unet_core[onnx]")
+
+
+class TestKnownImages:
+    def test_images_and_masks_are_those_that_the_network_is_to_see(
+        self, slices, tmp_path, monkeypatch
+    ):
+        deep = shutil.copytree(slices, tmp_path / "deep")
+        for path in (deep / "train" / "image").iterdir():
+            cv2.imwrite(str(path), read(path).astype(np.uint16) * 257)
+        same = {"classes": "0:membrane,255:cell", "resize": "0.5"}
+        plain, of_deep, measured = (
+            known_images(RunConfig.of(data_dir=str(folder), **same, **more))
+            for folder, more in (
+                (slices, {}),
+                (deep, {}),
+                (deep, {"intensities": "percentile:1,99"}),
+            )
+        )
+        sample, stored = plain.training[0], read(slices / "train" / "image" / "0.png")
+        halved = stored.reshape(32, 2, 32, 2).mean((1, 3))[..., None]
+        assert plain.as_served(sample).dtype == np.uint8
+        np.testing.assert_allclose(plain.as_served(sample), halved, atol=0.5)
+        assert plain.truth(sample).shape == (32, 32)
+        # The graph takes 8 bits if it scales by the type, and otherwise the units of the file.
+        np.testing.assert_allclose(of_deep.as_served(of_deep.training[0]), halved, atol=0.5)
+        found = measured.as_served(measured.training[0])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, 257 * halved, atol=1)
+        # Of large images the middle.
+        monkeypatch.setattr(calibration, "WINDOW_PX", 20)
+        np.testing.assert_allclose(plain.as_served(sample), halved[6:26, 6:26], atol=0.5)
+        assert plain.truth(sample).shape == (20, 20)
 
 
 class TestFunction:
