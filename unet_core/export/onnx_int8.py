@@ -7,7 +7,7 @@ It is the graph of `unet_core.export.onnx_file`, quantized after training by `on
 format, int8 weights with a scale for each channel, uint8 activations whose least and greatest
 values are those of the calibration images. Scaling of intensities, mirrored margins and
 probabilities stay float. The library's own pre-processing is left out: batch norm is folded
-already, and it changes neither the nodes nor what they compute. Needs the packages `onnx` and
+already, and with it the same nodes are quantized (seen on 1.32). Needs the packages `onnx` and
 `onnxruntime`.
 """
 

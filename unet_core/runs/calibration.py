@@ -20,6 +20,7 @@ from unet_core.data.classes import ClassMap
 from unet_core.data.intensities import Scaling
 from unet_core.data.resizing import resized
 from unet_core.data.samples import Sample
+from unet_core.drawing import tables
 from unet_core.errors import UserError
 from unet_core.export.onnx_int8 import open_onnx
 from unet_core.inference.ensemble import fold_folders
@@ -184,7 +185,8 @@ def check_int8(
         for name in ("int8", "float32")
     )
     dice = ", ".join(
-        f"{name} {of_int8[f'dice/{name}']:.4f} (float32 {of_float32[f'dice/{name}']:.4f})"
+        f"{name} {tables.number(of_int8[f'dice/{name}'])} "
+        f"(float32 {tables.number(of_float32[f'dice/{name}'])})"
         for name in classes.names
     )
     return f"{text}. Dice: {dice}.", agreement
