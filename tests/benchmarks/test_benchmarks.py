@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers.program import TINY as TINY_RUN
-from helpers.program import write_slices
+from helpers.program import in_a_process, write_slices
 
 from unet_core.data import tiff_bands
 from unet_core.models.build import make_network
@@ -231,6 +231,26 @@ class TestInference:
         # Mpixel/s, three latencies and the ratio.
         assert all(len(row) == 7 for row in rows)
         assert all(float(cell) > 0 for row in rows for cell in row[1:])
+
+
+@pytest.mark.slow
+class TestInt8:
+    @pytest.mark.skipif(
+        importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed"
+    )
+    def test_every_variant_of_a_run_has_a_time_and_scores(self, small_run, tmp_path):
+        folder = tmp_path / "run"
+        in_a_process(*small_run, f"--run_dir={folder}", "--train_steps=2")
+        done = run("int8.py", f"--run_dir={folder}", "--rounds=2")
+        assert done.returncode == 0, done.stderr
+        assert "% of the pixels of 2 held-out image(s)" in done.stdout
+        rows = rows_of(done.stdout)
+        variants = ["unet_core bfloat16", "ONNX Runtime float32", "ONNX Runtime int8"]
+        assert list(rows)[:3] == variants
+        # Time, its range, speed, and the Dice of two classes and of both.
+        assert all(len(cells) == 6 for cells in rows.values())
+        assert all(float(cells[0]) > 0 and float(cells[2]) > 0 for cells in rows.values())
+        assert rows["unet_core bfloat16"][2] == "1.00"
 
 
 class TestLargeImage:

@@ -8,8 +8,9 @@
     exported/saved_model/    for `tf.saved_model.load` and TensorFlow Serving
     exported/model.keras     the network as it was trained, for `keras.saving.load_model`
     exported/model.onnx      for ONNX Runtime, OpenVINO and others
+    exported/model_int8.onnx the same in 8-bit integers, of `calibration` images
 
-The SavedModel and the ONNX file take pixel values as they are in image files. Neither checks them:
+The SavedModel and the ONNX files take pixel values as they are in image files. Neither checks them:
 what `data.intensities` refuses, NaN for example, gives probabilities without meaning.
 """
 
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from unet_core.conventions import number_of_logits
@@ -50,6 +52,7 @@ def export(
     precision: str | None = None,
     threshold: Threshold | Thresholds | None = None,
     networks: int = 1,
+    calibration: Sequence[np.ndarray] = (),
 ) -> None:
     """Writes `model` to the new folder `output_dir`, whole or not at all.
 
@@ -62,16 +65,17 @@ def export(
         step: How many steps the network was trained for.
         formats: What to write, names in `FORMATS`; the two JSON files are always written.
         precision: What the SavedModel computes in: "float32", "bfloat16" or "float16"; as `model`
-            if None. The ONNX file is float32.
+            if None. The ONNX file "onnx" is float32.
         threshold: How masks are made of the probabilities of two classes or of those that may
             overlap; None is the usual: the most probable class, or all above 1/2.
         networks: Of how many networks `make_ensemble` has made `model`.
+        calibration: For "onnx_int8": some images that `model` was trained on, see `Serving`.
 
     Raises:
         UserError: If `output_dir` exists or cannot be written, a format or `precision` is unknown,
             or a package is not installed.
-        ValueError: If `model` is not for these classes, or holds a layer that a format does not
-            know.
+        ValueError: If `model` is not for these classes, holds a layer that a format does not know,
+            or a format needs `calibration` and there is none.
     """
     output_dir = pathlib.Path(output_dir)
     unknown = [name for name in formats if name not in FORMATS]
@@ -95,8 +99,13 @@ def export(
             f"Expected a network of {wanted} logits, for the classes {classes}. Received one of "
             f"{found}."
         )
+    if not calibration and any(writer.is_calibrated for writer in writers):
+        raise ValueError(
+            f"Expected images that `model` was trained on as `calibration`, for `formats` "
+            f"({', '.join(formats)}). Received none."
+        )
     threshold = threshold or usual_rule(classes).threshold
-    serving = Serving(classes, scaling, precision, threshold)
+    serving = Serving(classes, scaling, precision, threshold, calibration)
     # TensorFlow and h5py report a full disk by errors of their own.
     errors = os_errors(
         output_dir,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unet_core import console
 from unet_core.data.intensities import Scaling
 from unet_core.export.export import export as write_export
+from unet_core.export.onnx_int8 import INT8_FILE
 from unet_core.inference.masks import threshold_as_flag
 from unet_core.inference.post_processing import KINDS
 from unet_core.models.ensemble import make_ensemble
+from unet_core.runs.calibration import LEAST_AGREEMENT, check_int8, open_known_images
 from unet_core.runs.finished_run import open_runs, output_folder
 from unet_core.runs.masks import check_masks, describe_post_processing, rule_of_finished_run
 from unet_core.runs.process import StopRequest
@@ -19,6 +22,7 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     config, run, trained = open_runs(config, stop)
     first = trained[0]
     check_masks(config, first.classes)
+    known = open_known_images(config, run, trained)
     output_dir = output_folder(config, run.path / "export")
     precision = None if config.network.precision == "auto" else config.network.precision
     # What is exported averages over no mirrored copies, so the threshold is chosen without them.
@@ -30,8 +34,9 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     settings["threshold"] = threshold_as_flag(rule, first.classes)
     # What was chosen for folds is taken over by what predicts with the export.
     settings |= {name: config.stored()[name] for name in ("weights", "tta", *KINDS)}
+    model = make_ensemble([each.model for each in trained], first.classes.overlapping)
     write_export(
-        make_ensemble([each.model for each in trained], first.classes.overlapping),
+        model,
         output_dir,
         classes=first.classes,
         scaling=Scaling.parse(first.config.data.intensities),
@@ -41,11 +46,12 @@ def export(config: RunConfig, stop: StopRequest) -> None:
         precision=precision,
         threshold=rule.threshold,
         networks=len(trained),
+        calibration=known.calibration if known else (),
     )
     if first.config.data.resize:
         print(
             f"Images are resized (--resize={first.config.data.resize}) by this package alone: give "
-            "the SavedModel and the ONNX file pictures of that scale."
+            "the SavedModel and the ONNX files pictures of that scale."
         )
     formats = ", ".join(config.prediction.formats)
     steps = ", ".join(str(each.step) for each in trained)
@@ -53,3 +59,12 @@ def export(config: RunConfig, stop: StopRequest) -> None:
     if left_out:
         print(f"The run's post-processing ({left_out}) is no part of these files.")
     print(f"Exported {what} as {formats} to {output_dir}.")
+    if known:
+        text, agreement = check_int8(output_dir / INT8_FILE, model, known, rule.threshold)
+        print(text)
+        if agreement < LEAST_AGREEMENT:
+            console.warn(
+                f"{output_dir / INT8_FILE}: differs from the float32 network in more than "
+                f"{100 * (1 - LEAST_AGREEMENT):.0f} % of the pixels. Compare the Dice, or use "
+                "onnx, which is float32 (`formats`)."
+            )

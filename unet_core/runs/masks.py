@@ -342,8 +342,16 @@ def _images_to_choose_on(
         yield window, held_out_of(data, each), data.read
 
 
-def open_data_of(config: RunConfig, runs: Sequence[RunDirectory]) -> DataSet:
+def open_data_of(
+    config: RunConfig,
+    runs: Sequence[RunDirectory],
+    *,
+    what: str = "chosen",
+    way: str = "a number in place of auto (`threshold`)",
+) -> DataSet:
     """Returns the data that all of `runs` were trained on.
+
+    `what` must be done on them, and `way` does without; both are for the message.
 
     Raises:
         UserError: If they are not there, something is wrong with them, or they are others.
@@ -354,7 +362,7 @@ def open_data_of(config: RunConfig, runs: Sequence[RunDirectory]) -> DataSet:
         if data.fingerprint() != run.read()[1]:
             raise UserError(
                 f"{config.data.data_dir}: is not what {run.path} was trained on, and on that must "
-                "be chosen. Give its `data_dir`, or a number in place of auto (`threshold`)."
+                f"be {what}. Give its `data_dir`, or {way}."
             )
     return data
 

@@ -17,6 +17,7 @@ FORMATS = Registry(
         "saved_model": "unet_core.export.saved_model:SAVED_MODEL",
         "keras": "unet_core.export.keras_file:KERAS",
         "onnx": "unet_core.export.onnx_file:ONNX",
+        "onnx_int8": "unet_core.export.onnx_int8:ONNX_INT8",
     }
 )
 """The formats of exports by name; `unet_core.export` says what an entry is."""
@@ -204,7 +205,8 @@ class PredictionSettings:
     )
     formats: tuple[str, ...] = setting(
         ("saved_model", "keras"),
-        f"What --mode=export writes: {', '.join(FORMATS)}.",
+        f"What --mode=export writes: {', '.join(FORMATS)}. onnx_int8 computes in 8-bit "
+        "integers; it is calibrated on training images, which must be there.",
         modes=("export",),
         of_run=False,
         choices=FORMATS,
