@@ -92,6 +92,16 @@ class TestStepsPerSecond:
         assert len(cells) == 7
         assert all(float(cell) > 0 for cell in cells)
 
+    def test_kernels_take_less_than_the_step_when_one_runs_at_a_time(self):
+        sizes = "--size=32", "--base_filters=8"
+        done = run("kernels.py", "--rows", "float32+norm", "--steps=2", *sizes)
+        assert done.returncode == 0, done.stderr
+        if "convolution" not in done.stdout:
+            pytest.skip("TensorFlow computes without oneDNN here, which has no log then")
+        _, alone, convolutions, others, *_ = map(float, rows_of(done.stdout)["float32+norm"])
+        assert 0 < convolutions < alone
+        assert others > 0
+
     def test_unknown_row_is_refused(self):
         done = run("steps_per_second.py", "--rows", "float64")
         assert done.returncode == 2
@@ -319,3 +329,18 @@ class TestTouchingDiscs:
         border, necks, regions = right
         # Every disc touches another, so that no region is one disc.
         assert border >= 0.99 > necks > regions == 0
+
+
+@pytest.mark.slow
+class TestTrainingMemory:
+    def test_recomputation_needs_less_than_the_loop(self):
+        done = run(
+            "training_memory.py",
+            *("--programs", "loop", "recompute"),
+            *("--sizes", "384", "--batch=4", "--base_filters=8", "--rounds=1", "--norm"),
+        )
+        assert done.returncode == 0, done.stderr
+        rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()[-2:]]
+        assert [row[1] for row in rows] == ["unet_core", "unet_core with recomputation"]
+        megabytes = [float(row[2].replace(",", "")) for row in rows]
+        assert megabytes[1] < 0.9 * megabytes[0]
