@@ -48,6 +48,7 @@ class Row:
         tf32: Whether float32 may be rounded to TF32.
         choose_layout: Whether TensorFlow may choose the layout of the channels.
         by: "loop", "fit", "torch", or "pipeline", the loop on augmented slices.
+        recompute: Whether features are computed again in the backward pass.
     """
 
     precision: str
@@ -55,6 +56,7 @@ class Row:
     tf32: bool = True
     choose_layout: bool = True
     by: str = "loop"
+    recompute: bool = False
 
 
 ROWS = {
@@ -67,6 +69,7 @@ ROWS = {
     "float16": Row("float16"),
     "float16 as written": Row("float16", choose_layout=False),
     "float16 xla": Row("float16", xla=True),
+    "float16 recompute": Row("float16", recompute=True),
     "float16 fit": Row("float16", by="fit"),
     "float16 torch": Row("float16", by="torch"),
     "bfloat16": Row("bfloat16"),
@@ -138,11 +141,12 @@ def loop_of(row: Row, size: Size):
     import tensorflow as tf
 
     from unet_core import losses, training
+    from unet_core.models.recomputation import Recomputed
 
-    images = make_images(size)
+    images, model = make_images(size), make_network(size, row.precision)
     in_memory = tf.data.Dataset.from_tensors((images, (images[..., 0] > 127).astype("uint8")))
     loop = training.Loop(
-        make_network(size, row.precision),
+        Recomputed(model, size=size.pixels) if row.recompute else model,
         keras.optimizers.AdamW(1e-4),
         loss=lambda logits, batch: losses.cross_entropy(cropped(batch[1], logits), logits),
         jit_compile=row.xla,
