@@ -115,6 +115,50 @@ def own_network(*layers):
     return keras.Model(images, keras.layers.Conv2D(1, 1)(x))
 
 
+class TestFormsOfNetworks:
+    @pytest.mark.parametrize("form", ["sequential", "list of one output", "mixed policy"])
+    def test_give_the_losses_that_they_give_without(self, form):
+        def make():
+            keras.utils.set_random_seed(3)
+            layers = [
+                keras.layers.Conv2D(4, 3, padding="same", activation="relu"),
+                keras.layers.MaxPooling2D(2),
+                keras.layers.UpSampling2D(2),
+                keras.layers.Conv2D(1, 1, dtype="float32"),
+            ]
+            if form == "sequential":
+                return keras.Sequential([keras.Input((None, None, 1)), *layers])
+            images = x = keras.Input((None, None, 1))
+            for layer in layers:
+                x = layer(x)
+            model = keras.Model(images, [x] if form == "list of one output" else x)
+            if form == "mixed policy":
+                model.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+            return model
+
+        # Floats that 16 bits do not hold.
+        data = batches(1).map(lambda images, masks: (tf.cast(images, tf.float32) + 0.123, masks))
+        found = []
+        for wrap in (lambda model: model, functools.partial(Recomputed, size=SIZE)):
+            loop = training.Loop(wrap(make()), keras.optimizers.SGD(1e-4), loss=cross_entropy)
+            reports = loop.train(data, until_step=3, report_every_steps=1)
+            found.append([report.loss for report in reports])
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+
+    def test_layers_called_in_several_stages_are_refused(self):
+        shared = keras.layers.ReLU()
+        images = keras.Input((None, None, 1))
+        x = keras.layers.MaxPooling2D(2)(shared(images))
+        logits = keras.layers.Conv2D(1, 1)(keras.layers.UpSampling2D(2)(shared(x)))
+        with pytest.raises(UserError, match="called in several stages"):
+            Recomputed(keras.Model(images, logits), size=SIZE)
+
+    def test_training_outside_a_graph_is_refused(self):
+        model = Recomputed(own_network(keras.layers.Conv2D(4, 3, padding="same")), size=SIZE)
+        with pytest.raises(UserError, match=r"within a `tf\.function`"):
+            model(np.zeros((1, SIZE, SIZE, 1), np.float32), training=True)
+
+
 class AddsLoss(keras.layers.Layer):
     def call(self, inputs):
         self.add_loss(tf.reduce_mean(inputs))

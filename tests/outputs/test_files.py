@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import pwd
 import subprocess
 import tempfile
 import threading
+import weakref
 
 import cv2
 import numpy as np
@@ -24,7 +26,7 @@ from unet_core.errors import UserError
 from unet_core.inference.masks import MaskRule, Threshold, predicted_ids, write_mask
 from unet_core.inference.post_processing import Step
 from unet_core.inference.predictor import Predictor
-from unet_core.outputs import picture, reduced
+from unet_core.outputs import files, picture, reduced
 from unet_core.outputs.files import PredictionOutputs, predict_files
 from unet_core.temporary import leftovers
 
@@ -713,6 +715,22 @@ class TestTogether:
         done = predict_files(predictor, find_images(folder), tmp_path / "out", PredictionOutputs())
         assert not done.failures
         assert len(seen) == 2
+
+    def test_a_picture_is_let_go_when_it_is_written(self, predictor, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "_MOST_PIXELS_WRITTEN_BESIDE", 0)
+        before, predict_whole = [], picture._Picture.predict_whole
+
+        def predict_alone(one):
+            gc.collect()
+            assert all(kept() is None for kept in before)
+            pixels, band = predict_whole(one)
+            before.append(weakref.ref(band.probabilities))
+            return pixels, band
+
+        monkeypatch.setattr(picture._Picture, "predict_whole", predict_alone)
+        done = predict_files(predictor, find_images(folder), tmp_path / "out", PredictionOutputs())
+        assert not done.failures
+        assert len(before) == 2
 
     def test_what_is_wrong_is_told_in_the_order_of_the_images(
         self, predictor, folder, tmp_path, monkeypatch

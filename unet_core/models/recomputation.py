@@ -56,12 +56,14 @@ class Recomputed(keras.layers.Layer):
 
     Raises:
         ValueError: If `model` is neither functional nor sequential, or has several inputs.
-        UserError: When it is traced, if a layer changes a variable, draws numbers, or adds a loss
-            when it is called, other than those of `unet_core.models.layers`.
+        UserError: If a layer is called in several stages. In training, if a layer changes a
+            variable, draws numbers, or adds a loss when it is called, other than those of
+            `unet_core.models.layers`; or if it is not within a `tf.function`.
     """
 
     def __init__(self, model: keras.Model, *, size: int):
-        super().__init__(name=f"{model.name}_recomputed", dtype=model.dtype_policy)
+        # Functional networks take inputs as they are, whatever the policy.
+        super().__init__(name=f"{model.name}_recomputed", autocast=False)
         self.network = model
         self._segments = _segments_of(model, size)
         self.built = True
@@ -70,12 +72,20 @@ class Recomputed(keras.layers.Layer):
         """Returns what the network does."""
         if not training:
             return self.network(images, training=False)
-        known = {id(self.network.inputs[0]): tf.cast(images, tf.float32)}
+        if not tf.inside_function():
+            raise UserError(
+                "`Recomputed` trains within a `tf.function` alone, as the loop does: elsewhere it "
+                "cannot be checked that its layers change nothing when they are called again."
+            )
+        given = self.network.inputs[0]
+        known = {id(given): tf.cast(images, given.dtype)}
         for segment in self._segments:
             given = [known[id(tensor)] for tensor in segment.inputs]
             made = _plain(segment, given) if segment.is_last else _recomputed(segment, given)
             known.update(zip(map(id, segment.outputs), made, strict=True))
         outputs = [known[id(tensor)] for tensor in self.network.outputs]
+        if len(outputs) == 1:
+            return outputs[0]
         return tf.nest.pack_sequence_as(self.network.output, outputs)
 
 
@@ -123,7 +133,15 @@ def _segments_of(model: keras.Model, size: int) -> list[_Segment]:
         inputs = [tensor for key, tensor in read.items() if key not in made]
         outputs = [tensor for key, tensor in made.items() if key in needed]
         needed.update(map(id, inputs))
-        network = keras.Model(inputs, outputs)
+        try:
+            network = keras.Model(inputs, outputs)
+        except ValueError as error:
+            # Keras (3.15) cannot cut a network where a layer is shared.
+            raise UserError(
+                f"`recompute` takes the network {model.name!r} apart where its resolution changes, "
+                "which fails where a layer is called in several stages. Give each stage layers of "
+                "its own, or leave `recompute` out."
+            ) from error
         segments.append(_Segment(inputs, outputs, network, is_last=not segments))
     return segments[::-1]
 

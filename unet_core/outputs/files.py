@@ -212,41 +212,59 @@ class _Run:
             self._predicted.start("", None, of_all)
         # The files of one picture are written while the network sees the next.
         with concurrent.futures.ThreadPoolExecutor(1) as writer:
-            for name, source in self._sources.items():
-                if should_stop():
-                    self._wait_for_files()
+            try:
+                if not self._predict_each(writer, update, should_stop):
                     return
-                try:
-                    if name not in self._left:
-                        if of_all:
-                            self._wait_for_files()
-                            self._measure_again(name, source)
-                        continue
-                    self._predicted.start(name, source, self._paths(name))
-                    write = predict_picture(
-                        self._predictor,
-                        source,
-                        self._dir / name,
-                        self._wanted,
-                        self._objects,
-                        update,
-                        should_stop,
-                    )
-                except (UserError, OSError) as error:
-                    self._wait_for_files()
-                    self._note_failure(source, error)
-                    continue
+            finally:
                 self._wait_for_files()
-                self._being_written = name, source, writer.submit(write)
-                if math.prod(self._shapes[name]) > _MOST_PIXELS_WRITTEN_BESIDE:
-                    self._wait_for_files()
-            self._wait_for_files()
         if self._is_cut_short:
             return
         if of_all:
             self._objects.finish()
             self._predicted.finish("")
         self._predicted.end()
+
+    def _predict_each(
+        self,
+        writer: concurrent.futures.Executor,
+        update: Callable[[int], object],
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Predicts what is left; returns False if it was stopped. The last may not be written."""
+        measures = bool(self._objects.paths([]))
+        for name, source in self._sources.items():
+            if should_stop():
+                return False
+            if name not in self._left and not measures:
+                continue
+            is_small = math.prod(self._shapes[name]) <= _MOST_PIXELS_WRITTEN_BESIDE
+            if name not in self._left or not is_small:
+                self._wait_for_files()
+            try:
+                if name not in self._left:
+                    self._measure_again(name, source)
+                    continue
+                self._predicted.start(name, source, self._paths(name))
+                write = predict_picture(
+                    self._predictor,
+                    source,
+                    self._dir / name,
+                    self._wanted,
+                    self._objects,
+                    update,
+                    should_stop,
+                )
+            except (UserError, OSError) as error:
+                self._wait_for_files()
+                self._note_failure(source, error)
+                continue
+            self._wait_for_files()
+            self._being_written = name, source, writer.submit(write)
+            # It holds the picture.
+            del write
+            if not is_small:
+                self._wait_for_files()
+        return True
 
     def _wait_for_files(self) -> None:
         """Takes up what has become of the picture that is being written, if there is one."""
