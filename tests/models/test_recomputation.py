@@ -185,8 +185,9 @@ class TestOthersLayers:
     def test_that_would_be_wrong_are_refused(self, layer):
         model = Recomputed(own_network(keras.layers.Conv2D(4, 3, padding="same"), layer), size=SIZE)
         loop = training.Loop(model, keras.optimizers.SGD(0.1), loss=cross_entropy)
-        with pytest.raises(UserError, match=f"(?s){layer.name}.*`recompute`|`recompute`"):
+        with pytest.raises(UserError, match="`recompute`") as caught:
             next(loop.train(functools.partial(batches, 1), until_step=1))
+        assert layer.name in str(caught.value)
 
     def test_may_have_a_state_that_stays(self):
         frozen = keras.layers.BatchNormalization(trainable=False)

@@ -413,9 +413,10 @@ def explained(plan: Plan, failures: list[UserError]) -> Iterator[None]:
             raise failures[0] from error
         if not isinstance(error, tf.errors.ResourceExhaustedError):
             raise
+        more = "" if config.training.recompute else "; `recompute` needs less, too"
         raise UserError(
             f"The device ran out of memory ({error.message.splitlines()[0]}). Lower "
             f"`global_batch_size` ({config.training.global_batch_size}), `crop_size` "
             f"({config.data.crop_size}) or `base_filters` ({config.network.base_filters}), or "
-            f"raise `micro_batches` ({config.training.micro_batches}); `recompute` needs less, too."
+            f"raise `micro_batches` ({config.training.micro_batches}){more}."
         ) from error
