@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from unet_core.runs import process
 
 PROGRAMS = {
     "loop": "unet_core",
@@ -35,27 +36,12 @@ PROGRAMS = {
 STEPS = 5
 
 
-def resident(name: str) -> int:
-    """Returns a line of the status of this process in bytes."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
-    if not found:
-        sys.exit(f"This system does not tell {name} of a process.")
-    return 1024 * int(found[1])
-
-
-def begin_peak() -> int:
-    """Lets the peak begin anew at what is resident now (Linux 4.0 and later); returns that."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
 def torch_step(args: argparse.Namespace) -> tuple[int, Callable[[], object]]:
     """Returns the bytes resident before the network is made, and what trains a step."""
     import torch_unet
 
     args.depth, args.valid = 4, False
-    return begin_peak(), torch_unet.make_step(args, "cpu")
+    return process.begin_peak(), torch_unet.make_step(args, "cpu")
 
 
 def tensorflow_step(args: argparse.Namespace) -> tuple[int, Callable[[], object]]:
@@ -68,7 +54,7 @@ def tensorflow_step(args: argparse.Namespace) -> tuple[int, Callable[[], object]
 
     row = f"{args.precision}+norm" if args.norm else args.precision
     tf.zeros([1])
-    before = begin_peak()
+    before = process.begin_peak()
     if args.program == "fit":
         return before, steps_per_second.fit_round(args, row, 1)
     model = steps_per_second.make_network(args, row)
@@ -94,7 +80,7 @@ def train(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    taken = resident("VmHWM") - before
+    taken = process.resident("VmHWM") - before
     print(json.dumps({"mb": taken / 1e6, "ms": 1e3 * statistics.median(seconds[2:])}))
 
 

@@ -20,11 +20,8 @@ import tensorflow as tf
 
 from unet_core import losses, optimizers, training
 from unet_core.inference.trained import as_trained
-from unet_core.runs import liveness
+from unet_core.runs import liveness, process
 from unet_core.settings import RunConfig
-
-_STATUS = pathlib.Path("/proc/self/status")
-_CLEAR = pathlib.Path("/proc/self/clear_refs")
 
 # Measured with TensorFlow 2.21 and glibc by benchmarks/step_memory.py, see docs/results.md.
 _PROGRAM = 40_000_000
@@ -125,9 +122,7 @@ class Meter:
             self._before = tf.config.experimental.get_memory_info(self._gpu)["current"]
             return
         try:
-            # Linux 4.0 and later: the peak begins anew at what is resident now.
-            _CLEAR.write_text("5")
-            self._before = _resident("VmRSS")
+            self._before = process.begin_peak()
         except OSError:
             return
         self.of = "growth of the peak resident memory of this process"
@@ -137,15 +132,8 @@ class Meter:
         if self._gpu:
             peak = tf.config.experimental.get_memory_info(self._gpu)["peak"]
         else:
-            peak = _resident("VmHWM")
+            peak = process.resident("VmHWM")
         return max(peak - self._before, 0)
-
-
-def _resident(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    if not found:
-        raise OSError(f"{_STATUS} has no {name}")
-    return 1024 * int(found[1])
 
 
 def in_use() -> tuple[int, str] | None:
@@ -158,7 +146,7 @@ def in_use() -> tuple[int, str] | None:
         peak = tf.config.experimental.get_memory_info(gpus[0].name)["peak"]
         return peak, "peak of TensorFlow's allocator on the GPU"
     try:
-        return _resident("VmRSS"), "resident memory of this process"
+        return process.resident("VmRSS"), "resident memory of this process"
     except OSError:
         return None
 
